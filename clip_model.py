@@ -1,0 +1,241 @@
+"""The teacher: FashionCLIP (CLIP ViT-B/32) as a prompt classifier, one prompt for each class."""
+
+import contextlib
+import json
+import re
+import zlib
+
+import torch
+from torch import nn
+
+from utils.attributes import ATTRIBUTES
+from utils.errors import UserError, shortened
+from utils.pixels import Normalize
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+PROMPTS = {
+    "daily": (
+        "a photo of loungewear, comfortable clothes for resting at home such as pajamas, hoodies and sweatpants",
+        "a photo of clothes for a light outing, casual but neat, such as jeans, a t-shirt or a simple dress",
+        "a photo of an office look, business clothes for work such as a blouse, slacks, a skirt or a blazer",
+        "a photo of formal wear, dressy clothes for a ceremony such as a suit with a tie or an evening gown",
+        "a photo of event wear, striking clothes for a party or a stage such as a cocktail dress or a tuxedo",
+        "a photo of sportswear, athletic clothes for exercise such as a tracksuit, leggings or running shoes",
+    ),
+    "gender": (
+        "a photo of mannish style, tailored and masculine clothes such as suits and button-down shirts",
+        "a photo of unisex style, neutral clothes that anyone can wear",
+        "a photo of girlish style, youthful and feminine clothes with sweet, delicate details",
+        "a photo of elegant style, refined and graceful clothes with an air of quiet luxury",
+        "a photo of sexy style, form-fitting or revealing clothes that show the body",
+    ),
+    "embellishment": (
+        "a photo of clothes without decoration",
+        "a photo of clothes with one point of decoration",
+        "a photo of clothes with a lot of decoration",
+    ),
+}
+
+# What a CLIP's shape depends on, under the same names in every version of transformers.
+_TOWER_FIELDS = (
+    "hidden_size intermediate_size num_hidden_layers num_attention_heads hidden_act layer_norm_eps "
+    "vocab_size max_position_embeddings bos_token_id eos_token_id pad_token_id image_size patch_size"
+).split()
+
+_RANDOM_CONFIG = {
+    "text_config": dict(
+        vocab_size=4096,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=77,
+        bos_token_id=4094,
+        eos_token_id=4095,
+        pad_token_id=4095,
+    ),
+    "vision_config": dict(
+        hidden_size=192,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=3,
+        image_size=224,
+        patch_size=32,
+    ),
+    "projection_dim": 128,
+}
+
+
+class FashionCLIP(nn.Module):
+    """CLIP whose logits are exp(logit_scale) * cosine(image, prompt), split by attribute.
+
+    Radford et al., arXiv:2103.00020, section 3.1.4; Chia et al., "FashionCLIP" (arXiv:2204.03972).
+
+    Args:
+        name_or_path: a hub name, a local folder in Hugging Face layout (model and tokenizer), or
+            "random": a small CLIP with random weights and a built-in tokenizer.
+        prompts: dict attribute -> a sentence for each class, in label order; None for `PROMPTS`.
+    Raises: UserError if the model cannot be had, or the prompts do not fit the attributes.
+    """
+
+    role = "teacher"
+
+    def __init__(self, name_or_path, prompts=None):
+        super().__init__()
+        prompts = check_prompts(PROMPTS if prompts is None else prompts)
+        if name_or_path == "random":
+            clip, token_ids = _build(_RANDOM_CONFIG), {k: [_hash_words(p) for p in ps] for k, ps in prompts.items()}
+        else:
+            clip, token_ids = _load_pretrained(name_or_path, prompts)
+        self._assemble(clip, prompts, token_ids)
+
+    @classmethod
+    def from_meta(cls, meta):
+        """The network of a checkpoint (without its weights): neither hub nor tokenizer is needed."""
+        net = cls.__new__(cls)
+        nn.Module.__init__(net)
+        net._assemble(_build(meta["clip_config"]), check_prompts(meta["prompts"]), meta["token_ids"])
+        return net
+
+    def _assemble(self, clip, prompts, token_ids):
+        for module in clip.modules():  # 4.27 saves the positions 0, 1, 2 ... with the weights, 5.x does not
+            if "position_ids" in dict(module.named_buffers(recurse=False)):
+                module.register_buffer("position_ids", module.position_ids, persistent=False)
+        self.clip = clip
+        self.prompts = prompts
+        self.token_ids = token_ids
+        self.normalize = Normalize(CLIP_MEAN, CLIP_STD)
+        rows = [row for rows in token_ids.values() for row in rows]
+        longest = max(map(len, rows))
+        limit = clip.config.text_config.max_position_embeddings
+        too_long = [p for ps in prompts.values() for p in ps if longest > limit] if longest > limit else []
+        if too_long:
+            raise UserError(f"a prompt has {longest} tokens, the text tower takes {limit}: shorten it (--prompts)")
+        # The tower is causal and is read at the end token: what is filled in behind it has no effect.
+        padded = torch.tensor([row + row[-1:] * (longest - len(row)) for row in rows])
+        self.register_buffer("tokens", padded, persistent=False)
+
+    def forward(self, pixels, prompt_embeddings=None):
+        """Letterboxed RGB pixels, uint8 `(B, 3, 224, 224)` -> dict attribute -> float32 logits `(B, classes)`.
+
+        `prompt_embeddings` are those of `encode_prompts`, for callers that keep them over many batches.
+        """
+        text = self.encode_prompts() if prompt_embeddings is None else prompt_embeddings
+        image = self.clip.visual_projection(self.clip.vision_model(self.normalize(pixels)).pooler_output)
+        with torch.autocast(image.device.type, enabled=False):
+            logits = self.clip.logit_scale.exp() * _unit(image) @ text.t()
+        return dict(zip(ATTRIBUTES, logits.split([len(a.classes) for a in ATTRIBUTES.values()], dim=1)))
+
+    def encode_prompts(self):
+        """The prompts' embeddings, float32 `(prompts, projection)`, of length 1."""
+        embeddings = self.clip.text_projection(self.clip.text_model(self.tokens).pooler_output)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return _unit(embeddings)
+
+    def inference(self):
+        """A function of pixels for many batches with unchanged weights: the prompts are encoded once."""
+        embeddings = self.encode_prompts()
+        return lambda pixels: self(pixels, embeddings)
+
+    def describe(self):
+        """Plain values from which the network can be built again (see `from_meta`)."""
+        config = self.clip.config
+        towers = {
+            name: {f: getattr(tower, f) for f in _TOWER_FIELDS if getattr(tower, f, None) is not None}
+            for name, tower in (("text_config", config.text_config), ("vision_config", config.vision_config))
+        }
+        return {
+            "clip_config": dict(towers, projection_dim=config.projection_dim),
+            "prompts": self.prompts,
+            "token_ids": self.token_ids,
+        }
+
+    @staticmethod
+    def own_names(state):
+        """A state dict of ours, a published teacher's or Hugging Face's CLIPModel's, under this class's names."""
+        own = {}
+        for name, value in state.items():
+            if name.endswith(".position_ids"):
+                continue
+            name = name[len("base_model.") :] if name.startswith("base_model.") else name
+            own[name if name.startswith("clip.") else f"clip.{name}"] = value
+        return own
+
+
+def _unit(embeddings):
+    embeddings = embeddings.float()
+    return embeddings / embeddings.norm(dim=-1, keepdim=True)
+
+
+def _build(config):
+    from transformers import CLIPConfig, CLIPModel
+
+    return CLIPModel(CLIPConfig.from_dict(config)).float()
+
+
+def _hash_words(sentence):
+    """The built-in tokenizer of the random CLIP: begin, a hash of each word, end."""
+    text = _RANDOM_CONFIG["text_config"]
+    words = re.findall(r"\w+", sentence.lower())
+    hashes = [zlib.crc32(word.encode()) % text["bos_token_id"] for word in words]
+    return [text["bos_token_id"], *hashes, text["eos_token_id"]]
+
+
+def _load_pretrained(name_or_path, prompts):
+    """(CLIPModel in float32, token ids of the prompts by attribute) from the hub or a local folder."""
+    from transformers import CLIPModel, CLIPTokenizerFast
+
+    try:
+        with _quiet_transformers():
+            clip, info = CLIPModel.from_pretrained(name_or_path, output_loading_info=True)
+            # The slow tokenizer of 4.27 splits apostrophes differently.
+            tokenizer = CLIPTokenizerFast.from_pretrained(name_or_path)
+    except Exception as error:  # a dozen kinds: no network, no such repository, a broken file, a wrong layout
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"CLIP model {name_or_path} cannot be loaded ({reason}); with --clip-model FOLDER it is read from a "
+            "local folder in Hugging Face layout (config.json, weights, vocab.json, merges.txt)"
+        ) from error
+    missing = [name for name in info["missing_keys"] if not name.endswith("position_ids")]
+    missing += [str(name) for name in info["mismatched_keys"]]
+    if missing:
+        raise UserError(f"CLIP model {name_or_path}: weights that are missing or differ:\n{shortened(missing)}")
+    return clip.float(), {key: tokenizer(list(sentences))["input_ids"] for key, sentences in prompts.items()}
+
+
+@contextlib.contextmanager
+def _quiet_transformers():
+    """No progress bar and no notes about unused weights; what is missing is an error of our own."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def read_prompts(path):
+    """Prompts from a JSON file, an object attribute -> list of sentences."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return check_prompts(json.load(file), source=path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"prompts {path}: not a readable JSON file ({error})") from error
+
+
+def check_prompts(prompts, source="prompts"):
+    """The prompts, attributes in table order; UserError unless there is one sentence for each class."""
+    if not isinstance(prompts, dict) or set(prompts) != set(ATTRIBUTES):
+        raise UserError(f"{source}: needs an object with the keys {', '.join(ATTRIBUTES)}, each a list of sentences")
+    for key, attribute in ATTRIBUTES.items():
+        sentences, classes = prompts[key], len(attribute.classes)
+        if isinstance(sentences, str) or len(sentences) != classes or not all(isinstance(s, str) for s in sentences):
+            raise UserError(f"{source}: {key} needs {classes} sentences, one for each class in label order")
+    return {key: list(prompts[key]) for key in ATTRIBUTES}

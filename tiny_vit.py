@@ -1,0 +1,86 @@
+"""TinyViT (Wu et al., arXiv:2207.10666): timm's network, and its weights under timm's and the published names."""
+
+import os
+import re
+
+import timm
+
+from utils.checkpoint import as_state_dict, load_state, read_file
+from utils.errors import UserError
+
+# Distilled on ImageNet-22k, without fine-tuning: where the published student starts.
+HUB_IDS = {
+    "tiny_vit_5m_224": "timm/tiny_vit_5m_224.dist_in22k",
+    "tiny_vit_11m_224": "timm/tiny_vit_11m_224.dist_in22k",
+    "tiny_vit_21m_224": "timm/tiny_vit_21m_224.dist_in22k",
+}
+
+
+def tiny_vit_5m_224(weights=None):
+    """TinyViT-5M without a classifier: float `(B, 3, 224, 224)` -> features `(B, 320)`.
+
+    Args:
+        weights: None for random ones, a hub id ("owner/name"), or a file (.pth, .pt, .bin, .safetensors).
+    Raises: UserError if the weights cannot be had or do not fit.
+    """
+    return _tiny_vit("tiny_vit_5m_224", weights)
+
+
+def tiny_vit_11m_224(weights=None):
+    """TinyViT-11M: as `tiny_vit_5m_224`, 448 features."""
+    return _tiny_vit("tiny_vit_11m_224", weights)
+
+
+def tiny_vit_21m_224(weights=None):
+    """TinyViT-21M: as `tiny_vit_5m_224`, 576 features."""
+    return _tiny_vit("tiny_vit_21m_224", weights)
+
+
+def _tiny_vit(variant, weights):
+    net = timm.create_model(variant, pretrained=False, num_classes=0, drop_path_rate=0.0)
+    if weights is not None:
+        path = weights if os.path.isfile(weights) else download(weights)
+        state = timm_names(as_state_dict(read_file(path), path))
+        load_state(net, {name: value for name, value in state.items() if not _is_classifier(name)}, path)
+    return net
+
+
+def _is_classifier(name):
+    return name.startswith("head.") and not name.startswith("head.norm.")
+
+
+def timm_names(state):
+    """The state dict of a TinyViT under the published names, under timm's; one under timm's as it is."""
+    if not any(name.startswith("patch_embed.seq.") for name in state):
+        return state
+    return {_timm_name(name): value for name, value in state.items() if "attention_bias_idxs" not in name}
+
+
+def _timm_name(name):
+    name = re.sub(r"^patch_embed\.seq\.0\.", "patch_embed.conv1.", name)
+    name = re.sub(r"^patch_embed\.seq\.2\.", "patch_embed.conv2.", name)
+    name = re.sub(r"^layers\.(\d+)\.blocks\.", r"stages.\1.blocks.", name)
+    name = re.sub(
+        r"^layers\.(\d+)\.downsample\.", lambda match: f"stages.{int(match[1]) + 1}.downsample.", name
+    )
+    name = re.sub(r"^norm_head\.", "head.norm.", name)
+    return name.replace(".c.", ".conv.")
+
+
+def download(hub_id):
+    """Path of a hub model's weights, from the local hub cache or fetched into it."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import EntryNotFoundError, HfHubHTTPError, HFValidationError
+
+    way_out = "give a file with --student-weights FILE, or start from random weights with --student-weights none"
+    if hub_id.count("/") != 1 or hub_id.endswith((".pth", ".pt", ".bin", ".safetensors")):
+        raise UserError(f"student weights {hub_id}: no such file; {way_out}")
+    try:
+        try:
+            return hf_hub_download(hub_id, "model.safetensors")
+        except EntryNotFoundError:
+            return hf_hub_download(hub_id, "pytorch_model.bin")
+    # Without a network, the hub's client raises its own, the HTTP library's or the system's errors.
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"student weights {hub_id} cannot be fetched from the hub ({reason}); {way_out}") from error

@@ -1,0 +1,245 @@
+"""CSV and photos -> labels, and one array of letterboxed pixels that is made once and memory-mapped."""
+
+import csv
+import functools
+import hashlib
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from typing import Dict, List, NamedTuple
+
+import numpy as np
+import scipy.sparse
+from PIL import Image
+from tqdm import tqdm
+
+from utils.attributes import ATTRIBUTES
+from utils.errors import UserError, shortened
+
+SIZE = 224  # side of the letterboxed image, pixels
+LETTERBOX_VERSION = 1  # part of the cache's key: raise it when the pixels change
+SPLITS = ("train", "val")
+
+
+class Split(NamedTuple):
+    """One part of the data set."""
+
+    names: List[str]  # image_name of each row
+    pixels: np.ndarray  # uint8 (N, 224, 224, 3), memory-mapped, read-only
+    labels: Dict[str, np.ndarray]  # attribute -> int64 (N,)
+
+
+# --- one photo ---------------------------------------------------------------------------------------
+
+
+def letterbox(image):
+    """Scale the longer side to 224, centre on black.
+
+    The published resize is scikit-image's `resize(mode="constant", anti_aliasing=True)`. Being linear
+    and separable, it is two sparse matrices here, equal to it to 1e-4 of a grey level before rounding.
+
+    Args:
+        image: RGB uint8 `(h, w, 3)`, or float32 of the same range where a photo has finer values.
+    Returns: uint8 `(224, 224, 3)`.
+    """
+    height, width = image.shape[:2]
+    longer = max(height, width)
+    new_height, new_width = (max(1, SIZE * side // longer) for side in (height, width))
+    rows = _resize_matrix(height, new_height) @ image.reshape(height, width * 3).astype(np.float32)
+    columns = rows.reshape(new_height, width, 3).transpose(1, 0, 2).reshape(width, new_height * 3)
+    resized = (_resize_matrix(width, new_width) @ columns).reshape(new_width, new_height, 3).transpose(1, 0, 2)
+    # scikit-image clips to the photo's own range, which shows where the black beyond the border is mixed in.
+    resized = np.rint(resized.clip(image.min(), image.max()))
+    top, left = SIZE // 2 - new_height // 2, SIZE // 2 - new_width // 2
+    canvas = np.zeros((SIZE, SIZE, 3), np.uint8)
+    canvas[top : top + new_height, left : left + new_width] = resized
+    return canvas
+
+
+@functools.lru_cache(maxsize=1024)
+def _resize_matrix(length, size):
+    """One axis of the resize, sparse float32 `(size, length)`: Gaussian blur, then linear interpolation."""
+    factor = length / size
+    sigma = max(0.0, (factor - 1) / 2)
+    radius = int(4 * sigma + 0.5)
+    offsets = np.arange(-radius, radius + 1)
+    kernel = np.exp(-0.5 * (offsets / sigma) ** 2) if radius else np.ones(1)
+    blur = scipy.sparse.diags(kernel / kernel.sum(), offsets, shape=(length, length))
+    position = (np.arange(size) + 0.5) * factor - 0.5
+    left = np.floor(position).astype(int)
+    columns = np.concatenate([left, left + 1])
+    weights = np.concatenate([left + 1 - position, position - left])
+    inside = (columns >= 0) & (columns < length)
+    rows = np.tile(np.arange(size), 2)
+    linear = scipy.sparse.csr_matrix((weights[inside], (rows[inside], columns[inside])), shape=(size, length))
+    return (linear @ blur).astype(np.float32).tocsr()
+
+
+def read_rgb(path):
+    """A photo as RGB `(h, w, 3)`: uint8, or float32 in 0..255 where alpha or 16 bits make finer values.
+
+    Alpha is composited over white, as published. EXIF rotation is not applied, as published.
+    """
+    with Image.open(path) as photo:
+        if photo.mode.startswith("I"):  # 16-bit grey
+            grey = np.asarray(photo).astype(np.float32) / 257
+            if grey.max() > 255:
+                raise ValueError(f"image mode {photo.mode} with values above 65535")
+            return np.repeat(grey[:, :, None], 3, axis=2)
+        if photo.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in photo.info:
+            rgba = np.asarray(photo.convert("RGBA")).astype(np.float32)
+            alpha = rgba[:, :, 3:] / 255
+            return rgba[:, :, :3] * alpha + 255 * (1 - alpha)
+        if photo.mode == "F":
+            raise ValueError("image of floating-point numbers")
+        return np.asarray(photo.convert("RGB"))
+
+
+# --- the CSV -----------------------------------------------------------------------------------------
+
+
+def read_csv(path):
+    """Rows of a data set's CSV.
+
+    Returns: (list of image names, dict attribute -> int64 array `(N,)`).
+    Raises: UserError for a file, column or cell that is missing, and for labels out of range.
+    """
+    columns = ["image_name"] + [attribute.column for attribute in ATTRIBUTES.values()]
+    names, labels, problems = [], {key: [] for key in ATTRIBUTES}, []
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            absent = [column for column in columns if column not in (reader.fieldnames or [])]
+            if absent:
+                raise UserError(f"{path}: no column {', '.join(absent)}; it needs {', '.join(columns)}")
+            for row in reader:
+                try:
+                    name, values = _parse_row(row)
+                except ValueError as error:
+                    problems.append(f"line {reader.line_num}: {error}")
+                    continue
+                names.append(name)
+                for key, value in values.items():
+                    labels[key].append(value)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a readable CSV file ({error})") from error
+    if problems:
+        raise UserError(f"{path}: {len(problems)} bad rows, to be mended or removed:\n{shortened(problems)}")
+    if not names:
+        raise UserError(f"{path}: no rows")
+    return names, {key: np.array(values, dtype=np.int64) for key, values in labels.items()}
+
+
+def _parse_row(row):
+    name = row["image_name"]
+    if not name:
+        raise ValueError("image_name is empty")
+    values = {}
+    for key, attribute in ATTRIBUTES.items():
+        cell = (row[attribute.column] or "").strip()
+        if not cell:
+            raise ValueError(f"{attribute.column} is empty")
+        if not (cell.isascii() and cell.isdigit() and int(cell) < len(attribute.classes)):
+            raise ValueError(f"{attribute.column} is {cell}, not a label from 0 to {len(attribute.classes) - 1}")
+        values[key] = int(cell)
+    return name, values
+
+
+# --- the array ---------------------------------------------------------------------------------------
+
+
+def load_data(data_dir, cache_dir, splits=SPLITS):
+    """Read the CSVs and the letterboxed photos of a data set, decoding what the cache does not hold yet.
+
+    Args:
+        data_dir: holds `Fashion-How24_sub1_{split}.csv` and a folder of photos for each split.
+        cache_dir: where the pixel arrays are kept.
+    Returns: dict split -> Split.
+    Raises: UserError that lists all photos, of all splits, that are missing or cannot be read.
+    """
+    if not os.path.isdir(data_dir):
+        raise UserError(
+            f"no data set at {data_dir}: link it with `ln -s {{dataset path}} ./Dataset`, or name it with --data-dir"
+        )
+    tables = {split: read_csv(os.path.join(data_dir, f"Fashion-How24_sub1_{split}.csv")) for split in splits}
+    paths = {s: [os.path.join(data_dir, s, name) for name in names] for s, (names, _) in tables.items()}
+    stats = _stat_all([path for split in splits for path in paths[split]])
+    files = {s: os.path.join(cache_dir, _cache_name(data_dir, s, paths[s], stats)) for s in splits}
+    absent = [split for split in splits if not os.path.exists(files[split])]
+    _check_room(cache_dir, sum(len(paths[split]) for split in absent) * SIZE * SIZE * 3)
+    problems = [problem for split in absent for problem in _build(files[split], paths[split], split)]
+    if problems:
+        raise UserError(f"{len(problems)} photos cannot be read:\n{shortened(problems)}")
+    return {s: Split(tables[s][0], np.load(files[s], mmap_mode="r"), tables[s][1]) for s in splits}
+
+
+def _stat_all(paths):
+    """Dict path -> (size in bytes, time stamp in ns); UserError that lists the missing."""
+    stats, missing = {}, []
+    for path in paths:
+        try:
+            stat = os.stat(path)
+            stats[path] = (stat.st_size, stat.st_mtime_ns)
+        except OSError as error:
+            missing.append(f"{path}: {error.strerror}")
+    if missing:
+        raise UserError(f"{len(missing)} photos named in the CSV are missing:\n{shortened(missing)}")
+    return stats
+
+
+def _cache_name(data_dir, split, paths, stats):
+    """Named by what the pixels depend on: which photos in which order, each one's size and time stamp."""
+    place = hashlib.sha256(os.path.realpath(data_dir).encode()).hexdigest()[:12]
+    content = hashlib.sha256(f"letterbox {LETTERBOX_VERSION}, {SIZE}\n".encode())
+    for path in paths:
+        content.update(repr((os.path.relpath(path, data_dir), stats[path])).encode())
+    return f"pixels-{place}-{split}-{content.hexdigest()[:20]}.npy"
+
+
+def _check_room(cache_dir, needed):
+    try:
+        os.makedirs(cache_dir, exist_ok=True)
+        free = shutil.disk_usage(cache_dir).free
+    except OSError as error:
+        raise UserError(f"cache {cache_dir}: {error.strerror}; name another folder with --cache-dir") from error
+    if needed > free:
+        raise UserError(
+            f"cache {cache_dir}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free; "
+            "make room, or name another folder with --cache-dir"
+        )
+
+
+def _build(file, paths, split):
+    """Decode all photos into `file`; returns a list of those that cannot be read (then there is no file)."""
+    temporary = f"{file}.{os.getpid()}.tmp"
+    problems = []
+    try:
+        array = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(paths), SIZE, SIZE, 3))
+
+        def fill(index):
+            try:
+                array[index] = letterbox(read_rgb(paths[index]))
+            except Exception as error:  # whatever a decoder raises: the photo is at fault, and is reported
+                return f"{paths[index]}: {error}"
+
+        # Threads do: decoding and the sparse products release the interpreter's lock.
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            bar = tqdm(pool.map(fill, range(len(paths))), f"letterboxing {split}", len(paths), disable=None)
+            problems = [problem for problem in bar if problem]
+        array.flush()
+        if not problems:
+            _remove_superseded(file)
+            os.replace(temporary, file)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+    return problems
+
+
+def _remove_superseded(file):
+    """Remove the arrays of an earlier state of the same photos; runs that have them mapped keep them."""
+    folder, name = os.path.split(file)
+    same = name.rsplit("-", 1)[0] + "-"
+    for other in os.listdir(folder):
+        if other.startswith(same) and other.endswith(".npy"):
+            os.remove(os.path.join(folder, other))

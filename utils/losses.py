@@ -1,0 +1,83 @@
+"""Weighted cross-entropy and the distillation loss, both over dicts by attribute."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from utils.attributes import ATTRIBUTES
+
+KINDS = ("none", "soft", "hard")
+
+
+def class_weights(labels, classes):
+    """Weight of each class, `1 - count / total`, indexed by class id.
+
+    Args:
+        labels: int64 array `(N,)`.
+        classes: number of classes; those that do not occur get weight 1.
+    Returns:
+        float32 tensor `(classes,)`.
+    """
+    counts = torch.bincount(torch.as_tensor(labels), minlength=classes)
+    return 1 - counts.float() / len(labels)
+
+
+def soft_distillation(student, teacher, tau):
+    """tau^2 * KL(teacher / tau || student / tau), divided by batch * classes.
+
+    Hinton et al., "Distilling the Knowledge in a Neural Network" (arXiv:1503.02531), section 2;
+    divided as in DeiT's `losses.py`, by the number of elements and not by the batch alone.
+
+    Args: logits `(B, classes)` of both networks, any float dtype. Returns: float32 scalar.
+    """
+    student = F.log_softmax(student.float() / tau, dim=1)
+    teacher = F.log_softmax(teacher.float() / tau, dim=1)
+    return F.kl_div(student, teacher, reduction="sum", log_target=True) * tau**2 / student.numel()
+
+
+def hard_distillation(student, teacher):
+    """Cross-entropy with the teacher's decision (DeiT, arXiv:2012.12877, section 4); no class weights."""
+    return F.cross_entropy(student.float(), teacher.argmax(dim=1))
+
+
+class DistillationLoss(nn.Module):
+    """Per attribute `(1 - alpha) * CE(class head, label) + alpha * KD(distillation head, teacher)`.
+
+    Args:
+        kind: "soft", "hard", or "none", which is the plain cross-entropy (then `alpha` plays no part).
+        alpha: share of the teacher, 0 to 1.
+        tau: temperature of the soft kind, above 0.
+        class_weights: dict attribute -> float tensor `(classes,)`, for the cross-entropy only.
+        label_smoothing: 0 to 1, for the cross-entropy only.
+    """
+
+    def __init__(self, kind, alpha=0.5, tau=1.0, class_weights=None, label_smoothing=0.0):
+        super().__init__()
+        if kind not in KINDS:
+            raise ValueError(f"kind of distillation {kind!r}: not one of {', '.join(KINDS)}")
+        self.kind = kind
+        self.alpha = alpha
+        self.tau = tau
+        self.label_smoothing = label_smoothing
+        for key in ATTRIBUTES:
+            weight = None if class_weights is None else class_weights[key]
+            self.register_buffer(f"weight_{key}", weight)
+
+    def forward(self, class_logits, distillation_logits, teacher_logits, labels):
+        """Dicts attribute -> logits `(B, classes)` or labels int64 `(B,)`; returns attribute -> scalar."""
+        losses = {}
+        for key, logits in class_logits.items():
+            weight = getattr(self, f"weight_{key}")
+            loss = F.cross_entropy(
+                logits.float(), labels[key], weight=weight, label_smoothing=self.label_smoothing
+            )
+            if self.kind != "none":
+                distilled = self._distillation(distillation_logits[key], teacher_logits[key])
+                loss = (1 - self.alpha) * loss + self.alpha * distilled
+            losses[key] = loss
+        return losses
+
+    def _distillation(self, student, teacher):
+        if self.kind == "soft":
+            return soft_distillation(student, teacher, self.tau)
+        return hard_distillation(student, teacher)
