@@ -1,7 +1,7 @@
 """A Hugging Face hub on 127.0.0.1: just enough of its file protocol to download a model repository.
 
-with serve(folder) as hub: point HF_ENDPOINT at hub.url, in a process that has not yet imported huggingface_hub.
-The folder holds {owner}/{name}/{file}; hub.requests lists what was asked for.
+`with serve(folder) as hub:` serves the files {owner}/{name}/{file} of the folder. Point HF_ENDPOINT at hub.url
+in a process that has not yet imported huggingface_hub; hub.requests lists what was asked for.
 """
 
 import hashlib
@@ -54,7 +54,7 @@ def model_info(folder, repo_id):
 
 
 def tree(folder, start):
-    """Every file below `start`; a listing that is not recursive may name more than it must, for these clients."""
+    """Every file below `start`: more than a listing that is not recursive has, which these clients allow."""
     return [
         {
             "type": "file",

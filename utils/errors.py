@@ -1,5 +1,6 @@
 """Errors that a user can mend: one line, an exit code, no traceback."""
 
+import sys
 
 class UserError(Exception):
     """Bad input. The message names the file, row or option, and the way out."""
@@ -20,3 +21,13 @@ def shortened(items, most=20):
     if len(items) > most:
         lines.append(f"  ... and {len(items) - most} more")
     return "\n".join(lines)
+
+
+def exit_code(main):
+    """Run a command's `main`: 0, or the exit code of a UserError, whose message is the last line."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0

@@ -9,17 +9,16 @@ from utils.attributes import ATTRIBUTES
 KINDS = ("none", "soft", "hard")
 
 
-def class_weights(labels, classes):
-    """Weight of each class, `1 - count / total`, indexed by class id.
+def class_weights(labels):
+    """Weight of each class, `1 - count / total`, indexed by class id; a class that does not occur gets 1.
 
-    Args:
-        labels: int64 array `(N,)`.
-        classes: number of classes; those that do not occur get weight 1.
-    Returns:
-        float32 tensor `(classes,)`.
+    Args: `labels` attribute -> int64 `(N,)`. Returns: attribute -> float32 tensor `(classes,)`.
     """
-    counts = torch.bincount(torch.as_tensor(labels), minlength=classes)
-    return 1 - counts.float() / len(labels)
+    weights = {}
+    for key, attribute in ATTRIBUTES.items():
+        counts = torch.bincount(torch.as_tensor(labels[key]), minlength=len(attribute.classes))
+        weights[key] = 1 - counts.float() / len(labels[key])
+    return weights
 
 
 def soft_distillation(student, teacher, tau):

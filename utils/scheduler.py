@@ -9,14 +9,14 @@ def learning_rate(epoch, base, eta_max, T_0, T_mult=1, T_up=0, gamma=1.0):
     """Learning rate of an epoch (counted from 0).
 
     A cycle starts at `base`, rises linearly to the peak over `T_up` epochs, and falls along half a
-    cosine back to `base` at its end. Cycle n (from 0) lasts `T_0 * T_mult**n` epochs and peaks at
-    `eta_max * gamma**n`. Loshchilov and Hutter, "SGDR" (arXiv:1608.03983), section 3, with a warm-up.
+    cosine back to `base` at its end. Cycle 0 lasts `T_0` epochs; the falling part of each cycle is `T_mult`
+    times as long as the one before. Cycle n peaks at `eta_max * gamma**n`. Loshchilov and Hutter, "SGDR" (arXiv:1608.03983), section 3, with a warm-up.
     """
     cycle, length = 0, T_0
     while epoch >= length:
         epoch -= length
         cycle += 1
-        length *= T_mult
+        length = (length - T_up) * T_mult + T_up
     peak = eta_max * gamma**cycle
     if epoch < T_up:
         return base + (peak - base) * epoch / T_up
@@ -29,7 +29,7 @@ class CosineAnnealingWarmUpRestarts(_LRScheduler):
     Args:
         optimizer: its own lr is where each cycle starts and ends.
         T_0: epochs of the first cycle, warm-up included, above `T_up`.
-        T_mult: each cycle is this many times as long as the one before.
+        T_mult: the falling part of a cycle is this many times as long as the one before.
         eta_max: peak of the first cycle.
         T_up: epochs of warm-up.
         gamma: each peak is this many times the one before.

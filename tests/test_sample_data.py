@@ -1,0 +1,139 @@
+"""The drawn sample has the data set's layout, is reproducible, and never overwrites anything."""
+
+import csv
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils import sample_data
+from utils.attributes import ATTRIBUTES
+from utils.errors import UserError
+
+COUNTS = {"train": 8, "val": 4}
+
+
+def files(directory):
+    """Relative name -> bytes of every file."""
+    return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
+def rows(directory, part):
+    with open(directory / f"Fashion-How24_sub1_{part}.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("sample") / "new" / "data set"
+    assert sample_data.make_sample(directory, seed=3, **COUNTS)
+    return directory
+
+
+def test_layout(sample):
+    box = ["BBox_xmin", "BBox_ymin", "BBox_xmax", "BBox_ymax"]
+    for part, count in COUNTS.items():
+        assert len(rows(sample, part)) == count
+        for row in rows(sample, part):
+            assert list(row) == ["image_name", *box, "Daily", "Gender", "Embellishment"]
+            folder, name = row["image_name"].split("/")
+            assert " " in folder and name.endswith(("-1.jpg", "-1.png"))
+            for attribute in ATTRIBUTES.values():
+                assert 0 <= int(row[attribute.column]) < len(attribute.classes)
+    assert [path.name for path in sample.parent.iterdir()] == [sample.name]  # nothing temporary is left
+
+
+def test_photos(sample):
+    """Every row has its photo, of the promised size, and its box holds the garment."""
+    for part in COUNTS:
+        for row in rows(sample, part):
+            photo = Image.open(sample / part / row["image_name"])
+            left, top, right, bottom = (int(row[column]) for column in sample_data.BOX_COLUMNS)
+            assert 300 <= min(photo.size) and max(photo.size) <= 900
+            assert 0 <= left < right <= photo.width and 0 <= top < bottom <= photo.height
+            assert (right - left) * (bottom - top) > 0.05 * photo.width * photo.height
+            if photo.format == "PNG":
+                assert photo.mode == "RGBA"
+                assert photo.getchannel("A").getextrema() == (0, 255)
+                assert photo.getchannel("A").getbbox() == (left, top, right, bottom)
+            else:
+                assert (photo.format, photo.mode) == ("JPEG", "RGB")
+    assert len(list(sample.rglob("*.png"))) == 2
+
+
+def test_same_seed_draws_the_same_bytes(sample, tmp_path):
+    sample_data.make_sample(tmp_path / "again", seed=3, **COUNTS)
+    assert files(tmp_path / "again") == files(sample)
+    sample_data.make_sample(tmp_path / "other", train=2, val=1, seed=4)
+    assert not set(files(tmp_path / "other").values()) & set(files(sample).values())
+
+
+def test_first_photos_do_not_depend_on_how_many_follow(sample, tmp_path):
+    sample_data.make_sample(tmp_path / "few", train=2, val=1, seed=3)
+    few, many = files(tmp_path / "few"), files(sample)
+    photos = [name for name in few if name.endswith((".jpg", ".png"))]
+    assert len(photos) == 3
+    assert all(few[name] == many[name] for name in photos)
+
+
+def test_every_class_can_be_drawn_and_shows():
+    """With the same random numbers, another class of any attribute changes the picture."""
+    for key, attribute in ATTRIBUTES.items():
+        pictures = set()
+        for label in range(len(attribute.classes)):
+            labels = {**{other: 1 for other in ATTRIBUTES}, key: label}
+            pictures.add(sample_data.draw_garment(np.random.default_rng(0), labels).tobytes())
+        assert len(pictures) == len(attribute.classes)
+
+
+def test_shares_leave_no_large_majority():
+    for key, looks in sample_data.LOOKS.items():
+        shares = [look.share for look in looks]
+        assert len(shares) == len(ATTRIBUTES[key].classes)
+        assert sum(shares) == pytest.approx(1) and max(shares) <= 0.45
+
+
+def test_running_again_changes_nothing(sample, capsys):
+    before = files(sample)
+    assert sample_data.main([str(sample), "--train", "8", "--val", "4", "--seed", "3"]) == 0
+    assert "already" in capsys.readouterr().out
+    assert files(sample) == before
+
+
+def test_other_arguments_are_refused(sample, capsys):
+    before = files(sample)
+    assert sample_data.main([str(sample), "--train", "8", "--val", "4", "--seed", "5"]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert files(sample) == before
+
+
+def test_missing_photo_is_noticed(tmp_path):
+    sample_data.make_sample(tmp_path, train=1, val=1)  # an existing empty directory will do
+    next(tmp_path.glob("train/*/*")).unlink()
+    with pytest.raises(UserError, match="is not this sample"):
+        sample_data.make_sample(tmp_path, train=1, val=1)
+
+
+def test_foreign_directory_is_left_alone(tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert sample_data.main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert files(tmp_path) == {"thesis.txt": b"mine"}
+    assert sample_data.main([str(tmp_path / "thesis.txt")]) == 2  # a file, not a directory
+    assert sample_data.main([str(tmp_path / "thesis.txt" / "below")]) == 2
+
+
+def test_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sample_data, "photograph", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        sample_data.make_sample(tmp_path / "data", train=1, val=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--train=0", "--val=-1", "--seed=-1"])
+def test_impossible_numbers(tmp_path, option, capsys):
+    assert sample_data.main([str(tmp_path / "data"), option]) == 2
+    assert "error: " in capsys.readouterr().err

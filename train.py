@@ -1,0 +1,147 @@
+"""Train the teacher (FashionCLIP) or, with --kd-learning True, the student (TinyViT-5M)."""
+
+import sys
+
+from utils.errors import UserError, exit_code
+from utils.options import Parser, cache_folder, number, version_name
+
+# Torch is imported by main(), once the options are known to be right: --help and typing errors answer at once.
+
+
+# fmt: off
+def get_args_parser():
+    p = Parser(prog="train.py", description=__doc__)
+
+    g = p.add_argument_group("the run")
+    g.add_argument("--version", type=version_name, required=True, help="name: the run writes logs/NAME/ and model/NAME/", metavar="NAME")
+    p.switch(g, "--overwrite", "remove the checkpoints and logs of an earlier run of this version first")
+    g.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=214, help="of the weights and of the order of images", metavar="N")
+    g.add_argument("--epochs", type=number(int, 1), default=100, help="passes over the training images", metavar="N")
+    g.add_argument("--log-interval", type=number(int, 1), default=10, help="steps between two lines of the log", metavar="N")
+
+    g = p.add_argument_group("data")
+    g.add_argument("--data-dir", default="./Dataset", help="folder of the data set", metavar="DIR")
+    g.add_argument("--cache-dir", default=cache_folder(), help="folder for decoded pixels and teacher's logits", metavar="DIR")
+    g.add_argument("--batch-size", type=number(int, 1), default=64, help="images per training step", metavar="N")
+    g.add_argument("--val-batch-size", type=number(int, 1), default=32, help="images per step of validation and of the teacher's pass", metavar="N")
+
+    g = p.add_argument_group("model")
+    p.switch(g, "--kd-learning", "False trains the FashionCLIP teacher, True the TinyViT student")
+    g.add_argument("--clip-model", default="patrickjohncyh/fashion-clip", help="hub name, local folder in Hugging Face layout, or 'random': a small CLIP with random weights", metavar="NAME")
+    g.add_argument("--prompts", help="JSON file, attribute -> a sentence for each class; the default is clip_model.PROMPTS", metavar="FILE")
+    g.add_argument("--student-weights", default="timm/tiny_vit_5m_224.dist_in22k", help="hub id, file, or 'none' for random weights", metavar="NAME")
+
+    g = p.add_argument_group("distillation, with --kd-learning True")
+    g.add_argument("--teacher", help="checkpoint relative to model/, or 'zero-shot': FashionCLIP as it comes", metavar="FILE")
+    g.add_argument("--distillation-type", choices=("none", "soft", "hard"), default="hard", help="what is learned from the teacher: nothing, its logits, its decision")
+    g.add_argument("--distillation-alpha", type=number(float, 0, 1), default=0.5, help="the teacher's share of the loss, 0 to 1", metavar="X")
+    g.add_argument("--distillation-tau", type=number(float, 0, above=True), default=1.0, help="temperature of soft distillation", metavar="X")
+
+    g = p.add_argument_group("loss")
+    g.add_argument("--loss", choices=("CE",), default="CE", help="cross-entropy")
+    g.add_argument("--ls", type=number(float, 0, 1, below=True), default=0.0, help="label smoothing, 0 to 1", metavar="X")
+    p.switch(g, "--loss-weight", "weigh each class by 1 - its share of the training images")
+
+    g = p.add_argument_group("optimizer")
+    g.add_argument("--optimizer", choices=("Adam", "AdamW"), default="Adam", help="betas: Adam (0.9, 0.98), AdamW (0.9, 0.999)")
+    g.add_argument("--lr", type=number(float, 0, above=True), default=1e-4, help="learning rate; with --scheduler the first peak", metavar="X")
+    g.add_argument("--weight-decay", type=number(float, 0), default=0.0, help="L2 penalty with Adam, decoupled with AdamW", metavar="X")
+    p.switch(g, "--clipping", "clip the norm of the gradient to 5.0")
+
+    g = p.add_argument_group("learning rate schedule")
+    p.switch(g, "--scheduler", "warm-up and cosine, with restarts, stepped once an epoch; False keeps --lr throughout")
+    g.add_argument("--min-lr", type=number(float, 0), default=1e-6, help="where each cycle starts and ends", metavar="X")
+    g.add_argument("--warmup-epoch", type=number(int, 0), default=10, help="epochs of warm-up in each cycle", metavar="N")
+    g.add_argument("--decay-epoch", type=number(int, 1), default=30, help="epochs of a cycle, warm-up included", metavar="N")
+    g.add_argument("--cos-gamma", type=number(float, 0, above=True), default=1.0, help="each peak is this many times the one before", metavar="X")
+
+    g = p.add_argument_group("hardware")
+    g.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA where there is one")
+    g.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of the networks; auto: bf16 where a short measurement finds it at least 1.3 x as fast")
+    return p
+# fmt: on
+
+
+def parse_args(argv=None):
+    """The options, checked against each other."""
+    parser = get_args_parser()
+    args = parser.parse_args(argv)
+    args.distils = args.kd_learning and args.distillation_type != "none"
+    if args.decay_epoch <= args.warmup_epoch:
+        parser.error(
+            f"--decay-epoch {args.decay_epoch} is the length of a cycle, warm-up included: "
+            f"it must be above --warmup-epoch {args.warmup_epoch}"
+        )
+    if args.distils and not args.teacher:
+        parser.error(
+            f"--distillation-type {args.distillation_type} needs --teacher: a checkpoint relative to model/ such as "
+            "teacher/model_5.pt, or zero-shot for FashionCLIP as it comes"
+        )
+    if args.teacher and not args.kd_learning:
+        parser.error("--teacher is for training the student: add --kd-learning True")
+    return args
+
+
+def main(argv=None):
+    args = parse_args(argv)
+
+    import torch
+
+    from clip_model import FashionCLIP, read_prompts
+    from networks import Student
+    from utils import engine, logging, metrics, report
+    from utils.dataset import load_data
+    from utils.losses import DistillationLoss, class_weights
+    from utils.optimizer import build_optimizer, build_scheduler
+    from utils.precision import choose_device, choose_precision
+    from utils.run import Run, metrics_row
+    from utils.teacher import load_teacher, teacher_logits
+
+    # Whatever can be wrong is looked at before anything of an earlier run is touched.
+    logging.start()
+    run = Run(args.version, args.overwrite)
+    device = choose_device(args.device)
+    precision = choose_precision(args.precision, device)
+    prompts = read_prompts(args.prompts) if args.prompts else None
+    torch.manual_seed(args.seed)
+    if args.kd_learning:
+        net = Student(args.distils, None if args.student_weights == "none" else args.student_weights)
+    else:
+        net = FashionCLIP(args.clip_model, prompts)
+    teacher = load_teacher(args.teacher, args.clip_model, prompts) if args.distils else None
+    data = load_data(args.data_dir, args.cache_dir)
+
+    options = {name: value for name, value in vars(args).items() if name != "distils"}
+    run.open(options)
+    report.header(options, net, data, device, precision)
+
+    net.to(device, memory_format=torch.channels_last)
+    taught = teacher and teacher_logits(teacher, data["train"], args.cache_dir, args.val_batch_size, device, precision)
+    del teacher  # it has said all it has to say
+    weights = class_weights(data["train"].labels) if args.loss_weight else None
+    kind = args.distillation_type if args.distils else "none"
+    criterion = DistillationLoss(kind, args.distillation_alpha, args.distillation_tau, weights, args.ls).to(device)
+    optimizer = build_optimizer(net, args)
+    scheduler = build_scheduler(optimizer, args)
+    shuffle = torch.Generator().manual_seed(args.seed)
+
+    for epoch in range(1, args.epochs + 1):
+        clock = report.Clock()
+        lr = optimizer.param_groups[0]["lr"]
+        order = torch.randperm(len(data["train"].names), generator=shuffle).to(device)
+        losses = engine.train_one_epoch(
+            net, criterion, data["train"], taught, optimizer, order, args=args, epoch=epoch, precision=precision
+        )
+        logits = engine.predict(net, data["val"].pixels, args.val_batch_size, device, precision, "validation")
+        scores = metrics.evaluate(logits, data["val"].labels)
+        if scheduler:
+            scheduler.step()
+
+        row = metrics_row(epoch, lr, losses, scores, clock.seconds())
+        run.save_epoch(net, row, {"epoch": epoch, "options": options, "precision": precision.name})
+        report.epoch(row, scores, args.epochs)
+    report.summary(run)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

@@ -1,0 +1,105 @@
+"""One epoch of training, and predictions over a whole data set."""
+
+import math
+import time
+
+import torch
+from tqdm import tqdm
+
+from utils.attributes import ATTRIBUTES
+from utils.errors import NonFiniteLoss
+from utils.logging import logger
+
+GRADIENT_NORM = 5.0  # of --clipping
+
+
+def to_device(pixels, device):
+    """uint8 `(B, 224, 224, 3)` array -> `(B, 3, 224, 224)` tensor, channels last in memory."""
+    return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)
+
+
+def train_one_epoch(net, criterion, data, teacher_logits, optimizer, order, *, args, epoch, precision):
+    """Train on every image once.
+
+    Args:
+        net: `Student` or `FashionCLIP`, on its device.
+        criterion: `DistillationLoss`.
+        data: `utils.dataset.Split`.
+        teacher_logits: dict attribute -> float32 `(N, classes)`, or None for a loss of kind none.
+        order: int64 tensor `(N,)`, the images in the epoch's order.
+        args: options (batch_size, epochs, clipping, log_interval).
+        epoch: from 1, for the log.
+        precision: `utils.precision.Precision`.
+    Returns: dict attribute -> loss, the mean over the steps.
+    Raises: NonFiniteLoss, at the latest at the next log line.
+    """
+    net.train()
+    device = order.device
+    labels = {key: torch.as_tensor(values, device=device) for key, values in data.labels.items()}
+    steps = math.ceil(len(order) / args.batch_size)
+    history = torch.zeros(steps, len(ATTRIBUTES), device=device)
+    checked, start = 0, time.perf_counter()
+    bar = tqdm(order.split(args.batch_size), f"epoch {epoch}/{args.epochs}", disable=None, leave=False)
+    for step, batch in enumerate(bar, 1):
+        pixels = to_device(data.pixels[batch.cpu().numpy()], device)
+        with precision.autocast(device):
+            outputs = net(pixels)
+        class_logits, distillation_logits = outputs if isinstance(outputs, tuple) else (outputs, None)
+        losses = criterion(
+            class_logits,
+            distillation_logits,
+            teacher_logits and {key: logits[batch] for key, logits in teacher_logits.items()},
+            {key: values[batch] for key, values in labels.items()},
+        )
+        optimizer.zero_grad(set_to_none=True)
+        sum(losses.values()).backward()
+        if args.clipping:
+            torch.nn.utils.clip_grad_norm_(net.parameters(), GRADIENT_NORM)
+        optimizer.step()
+        history[step - 1] = torch.stack([losses[key].detach() for key in ATTRIBUTES])
+
+        if step % args.log_interval == 0 or step == steps:  # reading a value waits for the device: not every step
+            _check_finite(history[checked:step], checked, epoch)
+            checked = step
+            speed = min(step * args.batch_size, len(order)) / (time.perf_counter() - start)
+            _log_step(epoch, args.epochs, step, steps, history[step - 1], optimizer, speed)
+    return dict(zip(ATTRIBUTES, history.mean(dim=0).tolist()))
+
+
+def _check_finite(history, first, epoch):
+    bad = (~torch.isfinite(history)).nonzero().tolist()
+    if bad:
+        step, attribute = bad[0]
+        raise NonFiniteLoss(
+            f"epoch {epoch}, step {first + step + 1}: the loss of {list(ATTRIBUTES)[attribute]} is "
+            f"{history[step, attribute].item()}; try a lower --lr, --clipping True or --precision fp32"
+        )
+
+
+def _log_step(epoch, epochs, step, steps, losses, optimizer, speed):
+    parts = ", ".join(f"{key} {loss:.4f}" for key, loss in zip(ATTRIBUTES, losses.tolist()))
+    lr = optimizer.param_groups[0]["lr"]
+    logger.info(
+        f"epoch {epoch}/{epochs}  step {step}/{steps}  loss {losses.sum().item():.4f} ({parts})  "
+        f"lr {lr:.3g}  {speed:.1f} images/s"
+    )
+
+
+@torch.no_grad()
+def predict(net, pixels, batch_size, device, precision, name):
+    """Logits of a whole data set, in evaluation mode.
+
+    Args:
+        net: `Student` or `FashionCLIP`, on `device`.
+        pixels: uint8 `(N, 224, 224, 3)`.
+        name: on the progress bar.
+    Returns: dict attribute -> float32 `(N, classes)`, on the CPU.
+    """
+    net.eval()
+    parts = []
+    with precision.autocast(device):
+        classify = net.inference()
+        for first in tqdm(range(0, len(pixels), batch_size), name, disable=None, leave=False):
+            # A copy, since the memory-mapped array is read-only.
+            parts.append(classify(to_device(pixels[first : first + batch_size].copy(), device)))
+    return {key: torch.cat([part[key] for part in parts]).cpu() for key in ATTRIBUTES}

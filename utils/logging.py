@@ -1,0 +1,52 @@
+"""One logger: lines on the terminal that leave progress bars whole, and the same lines in the run's file."""
+
+import logging
+import logging.handlers
+import sys
+
+from tqdm import tqdm
+
+logger = logging.getLogger("fashion")
+
+
+class _Terminal(logging.Handler):
+    def emit(self, record):
+        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        tqdm.write(self.format(record), file=stream)
+
+
+def start():
+    """Log to the terminal; lines are also held back for the file that `to_file` names later."""
+    stop()
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    terminal = _Terminal()
+    terminal.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(terminal)
+    logger.addHandler(logging.handlers.MemoryHandler(capacity=10**6, flushLevel=logging.CRITICAL + 1))
+
+
+def to_file(path):
+    """Write what was held back to a new file, and every line from now on as it comes."""
+    file = logging.FileHandler(path, mode="w", encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    for handler in logger.handlers:
+        if isinstance(handler, logging.handlers.MemoryHandler):
+            handler.setTarget(file)
+            handler.flush()
+            logger.removeHandler(handler)
+    logger.addHandler(file)
+
+
+def stop():
+    """Close the file and forget all handlers."""
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def table(rows, header):
+    """Rows of text in columns, the first aligned left, the others right; returns lines."""
+    cells = [[str(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    return ["  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths))) for row in cells]

@@ -1,0 +1,61 @@
+"""Where and in which precision a run computes."""
+
+import time
+from typing import NamedTuple
+
+import torch
+
+from utils.errors import UserError
+
+WORTHWHILE = 1.3  # bf16 must be at least this many times as fast as float32 to be chosen
+
+
+class Precision(NamedTuple):
+    """Precision of the networks' forward passes; weights, losses and logits stay float32."""
+
+    name: str  # "fp32" or "bf16"
+    reason: str
+
+    def autocast(self, device):
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.name == "bf16")
+
+
+def choose_device(name):
+    """torch.device for auto, cpu or cuda."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch finds no CUDA device here; use --device cpu or auto")
+    return torch.device(name)
+
+
+def choose_precision(name, device):
+    """Precision for auto, fp32 or bf16. Processor flags do not tell whether bf16 pays, so auto measures."""
+    modern = int(torch.__version__.split(".")[0]) >= 2
+    if name == "bf16" and not modern:
+        raise UserError("--precision bf16 needs PyTorch 2 or newer (LayerNorm's backward fails before); use fp32")
+    if name != "auto":
+        return Precision(name, "as asked for")
+    if not modern:
+        return Precision("fp32", f"bf16 needs PyTorch 2, this is {torch.__version__}")
+    speedup = bf16_speedup(device)
+    faster = speedup >= WORTHWHILE
+    return Precision(
+        "bf16" if faster else "fp32",
+        f"a bf16 matrix product ran at {speedup:.1f} x float32's speed, {WORTHWHILE} x is asked for",
+    )
+
+
+def bf16_speedup(device, rounds=6):
+    """Time of a float32 matrix product over that of the same in bf16; the best of a few, taken in turns."""
+    operands = {
+        dtype: [torch.ones(size, device=device, dtype=dtype) for size in ((512, 768), (768, 1536))]
+        for dtype in (torch.float32, torch.bfloat16)
+    }
+    best = dict.fromkeys(operands, float("inf"))
+    for _ in range(rounds):
+        for dtype, (a, b) in operands.items():
+            start = time.perf_counter()
+            (a @ b).sum().item()  # waits for the device
+            best[dtype] = min(best[dtype], time.perf_counter() - start)
+    return best[torch.float32] / best[torch.bfloat16]
