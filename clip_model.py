@@ -39,10 +39,21 @@ PROMPTS = {
 }
 
 # What a CLIP's shape depends on, under the same names in every version of transformers.
-_TOWER_FIELDS = (
-    "hidden_size intermediate_size num_hidden_layers num_attention_heads hidden_act layer_norm_eps "
-    "vocab_size max_position_embeddings bos_token_id eos_token_id pad_token_id image_size patch_size"
-).split()
+_TOWER_FIELDS = [
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "hidden_act",
+    "layer_norm_eps",
+    "vocab_size",
+    "max_position_embeddings",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "image_size",
+    "patch_size",
+]
 
 _RANDOM_CONFIG = {
     "text_config": dict(
@@ -86,7 +97,10 @@ class FashionCLIP(nn.Module):
         super().__init__()
         prompts = check_prompts(PROMPTS if prompts is None else prompts)
         if name_or_path == "random":
-            clip, token_ids = _build(_RANDOM_CONFIG), {k: [_hash_words(p) for p in ps] for k, ps in prompts.items()}
+            clip, token_ids = (
+                _build(_RANDOM_CONFIG),
+                {k: [_hash_words(p) for p in ps] for k, ps in prompts.items()},
+            )
         else:
             clip, token_ids = _load_pretrained(name_or_path, prompts)
         self._assemble(clip, prompts, token_ids)
@@ -112,7 +126,9 @@ class FashionCLIP(nn.Module):
         limit = clip.config.text_config.max_position_embeddings
         too_long = [p for ps in prompts.values() for p in ps if longest > limit] if longest > limit else []
         if too_long:
-            raise UserError(f"a prompt has {longest} tokens, the text tower takes {limit}: shorten it (--prompts)")
+            raise UserError(
+                f"a prompt has {longest} tokens, the text tower takes {limit}: shorten it (--prompts)"
+            )
         # The tower is causal and is read at the end token: what is filled in behind it has no effect.
         padded = torch.tensor([row + row[-1:] * (longest - len(row)) for row in rows])
         self.register_buffer("tokens", padded, persistent=False)
@@ -198,10 +214,18 @@ def _load_pretrained(name_or_path, prompts):
             f"CLIP model {name_or_path} cannot be loaded ({reason}); with --clip-model FOLDER it is read from a "
             "local folder in Hugging Face layout (config.json, weights, vocab.json, merges.txt)"
         ) from error
+    tokens = clip.config.text_config.vocab_size
+    if len(tokenizer) != tokens:  # 5.x makes an empty tokenizer where there is no vocab.json
+        raise UserError(
+            f"CLIP model {name_or_path}: its tokenizer knows {len(tokenizer)} tokens, its text tower {tokens}; "
+            "vocab.json or merges.txt is missing, or another model's"
+        )
     missing = [name for name in info["missing_keys"] if not name.endswith("position_ids")]
     missing += [str(name) for name in info["mismatched_keys"]]
     if missing:
-        raise UserError(f"CLIP model {name_or_path}: weights that are missing or differ:\n{shortened(missing)}")
+        raise UserError(
+            f"CLIP model {name_or_path}: weights that are missing or differ:\n{shortened(missing)}"
+        )
     return clip.float(), {key: tokenizer(list(sentences))["input_ids"] for key, sentences in prompts.items()}
 
 
@@ -233,9 +257,15 @@ def read_prompts(path):
 def check_prompts(prompts, source="prompts"):
     """The prompts, attributes in table order; UserError unless there is one sentence for each class."""
     if not isinstance(prompts, dict) or set(prompts) != set(ATTRIBUTES):
-        raise UserError(f"{source}: needs an object with the keys {', '.join(ATTRIBUTES)}, each a list of sentences")
+        raise UserError(
+            f"{source}: needs an object with the keys {', '.join(ATTRIBUTES)}, each a list of sentences"
+        )
     for key, attribute in ATTRIBUTES.items():
         sentences, classes = prompts[key], len(attribute.classes)
-        if isinstance(sentences, str) or len(sentences) != classes or not all(isinstance(s, str) for s in sentences):
+        if (
+            isinstance(sentences, str)
+            or len(sentences) != classes
+            or not all(isinstance(s, str) for s in sentences)
+        ):
             raise UserError(f"{source}: {key} needs {classes} sentences, one for each class in label order")
     return {key: list(prompts[key]) for key in ATTRIBUTES}

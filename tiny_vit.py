@@ -70,17 +70,24 @@ def _timm_name(name):
 def download(hub_id):
     """Path of a hub model's weights, from the local hub cache or fetched into it."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.utils import EntryNotFoundError, HfHubHTTPError, HFValidationError
+    from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
 
-    way_out = "give a file with --student-weights FILE, or start from random weights with --student-weights none"
+    way_out = (
+        "give a file with --student-weights FILE, or start from random weights with --student-weights none"
+    )
     if hub_id.count("/") != 1 or hub_id.endswith((".pth", ".pt", ".bin", ".safetensors")):
         raise UserError(f"student weights {hub_id}: no such file; {way_out}")
     try:
         try:
             return hf_hub_download(hub_id, "model.safetensors")
+        except (
+            LocalEntryNotFoundError
+        ):  # no network, and although a kind of the next, no answer about the file
+            raise
         except EntryNotFoundError:
             return hf_hub_download(hub_id, "pytorch_model.bin")
-    # Without a network, the hub's client raises its own, the HTTP library's or the system's errors.
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+    except Exception as error:  # without a network: the hub client's, the HTTP library's or the system's
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"student weights {hub_id} cannot be fetched from the hub ({reason}); {way_out}") from error
+        raise UserError(
+            f"student weights {hub_id} cannot be fetched from the hub ({reason}); {way_out}"
+        ) from error

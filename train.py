@@ -2,7 +2,7 @@
 
 import sys
 
-from utils.errors import UserError, exit_code
+from utils.errors import exit_code
 from utils.options import Parser, cache_folder, number, version_name
 
 # Torch is imported by main(), once the options are known to be right: --help and typing errors answer at once.
@@ -116,11 +116,15 @@ def main(argv=None):
     report.header(options, net, data, device, precision)
 
     net.to(device, memory_format=torch.channels_last)
-    taught = teacher and teacher_logits(teacher, data["train"], args.cache_dir, args.val_batch_size, device, precision)
+    taught = teacher and teacher_logits(
+        teacher, data["train"], args.cache_dir, args.val_batch_size, device, precision
+    )
     del teacher  # it has said all it has to say
     weights = class_weights(data["train"].labels) if args.loss_weight else None
     kind = args.distillation_type if args.distils else "none"
-    criterion = DistillationLoss(kind, args.distillation_alpha, args.distillation_tau, weights, args.ls).to(device)
+    criterion = DistillationLoss(kind, args.distillation_alpha, args.distillation_tau, weights, args.ls).to(
+        device
+    )
     optimizer = build_optimizer(net, args)
     scheduler = build_scheduler(optimizer, args)
     shuffle = torch.Generator().manual_seed(args.seed)
@@ -130,7 +134,15 @@ def main(argv=None):
         lr = optimizer.param_groups[0]["lr"]
         order = torch.randperm(len(data["train"].names), generator=shuffle).to(device)
         losses = engine.train_one_epoch(
-            net, criterion, data["train"], taught, optimizer, order, args=args, epoch=epoch, precision=precision
+            net,
+            criterion,
+            data["train"],
+            taught,
+            optimizer,
+            order,
+            args=args,
+            epoch=epoch,
+            precision=precision,
         )
         logits = engine.predict(net, data["val"].pixels, args.val_batch_size, device, precision, "validation")
         scores = metrics.evaluate(logits, data["val"].labels)
@@ -140,7 +152,7 @@ def main(argv=None):
         row = metrics_row(epoch, lr, losses, scores, clock.seconds())
         run.save_epoch(net, row, {"epoch": epoch, "options": options, "precision": precision.name})
         report.epoch(row, scores, args.epochs)
-    report.summary(run)
+    report.summary(run, data)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A Hugging Face hub on 127.0.0.1: just enough of its file protocol to download a model repository.
 
-`with serve(folder) as hub:` serves the files {owner}/{name}/{file} of the folder. Point HF_ENDPOINT at hub.url
+`with serve(folder) as hub:` serves the files {owner}/{name}/{file} of a folder. Point HF_ENDPOINT at hub.url
 in a process that has not yet imported huggingface_hub; hub.requests lists what was asked for.
 """
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from hub_server import serve
 
 from clip_model import FashionCLIP
-from hub_server import serve
 from tiny_vit import tiny_vit_5m_224
 from utils.errors import UserError
 

@@ -49,7 +49,7 @@ def test_photos(sample):
         for row in rows(sample, part):
             photo = Image.open(sample / part / row["image_name"])
             left, top, right, bottom = (int(row[column]) for column in sample_data.BOX_COLUMNS)
-            assert 300 <= min(photo.size) and max(photo.size) <= 900
+            assert min(photo.size) >= 300 and max(photo.size) <= 900
             assert 0 <= left < right <= photo.width and 0 <= top < bottom <= photo.height
             assert (right - left) * (bottom - top) > 0.05 * photo.width * photo.height
             if photo.format == "PNG":
@@ -81,7 +81,7 @@ def test_every_class_can_be_drawn_and_shows():
     for key, attribute in ATTRIBUTES.items():
         pictures = set()
         for label in range(len(attribute.classes)):
-            labels = {**{other: 1 for other in ATTRIBUTES}, key: label}
+            labels = {**dict.fromkeys(ATTRIBUTES, 1), key: label}
             pictures.add(sample_data.draw_garment(np.random.default_rng(0), labels).tobytes())
         assert len(pictures) == len(attribute.classes)
 

@@ -47,7 +47,9 @@ def letterbox(image):
     new_height, new_width = (max(1, SIZE * side // longer) for side in (height, width))
     rows = _resize_matrix(height, new_height) @ image.reshape(height, width * 3).astype(np.float32)
     columns = rows.reshape(new_height, width, 3).transpose(1, 0, 2).reshape(width, new_height * 3)
-    resized = (_resize_matrix(width, new_width) @ columns).reshape(new_width, new_height, 3).transpose(1, 0, 2)
+    resized = (
+        (_resize_matrix(width, new_width) @ columns).reshape(new_width, new_height, 3).transpose(1, 0, 2)
+    )
     # scikit-image clips to the photo's own range, which shows where the black beyond the border is mixed in.
     resized = np.rint(resized.clip(image.min(), image.max()))
     top, left = SIZE // 2 - new_height // 2, SIZE // 2 - new_width // 2
@@ -64,7 +66,8 @@ def _resize_matrix(length, size):
     radius = int(4 * sigma + 0.5)
     offsets = np.arange(-radius, radius + 1)
     kernel = np.exp(-0.5 * (offsets / sigma) ** 2) if radius else np.ones(1)
-    blur = scipy.sparse.diags(kernel / kernel.sum(), offsets, shape=(length, length))
+    kernel, reaches = kernel / kernel.sum(), np.abs(offsets) < length
+    blur = scipy.sparse.diags(kernel[reaches], offsets[reaches], shape=(length, length))
     position = (np.arange(size) + 0.5) * factor - 0.5
     left = np.floor(position).astype(int)
     columns = np.concatenate([left, left + 1])
@@ -140,7 +143,9 @@ def _parse_row(row):
         if not cell:
             raise ValueError(f"{attribute.column} is empty")
         if not (cell.isascii() and cell.isdigit() and int(cell) < len(attribute.classes)):
-            raise ValueError(f"{attribute.column} is {cell}, not a label from 0 to {len(attribute.classes) - 1}")
+            raise ValueError(
+                f"{attribute.column} is {cell}, not a label from 0 to {len(attribute.classes) - 1}"
+            )
         values[key] = int(cell)
     return name, values
 
@@ -201,7 +206,9 @@ def _check_room(cache_dir, needed):
         os.makedirs(cache_dir, exist_ok=True)
         free = shutil.disk_usage(cache_dir).free
     except OSError as error:
-        raise UserError(f"cache {cache_dir}: {error.strerror}; name another folder with --cache-dir") from error
+        raise UserError(
+            f"cache {cache_dir}: {error.strerror}; name another folder with --cache-dir"
+        ) from error
     if needed > free:
         raise UserError(
             f"cache {cache_dir}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free; "
@@ -223,7 +230,7 @@ def _build(file, paths, split):
                 return f"{paths[index]}: {error}"
 
         # Threads do: decoding and the sparse products release the interpreter's lock.
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        with ThreadPoolExecutor(_processors()) as pool:
             bar = tqdm(pool.map(fill, range(len(paths))), f"letterboxing {split}", len(paths), disable=None)
             problems = [problem for problem in bar if problem]
         array.flush()
@@ -234,6 +241,11 @@ def _build(file, paths, split):
         if os.path.exists(temporary):
             os.remove(temporary)
     return problems
+
+
+def _processors():
+    """Those this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _remove_superseded(file):

@@ -1,6 +1,7 @@
 """Errors that a user can mend: one line, an exit code, no traceback."""
 
-import sys
+import logging
+
 
 class UserError(Exception):
     """Bad input. The message names the file, row or option, and the way out."""
@@ -28,6 +29,8 @@ def exit_code(main):
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        logging.getLogger("fashion").error(
+            f"error: {error}"
+        )  # to stderr, and to the run's log if there is one
         return error.exit_code
     return 0

@@ -10,14 +10,16 @@ KINDS = ("none", "soft", "hard")
 
 
 def class_weights(labels):
-    """Weight of each class, `1 - count / total`, indexed by class id; a class that does not occur gets 1.
+    """Weight of each class, `1 - count / total`, indexed by class id; a class that does not occur gets 1,
+    and so does one that occurs alone, where the weighted mean would be 0 / 0.
 
     Args: `labels` attribute -> int64 `(N,)`. Returns: attribute -> float32 tensor `(classes,)`.
     """
     weights = {}
     for key, attribute in ATTRIBUTES.items():
         counts = torch.bincount(torch.as_tensor(labels[key]), minlength=len(attribute.classes))
-        weights[key] = 1 - counts.float() / len(labels[key])
+        alone = counts == len(labels[key])
+        weights[key] = 1 - (counts * ~alone).float() / len(labels[key])
     return weights
 
 

@@ -32,7 +32,7 @@ def evaluate(logits, labels):
         "mean_top1": float, "mean_acsa": float}.
     """
     matrix = {
-        key: confusion_matrix(labels[key], np.argmax(logits[key], axis=1), len(attribute.classes))
+        key: confusion_matrix(labels[key], np.asarray(logits[key]).argmax(axis=1), len(attribute.classes))
         for key, attribute in ATTRIBUTES.items()
     }
     scores = {

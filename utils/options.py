@@ -4,6 +4,8 @@ import argparse
 import math
 import os
 
+from utils.errors import UserError
+
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
 
@@ -50,10 +52,13 @@ def cache_folder():
 
 
 class Parser(argparse.ArgumentParser):
-    """No shortened options; a `switch` group of options that are True, False or bare."""
+    """Strict: no shortened options, and what is wrong is a UserError of one line."""
 
     def __init__(self, **kwargs):
         super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+
+    def error(self, message):
+        raise UserError(f"{message} (see {self.prog} --help)")
 
     @staticmethod
     def switch(group, name, help):

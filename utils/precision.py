@@ -33,7 +33,9 @@ def choose_precision(name, device):
     """Precision for auto, fp32 or bf16. Processor flags do not tell whether bf16 pays, so auto measures."""
     modern = int(torch.__version__.split(".")[0]) >= 2
     if name == "bf16" and not modern:
-        raise UserError("--precision bf16 needs PyTorch 2 or newer (LayerNorm's backward fails before); use fp32")
+        raise UserError(
+            "--precision bf16 needs PyTorch 2 or newer (LayerNorm's backward fails before); use fp32"
+        )
     if name != "auto":
         return Precision(name, "as asked for")
     if not modern:
@@ -46,10 +48,10 @@ def choose_precision(name, device):
     )
 
 
-def bf16_speedup(device, rounds=6):
+def bf16_speedup(device, rounds=20):
     """Time of a float32 matrix product over that of the same in bf16; the best of a few, taken in turns."""
     operands = {
-        dtype: [torch.ones(size, device=device, dtype=dtype) for size in ((512, 768), (768, 1536))]
+        dtype: [torch.ones(size, device=device, dtype=dtype) for size in ((256, 768), (768, 768))]
         for dtype in (torch.float32, torch.bfloat16)
     }
     best = dict.fromkeys(operands, float("inf"))

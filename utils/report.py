@@ -11,7 +11,17 @@ import torch
 from utils.attributes import ATTRIBUTES
 from utils.logging import logger, table
 
-PACKAGES = ("torch", "torchvision", "transformers", "timm", "scikit-image", "scikit-learn", "scipy", "numpy", "pillow")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "timm",
+    "scikit-image",
+    "scikit-learn",
+    "scipy",
+    "numpy",
+    "pillow",
+)
 
 
 class Clock:
@@ -49,7 +59,11 @@ def header(options, net, data, device, precision):
 
 
 def _device_name(device):
-    return f"cuda, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else f"cpu, {platform.machine()}"
+    return (
+        f"cuda, {torch.cuda.get_device_name(device)}"
+        if device.type == "cuda"
+        else f"cpu, {platform.machine()}"
+    )
 
 
 def epoch(row, scores, epochs):
@@ -69,7 +83,13 @@ def epoch(row, scores, epochs):
     )
 
 
-def summary(run):
+def majority_top1(data):
+    """Mean Top-1 on the validation images of always naming the training images' most frequent classes."""
+    top = {key: np.bincount(labels).argmax() for key, labels in data["train"].labels.items()}
+    return float(np.mean([(data["val"].labels[key] == label).mean() for key, label in top.items()]))
+
+
+def summary(run, data):
     """The best epoch, and where everything is."""
     best = run.best
     rows = [[key, f"{best[f'val_top1_{key}']:.4f}", f"{best[f'val_acsa_{key}']:.4f}"] for key in ATTRIBUTES]
@@ -77,6 +97,7 @@ def summary(run):
     logger.info("")
     for line in table(rows, [f"best: epoch {best['epoch']}", "Top-1", "ACSA"]):
         logger.info(line)
+    logger.info(f"always the most frequent classes: mean Top-1 {majority_top1(data):.4f}")
     size = os.path.getsize(run.best_file) / 1e6
     for what, path in (
         ("best weights", f"{run.best_file} -> {os.readlink(run.best_file)} ({size:.1f} MB)"),

@@ -20,7 +20,9 @@ COLUMNS = ["epoch", "lr", *(c for s in SCORES for c in [s, *(f"{s}_{key}" for ke
 def epoch_files(folder):
     """Dict epoch -> path of the checkpoints `model_<epoch>.pt` in a folder, in order of epochs."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
-    found = {int(match[1]): os.path.join(folder, match[0]) for match in map(EPOCH_FILE.fullmatch, names) if match}
+    found = {
+        int(match[1]): os.path.join(folder, match[0]) for match in map(EPOCH_FILE.fullmatch, names) if match
+    }
     return dict(sorted(found.items()))
 
 
@@ -48,7 +50,12 @@ class Run:
         """Remove an earlier run's files, begin the log and the table, and keep the options."""
         os.makedirs(self.model_dir, exist_ok=True)
         os.makedirs(self.log_dir, exist_ok=True)
-        for path in [*epoch_files(self.model_dir).values(), self.best_file, self.metrics_file, self.args_file]:
+        for path in [
+            *epoch_files(self.model_dir).values(),
+            self.best_file,
+            self.metrics_file,
+            self.args_file,
+        ]:
             if os.path.lexists(path):
                 os.remove(path)
         logging.to_file(self.log_file)

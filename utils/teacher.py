@@ -60,7 +60,9 @@ def teacher_logits(net, data, cache_dir, batch_size, device, precision):
         with np.load(path) as file:
             logits = {key: torch.from_numpy(file[key]) for key in file.files}
     else:
-        logits = engine.predict(net.to(device), data.pixels, batch_size, device, precision, "teacher's logits")
+        logits = engine.predict(
+            net.to(device), data.pixels, batch_size, device, precision, "teacher's logits"
+        )
         temporary = f"{path}.{os.getpid()}.tmp.npz"
         np.savez(temporary, **{key: values.numpy() for key, values in logits.items()})
         os.replace(temporary, path)

@@ -1,0 +1,125 @@
+"""A small drawn data set, and a place to run in."""
+
+import json
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from utils import logging
+from utils.errors import exit_code
+
+GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text(encoding="utf-8"))
+
+# One tiny run of main(); the rest is the procedure's.
+SHORT = "--epochs 2 --batch-size 8 --log-interval 1 --precision fp32 --clip-model random --student-weights none".split()
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Figures of the published implementation on fixed inputs."""
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """A data set of 16 + 8 drawn photos."""
+    from utils.sample_data import make_sample
+
+    folder = tmp_path_factory.mktemp("drawn") / "sample"
+    make_sample(str(folder), train=16, val=8, seed=1)
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An empty working directory with a cache of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    yield tmp_path
+    logging.stop()
+
+
+@pytest.fixture
+def train(place, photos):
+    """A short run of train.py on the drawn photos, in this process: train("--version", "a", ...)."""
+    import train as script
+
+    def run(*options, data_dir=photos):
+        script.main([*SHORT, "--data-dir", str(data_dir), *options])
+
+    return run
+
+
+@pytest.fixture
+def fails(train, capsys):
+    """Runs train.py, which must end with one line on stderr and leave nothing behind; returns that line."""
+
+    def run(*options, code=2, **kwargs):
+        before = sorted(os.walk("."))
+        capsys.readouterr()
+        assert exit_code(lambda: train(*options, **kwargs)) == code
+        errors = capsys.readouterr().err.strip()
+        assert errors.startswith("error: ") and "Traceback" not in errors
+        left = [entry for entry in sorted(os.walk(".")) if "cache" not in entry[0].split(os.sep)]
+        assert [e[2] for e in left] == [e[2] for e in before if "cache" not in e[0].split(os.sep)]
+        return errors
+
+    return run
+
+
+def golden_image(height, width, s):
+    """The image that golden.json's `image` field describes."""
+    random = np.random.RandomState(s)
+    y, x = np.mgrid[:height, :width]
+    channels = []
+    for c in range(3):
+        sine = 60 * np.sin(x / (7 + 3 * c) + 6 * random.rand())
+        cosine = 60 * np.cos(y / (11 + 2 * c) + 6 * random.rand())
+        channels.append(np.clip(127 + sine + cosine, 0, 255))
+    return np.stack(channels, axis=-1).astype(np.uint8)
+
+
+def golden_weights(state, seed=0):
+    """The state dict that golden.json's `formula` field describes, for the names and shapes of `state`."""
+    filled = {}
+    for name, value in state.items():
+        if value.dim() == 0 or "num_batches_tracked" in name or "position_ids" in name:
+            filled[name] = value
+            continue
+        random = np.random.RandomState((zlib.crc32(name.encode()) + seed) % 2**32)
+        n = random.standard_normal(tuple(value.shape))
+        if name.endswith("running_var"):
+            n = 1 + 0.1 * np.abs(n)
+        elif n.ndim == 1:
+            n = 1 + 0.1 * n if name.endswith("weight") else 0.05 * n
+        else:
+            n = n / np.sqrt(np.prod(n.shape[1:]))
+        filled[name] = torch.from_numpy(n.astype(np.float32))
+    return filled
+
+
+def published_student_names(state):
+    """Own name -> name in a published student checkpoint (the inverse of what Student.own_names does)."""
+    heads = {"class_heads": "head", "distillation_heads": "dist_head"}
+    names = {}
+    for name in state:
+        parts = name.split(".")
+        if parts[0] in heads:
+            short = {"embellishment": "embel"}.get(parts[1], parts[1])
+            names[name] = f"{heads[parts[0]]}_{short}.{parts[2]}"
+            continue
+        parts = ["base_model", *parts[1:]]
+        if parts[1] == "patch_embed":
+            parts[2:3] = ["seq", {"conv1": "0", "conv2": "2"}[parts[2]]]
+        elif parts[1] == "stages":
+            parts[1] = "layers"
+            if parts[3] == "downsample":
+                parts[2] = str(int(parts[2]) - 1)
+        elif parts[1] == "head":
+            parts[1:3] = ["norm_head"]
+        names[name] = ".".join("c" if part == "conv" else part for part in parts)
+    return names

@@ -1,0 +1,156 @@
+"""Checkpoints of both namings, and what does not fit."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import published_student_names
+
+from clip_model import FashionCLIP, read_prompts
+from networks import Student
+from tiny_vit import tiny_vit_5m_224, tiny_vit_11m_224, tiny_vit_21m_224
+from utils.checkpoint import load_weights, save_checkpoint
+from utils.errors import UserError
+
+PIXELS = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
+
+
+def same(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("ending", [".pth", ".pt", ".safetensors"])
+@pytest.mark.parametrize("published", [False, True])
+def test_backbone_weights_under_both_namings(tmp_path, ending, published):
+    net = Student()
+    state = {name: value for name, value in net.state_dict().items() if name.startswith("backbone.")}
+    if published:
+        names = published_student_names(state)
+        state = {names[name].replace("base_model.", "", 1): value for name, value in state.items()}
+        state["layers.1.blocks.0.attn.attention_bias_idxs"] = torch.zeros(49, 49, dtype=torch.int64)
+        state["head.weight"] = torch.zeros(10, 320)
+    else:
+        state = {name.replace("backbone.", "", 1): value for name, value in state.items()}
+        state["head.fc.weight"] = torch.zeros(10, 320)
+    path = tmp_path / f"weights{ending}"
+    if ending == ".safetensors":
+        from safetensors.torch import save_file
+
+        save_file(state, path)
+    else:
+        torch.save({"model": state, "epoch": 1} if ending == ".pth" else state, path)
+    assert same(tiny_vit_5m_224(str(path)), net.backbone)
+    assert same(Student(weights=str(path)).backbone, net.backbone)
+
+
+def test_loading_in_evaluation_mode_renews_the_attention_biases(tmp_path):
+    torch.manual_seed(0)
+    old, new = Student().eval(), Student().eval()
+    for name, value in new.named_parameters():
+        if "attention_biases" in name:
+            torch.nn.init.normal_(value)
+    save_checkpoint(tmp_path / "new.pt", new, {})
+    with torch.no_grad():
+        old(PIXELS)  # timm 1.0.9 caches the biases here
+        load_weights(old, tmp_path / "new.pt")
+        for a, b in zip(old(PIXELS).values(), new(PIXELS).values()):
+            assert torch.equal(a, b)
+
+
+def test_what_does_not_fit_is_listed(tmp_path):
+    net = Student()
+    state = net.state_dict()
+    del state["backbone.head.norm.weight"]
+    state["surplus"] = torch.zeros(1)
+    state["class_heads.daily.bias"] = torch.zeros(7)
+    torch.save({"model": state, "meta": {}}, tmp_path / "a.pt")
+    with pytest.raises(UserError) as error:
+        load_weights(net, tmp_path / "a.pt")
+    for part in (
+        "a.pt",
+        "missing: backbone.head.norm.weight",
+        "left over: surplus",
+        "(7,) in the file, (6,)",
+    ):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", None])
+def test_no_checkpoint(tmp_path, content):
+    path = tmp_path / "a.pt"
+    if content is None:
+        torch.save([1, 2], path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.pt"):
+        load_weights(Student(), path)
+    with pytest.raises(UserError, match=r"a\.pth.*--student-weights"):
+        tiny_vit_5m_224(str(tmp_path / "a.pth"))
+
+
+def test_variants():
+    assert [net(None).num_features for net in (tiny_vit_5m_224, tiny_vit_11m_224, tiny_vit_21m_224)] == [
+        320, 448, 576,
+    ]  # fmt: skip
+
+
+def test_teacher_round_trip(tmp_path):
+    prompts = {key: list(sentences) for key, sentences in FashionCLIP("random").prompts.items()}
+    prompts["daily"][0] = "a photo of something else"
+    net = FashionCLIP("random", prompts).eval()
+    save_checkpoint(tmp_path / "a.pt", net, net.describe())
+    meta = torch.load(tmp_path / "a.pt")["meta"]
+    again = FashionCLIP.from_meta(json.loads(json.dumps(meta))).eval()
+    load_weights(again, tmp_path / "a.pt")
+    assert again.prompts == prompts
+    with torch.no_grad():
+        for a, b in zip(net(PIXELS).values(), again(PIXELS).values()):
+            assert torch.equal(a, b)
+
+
+def test_published_teacher_needs_clip_model(tmp_path):
+    net, other = FashionCLIP("random"), FashionCLIP("random")
+    published = {name.replace("clip.", "base_model.", 1): value for name, value in net.state_dict().items()}
+    torch.save(published, tmp_path / "a.pt")
+    load_weights(other, tmp_path / "a.pt")
+    assert same(net, other)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", '{"daily": ["a"], "gender": [], "embellishment": []}', None]
+)
+def test_bad_prompts(fails, text):
+    if text is not None:
+        Path("prompts.json").write_text(text)
+    assert "prompts.json" in fails("--version", "a", "--prompts", "prompts.json")
+
+
+def test_prompts_file(tmp_path):
+    prompts = FashionCLIP("random").prompts
+    (tmp_path / "a.json").write_text(json.dumps(prompts))
+    assert read_prompts(tmp_path / "a.json") == prompts
+
+
+def test_bad_teachers(train, fails):
+    kd = "--kd-learning True --distillation-type soft --teacher".split()
+    assert "no checkpoint under model/" in fails("--version", "a", *kd, "t/model_1.pt")
+    train("--version", "t", "--epochs", "1")
+    assert "t/model_{1}.pt" in fails("--version", "a", *kd, "t/model_5.pt")
+    train("--version", "s", "--epochs", "1", "--kd-learning", "True", "--distillation-type", "none")
+    assert "is a student's" in fails("--version", "a", *kd, "s/model_1.pt")
+    content = torch.load("model/t/model_1.pt")
+    content["model"]["clip.logit_scale"] = torch.zeros(3)
+    torch.save(content, "model/t/model_2.pt")
+    assert "clip.logit_scale: (3,) in the file, () in the network" in fails(
+        "--version", "a", *kd, "t/model_2.pt"
+    )
+    Path("model/t/model_3.pt").write_text("no checkpoint")
+    assert "model_3.pt" in fails("--version", "a", *kd, "t/model_3.pt")
+
+
+def test_a_folder_that_is_no_clip_model(fails):
+    Path("empty").mkdir()
+    message = fails("--version", "a", "--clip-model", "empty")
+    assert "empty" in message and "--clip-model FOLDER" in message

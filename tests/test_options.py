@@ -1,0 +1,87 @@
+"""Options of train.py: what is taken, and what is refused."""
+
+import pytest
+
+from train import parse_args
+from utils.errors import UserError
+
+TEACHER = (
+    "--version teacher --seed 214 --lr 1e-6 --optimizer Adam --epochs 10 --batch-size 64 "
+    "--weight-decay 0.2 --loss-weight True"
+)
+STUDENT = (
+    "--version student --seed 214 --lr 1e-3 --min-lr 4e-5 --cos-gamma 0.9 --warmup-epoch 5 "
+    "--decay-epoch 30 --optimizer AdamW --epochs 10 --batch-size 128 --weight-decay 0.01 --loss CE --ls 0.1 "
+    "--kd-learning True --teacher teacher/model_5.pt --distillation-type soft --distillation-tau 4 "
+    "--distillation-alpha 0.9 --loss-weight True --scheduler True"
+)
+SOFT = "--version a --kd-learning --distillation-type soft --teacher t/model_1.pt"
+
+
+def test_published_defaults():
+    args = parse_args(["--version", "a"])
+    expected = dict(
+        epochs=100, batch_size=64, val_batch_size=32, seed=214, optimizer="Adam", lr=1e-4, min_lr=1e-6,
+        cos_gamma=1.0, warmup_epoch=10, decay_epoch=30, weight_decay=0.0, ls=0.0, distillation_type="hard",
+        distillation_alpha=0.5, distillation_tau=1.0, loss="CE", kd_learning=False, loss_weight=False,
+        scheduler=False, clipping=False, overwrite=False, data_dir="./Dataset", log_interval=10,
+        clip_model="patrickjohncyh/fashion-clip", device="auto", precision="auto",
+    )  # fmt: skip
+    assert {name: getattr(args, name) for name in expected} == expected
+
+
+def test_the_two_commands():
+    teacher, student = parse_args(TEACHER.split()), parse_args(STUDENT.split())
+    assert teacher.loss_weight and not teacher.kd_learning and not teacher.distils
+    assert student.kd_learning and student.distils and student.scheduler and student.distillation_tau == 4
+
+
+@pytest.mark.parametrize("text", ["True", "true", "TRUE", "1", "yes", "YES", None])
+def test_true(text):
+    assert parse_args(["--version", "a", "--clipping", *([text] if text else [])]).clipping is True
+
+
+@pytest.mark.parametrize("text", ["False", "false", "0", "no", "No"])
+def test_false(text):
+    assert parse_args(["--version", "a", "--clipping", text]).clipping is False
+
+
+@pytest.mark.parametrize(
+    "line, named",
+    [
+        ("", "--version"),
+        ("--version a/b", "--version"),
+        ("--version ..", "--version"),
+        ("--version a --epoch 3", "--epoch"),
+        ("--version a --learning-rate 1", "--learning-rate"),
+        ("--version a --clipping maybe", "--clipping"),
+        ("--version a --epochs 0", "--epochs"),
+        ("--version a --epochs 1.5", "--epochs"),
+        ("--version a --batch-size -1", "--batch-size"),
+        ("--version a --lr 0", "--lr"),
+        ("--version a --lr nan", "--lr"),
+        ("--version a --lr inf", "--lr"),
+        ("--version a --weight-decay -0.1", "--weight-decay"),
+        ("--version a --ls 1", "--ls"),
+        ("--version a --distillation-alpha 1.1", "--distillation-alpha"),
+        ("--version a --distillation-tau 0", "--distillation-tau"),
+        ("--version a --distillation-type warm", "--distillation-type"),
+        ("--version a --optimizer SGD", "--optimizer"),
+        ("--version a --seed -1", "--seed"),
+        ("--version a --precision fp16", "--precision"),
+        ("--version a --warmup-epoch 30", "--decay-epoch"),
+        ("--version a --teacher t/model_1.pt", "--kd-learning"),
+        ("--version a --kd-learning True", "--teacher"),
+        ("--version a --kd-learning True --distillation-type soft", "zero-shot"),
+    ],
+)
+def test_refused(line, named):
+    with pytest.raises(UserError) as error:
+        parse_args(line.split())
+    assert named in str(error.value) and "\n" not in str(error.value)
+
+
+def test_none_needs_no_teacher():
+    args = parse_args(["--version", "a", "--kd-learning", "True", "--distillation-type", "none"])
+    assert args.kd_learning and not args.distils
+    assert parse_args(SOFT.split()).distils

@@ -1,0 +1,141 @@
+"""The whole main() on 16 drawn photos, and what it leaves behind."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from clip_model import FashionCLIP
+from networks import Student
+from utils.attributes import ATTRIBUTES
+from utils.checkpoint import load_weights, read_meta
+from utils.losses import class_weights
+from utils.run import COLUMNS
+
+ROOT = Path(__file__).parents[1]
+STUDENT = "--kd-learning True --optimizer AdamW --lr 1e-3 --scheduler True --warmup-epoch 1".split()
+
+
+def rows(version):
+    with open(f"logs/{version}/metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(path):
+    return torch.load(path, map_location="cpu")["model"]
+
+
+def test_teacher_then_students(train, photos, capsys):
+    train("--version", "teacher", "--loss-weight")
+    out = capsys.readouterr()
+    log = Path("logs/teacher/teacher_training.log").read_text(encoding="utf-8")
+    for line in (
+        "training the teacher",
+        "--loss-weight True",
+        "python 3.",
+        "seed: 214",
+        "epoch 2/2  step 2/2",
+    ):
+        assert line in log and line in out.out
+    assert "warning: --clip-model random" in log and "warning: --clip-model random" in out.err
+    assert out.out.count("rows are labels") == 2 * len(ATTRIBUTES)
+    assert "best.pt" in log
+
+    table = rows("teacher")
+    assert list(table[0]) == COLUMNS and [row["epoch"] for row in table] == ["1", "2"]
+    for row in table:
+        parts = [float(row[f"train_loss_{key}"]) for key in ATTRIBUTES]
+        assert float(row["train_loss"]) == pytest.approx(sum(parts))
+        mean = sum(float(row[f"val_top1_{key}"]) for key in ATTRIBUTES) / len(ATTRIBUTES)
+        assert float(row["val_top1"]) == pytest.approx(mean)
+    assert float(table[1]["train_loss"]) < float(table[0]["train_loss"])
+    options = json.loads(Path("logs/teacher/args.json").read_text())
+    assert options["version"] == "teacher" and options["loss_weight"] is True
+    best = max(table, key=lambda row: float(row["val_top1"]))["epoch"]
+    assert os.readlink("model/teacher/best.pt") == f"model_{best}.pt"
+
+    meta = read_meta("model/teacher/model_2.pt")
+    assert meta["role"] == "teacher" and meta["epoch"] == 2 and meta["precision"] == "fp32"
+    net = FashionCLIP.from_meta(meta)  # neither hub nor --clip-model
+    load_weights(net, "model/teacher/model_2.pt")
+
+    soft = [
+        *STUDENT,
+        "--teacher",
+        "teacher/model_2.pt",
+        "--distillation-type",
+        "soft",
+        "--distillation-tau",
+        "4",
+    ]
+    soft[soft.index("--kd-learning") + 1] = "yes"
+    train("--version", "soft", *soft, "--clip-model", "no/such-model")
+    assert "teacher's logits: computed for 16 images" in Path("logs/soft/soft_training.log").read_text()
+    train("--version", "soft2", *soft)
+    assert "teacher's logits: read from" in Path("logs/soft2/soft2_training.log").read_text()
+    first, second = weights("model/soft/model_2.pt"), weights("model/soft2/model_2.pt")
+    assert all(torch.equal(first[name], second[name]) for name in first), "same seed, other numbers"
+    assert [row["lr"] for row in rows("soft")] == ["1e-06", "0.001"]
+    assert os.path.getsize("model/soft/model_2.pt") < 25e6
+    load_weights(Student(), "model/soft/best.pt")
+
+
+@pytest.mark.parametrize("kind", ["hard", "none"])
+def test_other_students(train, kind):
+    train("--version", kind, *STUDENT, "--teacher", "zero-shot", "--distillation-type", kind, "--epochs", "1")
+    names = weights(f"model/{kind}/model_1.pt")
+    assert any("distillation_heads" in name for name in names) == (kind == "hard")
+    assert len(rows(kind)) == 1
+
+
+def test_a_version_is_not_overwritten_unasked(train, fails):
+    train("--version", "a", "--epochs", "2")
+    Path("model/a/notes.txt").write_text("mine")
+    before = Path("model/a/model_2.pt").stat()
+    message = fails("--version", "a", "--epochs", "1")
+    assert "model/a" in message and "--overwrite True" in message
+    fails("--version", "a", "--epochs", "1", "--overwrite", "True", data_dir="nowhere")
+    assert Path("model/a/model_2.pt").stat() == before, "a run that could not start removed an earlier one"
+    train("--version", "a", "--epochs", "1", "--overwrite", "True")
+    assert sorted(os.listdir("model/a")) == ["best.pt", "model_1.pt", "notes.txt"]
+    assert len(rows("a")) == 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(fails, monkeypatch):
+    real = FashionCLIP.forward
+    calls = []
+
+    def third_is_broken(self, *args):
+        calls.append(self.training)
+        logits = real(self, *args)
+        return {**logits, "gender": logits["gender"] * float("nan")} if sum(calls) == 3 else logits
+
+    monkeypatch.setattr(FashionCLIP, "forward", third_is_broken)
+    with pytest.raises(AssertionError):  # `fails` finds what epoch 1 had written: that is kept
+        fails("--version", "a", "--log-interval", "2", code=3)
+    assert sorted(os.listdir("model/a")) == ["best.pt", "model_1.pt"]
+    log = Path("logs/a/a_training.log").read_text()
+    assert "error: epoch 2, step 1: the loss of gender is nan" in log
+
+
+def test_class_weights_are_indexed_by_class():
+    labels = {key: torch.tensor([0, 0, 0, 1]) for key in ATTRIBUTES}
+    for key, attribute in ATTRIBUTES.items():
+        assert class_weights(labels)[key].tolist() == [0.25, 0.75] + [1.0] * (len(attribute.classes) - 2)
+
+
+def test_help_is_instant_and_complete():
+    code = "import sys, train; train.get_args_parser().format_help(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+    shown = subprocess.run(
+        [sys.executable, "train.py", "--help"], cwd=ROOT, stdout=subprocess.PIPE, check=True
+    )
+    text = shown.stdout.decode()
+    for option in ("--version", "--distillation-tau", "--cache-dir", "--student-weights", "--clipping"):
+        assert option in text
+    assert text.count("(default") >= 28

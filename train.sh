@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# bash train.sh teacher | student | sample [further options of train.py]
+set -euo pipefail
+cd "$(dirname "$0")"
+
+teacher() {
+    "$PYTHON" train.py --version teacher --seed 214 --lr 1e-6 --optimizer Adam --epochs 10 --batch-size 64 \
+        --weight-decay 0.2 --loss-weight True "$@"
+}
+
+student() {
+    "$PYTHON" train.py --version student --seed 214 --lr 1e-3 --min-lr 4e-5 --cos-gamma 0.9 --warmup-epoch 5 \
+        --decay-epoch 30 --optimizer AdamW --epochs 10 --batch-size 128 --weight-decay 0.01 --loss CE --ls 0.1 \
+        --kd-learning True --teacher teacher/model_5.pt --distillation-type soft --distillation-tau 4 \
+        --distillation-alpha 0.9 --loss-weight True --scheduler True "$@"
+}
+
+# Both, small, on drawn garments: a teacher from random weights, then a student from random weights.
+sample() {
+    local data="${XDG_CACHE_HOME:-$HOME/.cache}/fashion-attributes/sample"
+    "$PYTHON" -m utils.sample_data "$data"
+    "$PYTHON" train.py --version sample-teacher --overwrite True --data-dir "$data" --clip-model random \
+        --epochs 10 --batch-size 16 --lr 5e-4 --optimizer Adam --loss-weight True "$@"
+    "$PYTHON" train.py --version sample-student --overwrite True --data-dir "$data" --student-weights none \
+        --epochs 6 --batch-size 16 --lr 1e-3 --min-lr 4e-5 --scheduler True --warmup-epoch 1 --decay-epoch 7 \
+        --optimizer AdamW --weight-decay 0.01 --kd-learning True --teacher sample-teacher/best.pt \
+        --distillation-type soft --distillation-tau 2 --distillation-alpha 0.5 --loss-weight True "$@"
+    echo "sample photos: $data"
+}
+
+case "${1:-}" in
+teacher | student | sample)
+    source utils/environment.sh
+    "$@"
+    ;;
+*)
+    echo "error: bash train.sh teacher | student | sample [options of train.py]" >&2
+    exit 2
+    ;;
+esac
