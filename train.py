@@ -93,7 +93,7 @@ def main(argv=None):
     from utils.dataset import load_data
     from utils.losses import DistillationLoss, class_weights
     from utils.optimizer import build_optimizer, build_scheduler
-    from utils.precision import choose_device, choose_precision
+    from utils.precision import choose_device, choose_precision, make_reproducible
     from utils.run import Run, metrics_row
     from utils.teacher import load_teacher, teacher_logits
 
@@ -103,7 +103,7 @@ def main(argv=None):
     device = choose_device(args.device)
     precision = choose_precision(args.precision, device)
     prompts = read_prompts(args.prompts) if args.prompts else None
-    torch.manual_seed(args.seed)
+    make_reproducible(args.seed)
     if args.kd_learning:
         net = Student(args.distils, None if args.student_weights == "none" else args.student_weights)
     else:

@@ -1,5 +1,6 @@
-"""Where and in which precision a run computes."""
+"""Where a run computes, in which precision, and how it computes the same again."""
 
+import os
 import time
 from typing import NamedTuple
 
@@ -18,6 +19,17 @@ class Precision(NamedTuple):
 
     def autocast(self, device):
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.name == "bf16")
+
+
+def make_reproducible(seed):
+    """Same seed, same machine, same stack: same numbers."""
+    torch.manual_seed(seed)
+    # Without it, even CPUs add the gradients of TinyViT's attention biases in whatever order threads come.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for to be deterministic
+    torch.backends.cudnn.benchmark = False
+    if hasattr(torch.utils, "deterministic"):  # would fill each new tensor first, for code that reads it too early
+        torch.utils.deterministic.fill_uninitialized_memory = False
 
 
 def choose_device(name):

@@ -109,7 +109,7 @@ LOOKS = {
         Garment(0.10, "ROBE 2019", (0.17, 0.25), ROBE),
         Garment(0.34, "T-SHIRT 2019", (0.0, 0.42), T_SHIRT),
         Garment(0.16, "BLOUSE 2019", (0.09, 0.68), BLOUSE_AND_SKIRT),
-        Garment(0.18, "SUIT 2019", (0.1, 0.25), SUIT),
+        Garment(0.18, "SUIT 2019", (0.12, 0.3), SUIT),
         Garment(0.11, "DRESS 2019", (0.1, 0.6), GOWN),
         Garment(0.11, "SPORTS 2019", (0.0, 0.37), TANK_AND_SHORTS),
     ),
@@ -120,15 +120,15 @@ LOOKS = {
         Style(0.27, "satin", ("#62287c", "#107068"), "#d6b260", ("#f0ce78", "#faf4e2")),
         Style(0.12, "sequins", ("#d61222", "#b80634"), "#1a1418", ("#161014", "#ffecd6")),
     ),
-    "embellishment": (Ornament(0.40, 0, 0), Ornament(0.33, 0.08, 0), Ornament(0.27, 0.042, 0.125)),
+    "embellishment": (Ornament(0.40, 0, 0), Ornament(0.33, 0.1, 0), Ornament(0.27, 0.048, 0.14)),
 }
 # Brightness added by the weave, from x and y in garment heights and noise: three arrays that broadcast.
 WEAVES = {
-    "pinstripe": lambda x, y, noise: 0.35 * (np.sin(150 * x) > 0.9),
+    "pinstripe": lambda x, y, noise: 0.3 * (np.sin(150 * x) > 0.9),
     "heather": lambda x, y, noise: 0.07 * noise,
-    "gingham": lambda x, y, noise: 0.05 * (np.sign(np.sin(120 * x)) + np.sign(np.sin(120 * y))),
+    "gingham": lambda x, y, noise: 0.04 * (np.sign(np.sin(120 * x)) + np.sign(np.sin(120 * y))),
     "satin": lambda x, y, noise: 0.22 * np.sin(14 * x + 5 * np.sin(5 * y)) ** 3,
-    "sequins": lambda x, y, noise: 0.2 * np.sin(110 * x) * np.sin(110 * y) + 0.3 * (noise > 2.3),
+    "sequins": lambda x, y, noise: 0.12 * np.sin(110 * x) * np.sin(110 * y) + 0.3 * (noise > 2.3),
 }
 # Outline of a motif: angle [n] -> complex points [n] within the unit circle.
 MOTIFS = {
@@ -174,11 +174,11 @@ def placement(rng, pieces, size):
 
     Returns a function from garment heights to pixels, both complex [n], and the pixels per garment height.
     """
-    stretch, turn, phase = rng.uniform(0.92, 1.1), rng.uniform(-0.12, 0.12), rng.uniform(0, 6)
+    stretch, turn, phase = rng.uniform(0.92, 1.1), rng.uniform(-0.09, 0.09), rng.uniform(0, 6)
     width = stretch * 2 * max(outline.real.max() for _, _, outline in pieces)
-    scale = float(rng.uniform(0.78, 0.93) * min(size[1], size[0] / width))
+    scale = float(rng.uniform(0.82, 0.94) * min(size[1], size[0] / width))
     slack = np.array(size) - scale * np.array([width, 1])
-    centre = complex(*np.array(size) / 2 + rng.uniform(-0.35, 0.35, 2) * slack)
+    centre = complex(*np.array(size) / 2 + rng.uniform(-0.25, 0.25, 2) * slack)
 
     def place(points):
         x, y = stretch * points.real, points.imag - 0.5
@@ -217,7 +217,7 @@ def draw_garment(rng, labels):
     garment, style, ornament = (table[labels[key]] for key, table in LOOKS.items())
     short = int(rng.integers(300, 601))
     sides = short, int(short * rng.choice((1, 1.25, 4 / 3, 1.5)))
-    size = tuple(SUPERSAMPLING * side for side in (sides if rng.random() < 0.85 else sides[::-1]))
+    size = tuple(SUPERSAMPLING * side for side in (sides if rng.random() < 0.9 else sides[::-1]))
     paints, pieces = palette(rng, style), list(parse_pieces(garment.pieces))
     place, scale = placement(rng, pieces, size)
     image, mask = Image.new("RGB", size, paints["cloth"]), Image.new("L", size)
