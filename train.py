@@ -90,18 +90,20 @@ def main(argv=None):
     from clip_model import FashionCLIP, read_prompts
     from networks import Student
     from utils import engine, logging, metrics, report
-    from utils.dataset import load_data
+    from utils.dataset import load_pixels, read_tables
+    from utils.hardware import choose_device, choose_precision, keep_freed_memory, make_reproducible
     from utils.losses import DistillationLoss, class_weights
     from utils.optimizer import build_optimizer, build_scheduler
-    from utils.precision import choose_device, choose_precision, make_reproducible
     from utils.run import Run, metrics_row
     from utils.teacher import load_teacher, teacher_logits
 
     # Whatever can be wrong is looked at before anything of an earlier run is touched.
     logging.start()
+    keep_freed_memory()
     run = Run(args.version, args.overwrite)
     device = choose_device(args.device)
     precision = choose_precision(args.precision, device)
+    tables = read_tables(args.data_dir)
     prompts = read_prompts(args.prompts) if args.prompts else None
     make_reproducible(args.seed)
     if args.kd_learning:
@@ -109,7 +111,7 @@ def main(argv=None):
     else:
         net = FashionCLIP(args.clip_model, prompts)
     teacher = load_teacher(args.teacher, args.clip_model, prompts) if args.distils else None
-    data = load_data(args.data_dir, args.cache_dir)
+    data = load_pixels(tables, args.cache_dir)
 
     options = {name: value for name, value in vars(args).items() if name != "distils"}
     run.open(options)

@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from typing import Dict, List, NamedTuple
+from typing import Dict, List, NamedTuple, Tuple
 
 import numpy as np
 import scipy.sparse
@@ -21,8 +21,20 @@ LETTERBOX_VERSION = 1  # part of the cache's key: raise it when the pixels chang
 SPLITS = ("train", "val")
 
 
+class Table(NamedTuple):
+    """One part of the data set, as its CSV has it."""
+
+    names: List[str]  # image_name of each row
+    labels: Dict[str, np.ndarray]  # attribute -> int64 (N,)
+    folder: str  # of the photos
+    stamps: List[Tuple[int, int]]  # of each photo, size in bytes and time of change in ns
+
+    def paths(self):
+        return [os.path.join(self.folder, name) for name in self.names]
+
+
 class Split(NamedTuple):
-    """One part of the data set."""
+    """One part of the data set, with its photos."""
 
     names: List[str]  # image_name of each row
     pixels: np.ndarray  # uint8 (N, 224, 224, 3), memory-mapped, read-only
@@ -154,50 +166,57 @@ def _parse_row(row):
 
 
 def load_data(data_dir, cache_dir, splits=SPLITS):
-    """Read the CSVs and the letterboxed photos of a data set, decoding what the cache does not hold yet.
+    """`read_tables`, then `load_pixels`: dict split -> Split."""
+    return load_pixels(read_tables(data_dir, splits), cache_dir)
 
-    Args:
-        data_dir: holds `Fashion-How24_sub1_{split}.csv` and a folder of photos for each split.
-        cache_dir: where the pixel arrays are kept.
-    Returns: dict split -> Split.
-    Raises: UserError that lists all photos, of all splits, that are missing or cannot be read.
+
+def read_tables(data_dir, splits=SPLITS):
+    """Read the CSVs of a data set, and look whether the photos are there: what takes no time.
+
+    Args: `data_dir` holds `Fashion-How24_sub1_{split}.csv` and a folder of photos for each split.
+    Returns: dict split -> Table.
+    Raises: UserError for what is wrong with a CSV, and one that lists all missing photos of all splits.
     """
     if not os.path.isdir(data_dir):
         raise UserError(
             f"no data set at {data_dir}: link it with `ln -s {{dataset path}} ./Dataset`, or name it with --data-dir"
         )
-    tables = {split: read_csv(os.path.join(data_dir, f"Fashion-How24_sub1_{split}.csv")) for split in splits}
-    paths = {s: [os.path.join(data_dir, s, name) for name in names] for s, (names, _) in tables.items()}
-    stats = _stat_all([path for split in splits for path in paths[split]])
-    files = {s: os.path.join(cache_dir, _cache_name(data_dir, s, paths[s], stats)) for s in splits}
-    absent = [split for split in splits if not os.path.exists(files[split])]
-    _check_room(cache_dir, sum(len(paths[split]) for split in absent) * SIZE * SIZE * 3)
-    problems = [problem for split in absent for problem in _build(files[split], paths[split], split)]
-    if problems:
-        raise UserError(f"{len(problems)} photos cannot be read:\n{shortened(problems)}")
-    return {s: Split(tables[s][0], np.load(files[s], mmap_mode="r"), tables[s][1]) for s in splits}
-
-
-def _stat_all(paths):
-    """Dict path -> (size in bytes, time stamp in ns); UserError that lists the missing."""
-    stats, missing = {}, []
-    for path in paths:
-        try:
-            stat = os.stat(path)
-            stats[path] = (stat.st_size, stat.st_mtime_ns)
-        except OSError as error:
-            missing.append(f"{path}: {error.strerror}")
+    tables, missing = {}, []
+    for split in splits:
+        names, labels = read_csv(os.path.join(data_dir, f"Fashion-How24_sub1_{split}.csv"))
+        tables[split] = Table(names, labels, os.path.join(data_dir, split), [])
+        for path in tables[split].paths():
+            try:
+                stat = os.stat(path)
+                tables[split].stamps.append((stat.st_size, stat.st_mtime_ns))
+            except OSError as error:
+                missing.append(f"{path}: {error.strerror}")
     if missing:
         raise UserError(f"{len(missing)} photos named in the CSV are missing:\n{shortened(missing)}")
-    return stats
+    return tables
 
 
-def _cache_name(data_dir, split, paths, stats):
+def load_pixels(tables, cache_dir):
+    """Add the letterboxed photos to the tables, decoding what the cache does not hold yet.
+
+    Args: `tables` of `read_tables`; `cache_dir`, where the arrays are kept.
+    Returns: dict split -> Split.
+    Raises: UserError that lists all photos, of all splits, that cannot be read, or if there is no room.
+    """
+    files = {split: os.path.join(cache_dir, _cache_name(split, table)) for split, table in tables.items()}
+    absent = [split for split in tables if not os.path.exists(files[split])]
+    _check_room(cache_dir, sum(len(tables[split].names) for split in absent) * SIZE * SIZE * 3)
+    problems = [problem for split in absent for problem in _build(files[split], tables[split].paths(), split)]
+    if problems:
+        raise UserError(f"{len(problems)} photos cannot be read:\n{shortened(problems)}")
+    return {s: Split(t.names, np.load(files[s], mmap_mode="r"), t.labels) for s, t in tables.items()}
+
+
+def _cache_name(split, table):
     """Named by what the pixels depend on: which photos in which order, each one's size and time stamp."""
-    place = hashlib.sha256(os.path.realpath(data_dir).encode()).hexdigest()[:12]
+    place = hashlib.sha256(os.path.realpath(table.folder).encode()).hexdigest()[:12]
     content = hashlib.sha256(f"letterbox {LETTERBOX_VERSION}, {SIZE}\n".encode())
-    for path in paths:
-        content.update(repr((os.path.relpath(path, data_dir), stats[path])).encode())
+    content.update(repr(list(zip(table.names, table.stamps))).encode())
     return f"pixels-{place}-{split}-{content.hexdigest()[:20]}.npy"
 
 

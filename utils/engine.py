@@ -29,7 +29,7 @@ def train_one_epoch(net, criterion, data, teacher_logits, optimizer, order, *, a
         order: int64 tensor `(N,)`, the images in the epoch's order.
         args: options (batch_size, epochs, clipping, log_interval).
         epoch: from 1, for the log.
-        precision: `utils.precision.Precision`.
+        precision: `utils.hardware.Precision`.
     Returns: dict attribute -> loss, the mean over the steps.
     Raises: NonFiniteLoss, at the latest at the next log line.
     """
