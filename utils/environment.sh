@@ -8,7 +8,7 @@ from packaging.requirements import Requirement
 
 for line in open("requirements.txt"):
     if line.strip() and not line.startswith(("#", "pytest")):
-        requirement = Requirement(line.split("#")[0])
+        requirement = Requirement(line.split("#")[0].strip())
         assert requirement.specifier.contains(version(requirement.name), prereleases=True), line
 END
 }
