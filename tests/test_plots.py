@@ -13,7 +13,12 @@ from utils.attributes import ATTRIBUTES
 from utils.errors import UserError, exit_code
 from utils.logging import logger
 
-COLUMNS = ["epoch", "lr", *(c for s in plots.SCORES for c in (s, *(f"{s}_{key}" for key in ATTRIBUTES))), "seconds"]
+COLUMNS = [
+    "epoch",
+    "lr",
+    *(c for s in plots.SCORES for c in (s, *(f"{s}_{key}" for key in ATTRIBUTES))),
+    "seconds",
+]
 
 
 def row(epoch, offset=0.0):
@@ -172,7 +177,10 @@ def test_tensorboard_events(tmp_path, without_matplotlib):
 
     def recorded():
         events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-        return {tag: [(e.step, round(e.value, 4)) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+        return {
+            tag: [(e.step, round(e.value, 4)) for e in events.Scalars(tag)]
+            for tag in events.Tags()["scalars"]
+        }
 
     def run(epochs, offset):
         curves = plots.Curves(str(tmp_path), tensorboard=True)
