@@ -9,6 +9,7 @@ from utils.errors import UserError, exit_code
 from utils.options import Parser, cache_folder, number
 
 MAX_MB = 25  # of the competition, 10^6 bytes
+INTERVALS = ("mean_top1_interval", "mean_acsa_interval")  # in evaluation.json, [lower, upper] of 95 %
 
 
 # fmt: off
@@ -75,7 +76,7 @@ def write_predictions(path, data, probabilities):
 
 
 def write_evaluation(folder, result, data, probabilities):
-    """evaluation.json, predictions.csv and, where matplotlib is installed, the pictures, into a folder that exists."""
+    """evaluation.json, predictions.csv and, where matplotlib is installed, the pictures."""
     from utils import pictures, plots
     from utils.logging import logger
 
@@ -110,9 +111,6 @@ def say_evaluation(result):
     logger.info(f"competition's score (mean Top-1): {result['score']:.4f}; {size}{excess}\n")
 
 
-INTERVALS = ("mean_top1_interval", "mean_acsa_interval")
-
-
 def say_comparison(first, second):
     """Two networks side by side."""
     from utils.attributes import ATTRIBUTES
@@ -121,29 +119,26 @@ def say_comparison(first, second):
     differences, rows = first["comparison"], []
     for name, title in (("top1", "Top-1"), ("acsa", "ACSA")):
         for key in ATTRIBUTES:
-            p = f"{differences[key]['p']:.4f}" if name == "top1" else ""
-            values = first[key][name], second[key][name]
-            rows.append(
-                [f"{title} {key}", *(f"{v:.4f}" for v in values), f"{differences[key][name]:+.4f}", "", p]
-            )
+            figures = first[key][name], second[key][name], differences[key][name]
+            p = differences[key]["p"] if name == "top1" else None
+            rows.append(comparison_row(f"{title} {key}", figures, p=p))
         mean = differences[f"mean_{name}"]
-        values = first[f"mean_{name}"], second[f"mean_{name}"]
-        between = "{:+.4f} .. {:+.4f}".format(*mean["interval"])
-        rows.append(
-            [
-                f"{title} mean",
-                *(f"{v:.4f}" for v in values),
-                f"{mean['difference']:+.4f}",
-                between,
-                f"{mean['p']:.4f}",
-            ]
-        )
+        figures = first[f"mean_{name}"], second[f"mean_{name}"], mean["difference"]
+        rows.append(comparison_row(f"{title} mean", figures, mean["interval"], mean["p"]))
     logger.info(f"first:  {first['checkpoint']}\nsecond: {second['checkpoint']}")
     for line in table(rows, ["", "first", "second", "difference", "95 % interval", "p"]):
         logger.info(line)
     logger.info(
-        "p: attributes by McNemar's exact test, means by a paired permutation test of the images; two-sided\n"
+        "p: attributes by McNemar's exact test, means by a paired permutation of the images; two-sided\n"
     )
+
+
+def comparison_row(title, figures, interval=None, p=None):
+    """Cells of the table; `figures` are the first network's, the second's, and the difference."""
+    between = "{:+.4f} .. {:+.4f}".format(*interval) if interval else ""
+    significance = "" if p is None else f"{p:.4f}" if p >= 0.0001 else "< 0.0001"
+    first, second, difference = figures
+    return [title, f"{first:.4f}", f"{second:.4f}", f"{difference:+.4f}", between, significance]
 
 
 def main(argv=None):

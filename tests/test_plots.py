@@ -160,6 +160,7 @@ def test_redrawn_every_epoch(tmp_path, said):
 
 def test_without_matplotlib_a_run_goes_on(tmp_path, said, without_matplotlib):
     write(tmp_path, [row(1)])
+    (tmp_path / "curves.png").write_text("of an earlier run of this version")
     curves = plots.Curves(str(tmp_path))
     for epoch in (1, 2, 3):
         curves.update(row(epoch))

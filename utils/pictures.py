@@ -11,7 +11,7 @@ BLUE, RED, GREY = "#0072b2", "#c0392b", "#999999"
 
 
 def draw_confusion(result, path, title):
-    """Row-normalised confusion matrices of all attributes into a PNG: share of each class's images, and counts.
+    """Row-normalised confusion matrices of all attributes, with the counts, into a PNG.
 
     Args: `result` from `utils.statistics.evaluation`; `title` of the page.
     """
@@ -45,11 +45,11 @@ def draw_confusion(result, path, title):
 
 
 def draw_reliability(result, path, title):
-    """Reliability diagram of all attributes into a PNG: share of right predictions by confidence, and how many.
+    """Reliability diagrams into a PNG: share of right predictions by confidence, and how many images.
 
     Args: `result` from `utils.statistics.evaluation`; `title` of the page.
     """
-    figure = plots.new_figure(3.9 * len(ATTRIBUTES), 5.4)
+    figure = plots.new_figure(3.9 * len(ATTRIBUTES), 5.7)
     figure.suptitle(title)
     grid = figure.subplots(
         2, len(ATTRIBUTES), sharex=True, squeeze=False, gridspec_kw={"height_ratios": (3, 1)}
@@ -78,14 +78,14 @@ def draw_reliability(result, path, title):
             ax.grid(alpha=0.25)
     grid[0][0].set_ylabel("share right")
     grid[1][0].set_ylabel("images")
-    grid[0][0].legend(loc="upper left", fontsize=8, framealpha=0.8)
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
     plots.save(figure, path)
 
 
 def draw_mistakes(probabilities, data, path, title):
     """A page of the wrong predictions with the highest probability, with their photos, into a PNG.
 
-    Args: dict attribute -> probabilities `(N, classes)`; `data` the `utils.dataset.Split`; `title` of the page.
+    Args: dict attribute -> probabilities `(N, classes)`; a `utils.dataset.Split`; `title` of the page.
     """
     rows = -(-MISTAKES // COLUMNS)
     figure = plots.new_figure(2.05 * COLUMNS, 2.75 * rows * len(ATTRIBUTES) + 0.6)
@@ -111,7 +111,7 @@ def draw_mistakes(probabilities, data, path, title):
 
 
 def confident_mistakes(probabilities, labels, most):
-    """(Indices of the wrong predictions, the most confident first and no more than `most`; how many there are in all)."""
+    """(Indices of the `most` wrong predictions that are most confident, in that order; how many are wrong)."""
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
     order = np.argsort(-probabilities[wrong].max(axis=1), kind="stable")
     return wrong[order][:most], len(wrong)

@@ -22,7 +22,7 @@ TOTAL = "#222222"
 
 
 def new_figure(width, height):
-    """An empty matplotlib figure with a canvas of its own, `width` x `height` inches; no global state, no display.
+    """An empty matplotlib figure with a canvas of its own, `width` x `height` inches: no global state.
 
     Raises: UserError if matplotlib is not installed.
     """
@@ -47,7 +47,7 @@ def save(figure, path):
 
 
 def read_metrics(path):
-    """Columns of a metrics.csv, or of the one in a run's log folder: dict name -> list of float, one per epoch.
+    """Columns of a metrics.csv, or of a log folder's: dict name -> list of float, one per epoch.
 
     Raises: UserError if there is none, or it is no table of epochs, or has no epoch yet.
     """
@@ -90,8 +90,8 @@ def _one_run(name, columns):
     axes = figure.subplots(2, 2).flat
     best = max(range(len(columns["epoch"])), key=lambda i: columns["val_top1"][i])
     figure.suptitle(
-        f"{shortened_name(name)}: best epoch {columns['epoch'][best]:.0f}, mean Top-1 {columns['val_top1'][best]:.4f}, "
-        f"mean ACSA {columns['val_acsa'][best]:.4f}"
+        f"{shortened_name(name)}: best epoch {columns['epoch'][best]:.0f}, "
+        f"mean Top-1 {columns['val_top1'][best]:.4f}, mean ACSA {columns['val_acsa'][best]:.4f}"
     )
     for (column, title), ax in zip(SCORES.items(), (axes[0], axes[2], axes[3])):
         for key, color in zip(ATTRIBUTES, _cycle(COLORS)):
@@ -167,7 +167,7 @@ def _finish(ax, title, tables, share=False):
     if share:  # a flat line fills no panel: a range of at least 0.1, within 0 and 1
         middle, half = (low + high) / 2, max(high - low, 0.1) / 2
         ax.set_ylim(max(0, middle - half), min(1.005, middle + half))
-    elif len(tables) == 1 and low > 0:
+    elif len(tables) == 1:
         ax.set_ylim(0, high)
 
 
@@ -189,6 +189,8 @@ class Curves:
 
     def update(self, row):
         """Redraw the picture from metrics.csv, and write the events of `row`, the epoch's row of it."""
+        if row["epoch"] == 1:
+            self._remove_earlier_run()
         if self.draws:
             try:
                 name = os.path.basename(os.path.abspath(self.log_dir))
@@ -199,6 +201,13 @@ class Curves:
         if self.writes:
             self._write_events(row)
 
+    def _remove_earlier_run(self):
+        """Of this version: its picture would pass for this run's, its events would be laid over them."""
+        events = os.path.join(glob.escape(self.log_dir), "tensorboard", "events.out.tfevents.*")
+        for path in [os.path.join(self.log_dir, "curves.png"), *glob.glob(events)]:
+            if os.path.exists(path):
+                os.remove(path)
+
     def _write_events(self, row):
         if self.writer is None:
             try:
@@ -207,11 +216,7 @@ class Curves:
                 self.writes = False
                 logger.warning("warning: --tensorboard True: no events are written: pip install tensorboard")
                 return
-            folder = os.path.join(self.log_dir, "tensorboard")
-            if row["epoch"] == 1:  # a new run: events of an earlier one of this version would be laid over it
-                for path in glob.glob(os.path.join(glob.escape(folder), "events.out.tfevents.*")):
-                    os.remove(path)
-            self.writer = SummaryWriter(folder, purge_step=row["epoch"])
+            self.writer = SummaryWriter(os.path.join(self.log_dir, "tensorboard"), purge_step=row["epoch"])
         for column, value in row.items():
             if column != "epoch":
                 self.writer.add_scalar(_tag(column), value, row["epoch"])
@@ -219,7 +224,7 @@ class Curves:
 
 
 def _tag(column):
-    """TensorBoard's name of a column of metrics.csv: val_top1_gender -> val_top1/gender, in one group with val_top1."""
+    """TensorBoard's name of a column: val_top1_gender -> val_top1/gender, one group with val_top1."""
     for key in ATTRIBUTES:
         if column.endswith(f"_{key}"):
             return f"{column[: -len(key) - 1]}/{key}"

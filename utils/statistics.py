@@ -1,7 +1,7 @@
 """Macro-F1, calibration, bootstrap intervals, and paired tests of two networks on the same images.
 
-Everything here takes arrays over the N images of one data set: labels and predictions int `(N,)`, probabilities float
-`(N, classes)`, hits (prediction == label) bool `(N,)`, or dicts of them by attribute.
+Everything here takes arrays over the N images of one data set: labels and predictions int `(N,)`,
+probabilities float `(N, classes)`, hits (prediction == label) bool `(N,)`, or dicts of them by attribute.
 """
 
 import numpy as np
@@ -25,8 +25,8 @@ def macro_f1(labels, predictions):
 def calibration(probabilities, labels, bins=BINS):
     """How well the confidence (largest probability) tells the share of right predictions.
 
-    Returns: {"ece": the gap between the two, the mean over the images, "count", "confidence", "accuracy": lists by bin of
-        equal width, None in an empty one}.
+    Returns: {"ece": the gap between the two, the mean over the images, "count", "confidence", "accuracy":
+        lists by bin of equal width, None in an empty one}.
     """
     confidence = probabilities.max(axis=1).astype(np.float64)
     hits = probabilities.argmax(axis=1) == labels
@@ -120,8 +120,8 @@ def sign_flip_test(differences, flips=FLIPS, seed=0):
 
 
 def mcnemar_test(first, second):
-    """Two-sided p-value of McNemar's exact test on two networks' hits: of the images that one alone had right, are
-    as many the first's as the second's?"""
+    """Two-sided p-value of McNemar's exact test on two networks' hits: of the images that one alone had
+    right, are as many the first's as the second's?"""
     from scipy.stats import binomtest
 
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
@@ -134,9 +134,9 @@ def evaluation(probabilities, labels):
     """Everything that evaluate.py reports of one network on one data set.
 
     Args: dicts attribute -> probabilities, labels.
-    Returns: plain values: {"images", "mean_top1", "mean_top1_interval", "mean_acsa", "mean_acsa_interval", "mean_macro_f1",
-        "mean_ece", attribute: {"top1", "acsa", "macro_f1", "ece", "matrix", "reliability"}}; the intervals are
-        [lower, upper] of 95 %.
+    Returns: plain values: {"images", "mean_top1", "mean_top1_interval", "mean_acsa", "mean_acsa_interval",
+        "mean_macro_f1", "mean_ece", attribute: {"top1", "acsa", "macro_f1", "ece", "matrix", "reliability"}};
+        the intervals are [lower, upper] of 95 %.
     """
     scores = metrics.evaluate(probabilities, labels)
     predictions = {key: p.argmax(axis=1) for key, p in probabilities.items()}
