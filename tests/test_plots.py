@@ -191,6 +191,7 @@ def test_tensorboard_events(tmp_path, without_matplotlib):
 
     run((1, 2, 3), 0.0)
     run((1, 2), 0.5)
+    run((3,), 0.25)  # stopped before its checkpoint was written: epoch 3 is run again
     run((3,), 0.75)
     found = recorded()
     assert set(found) == {plots._tag(column) for column in COLUMNS if column != "epoch"}
