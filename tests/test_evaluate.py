@@ -60,7 +60,18 @@ def test_calibration():
     assert [found["confidence"][i] for i in filled] == pytest.approx([0.6, 0.9])
     assert found["accuracy"][0] is None
     sure = np.array([[1.0, 0.0], [0.35, 0.65], [0.5, 0.5]])
-    assert statistics.calibration(sure, np.array([0, 0, 0]), bins=10)["count"] == [0, 0, 0, 0, 1, 0, 1, 0, 0, 1]
+    assert statistics.calibration(sure, np.array([0, 0, 0]), bins=10)["count"] == [
+        0,
+        0,
+        0,
+        0,
+        1,
+        0,
+        1,
+        0,
+        0,
+        1,
+    ]
 
 
 def test_sure_and_right_is_calibrated():
@@ -70,7 +81,7 @@ def test_sure_and_right_is_calibrated():
 
 def test_intervals_are_as_wide_as_theory_says():
     """Of a mean of n independent hits: 2 * 1.96 * standard error; and the score lies inside."""
-    assert statistics.interval(np.arange(1001)) == [25, 975]
+    assert statistics.interval(np.arange(1001)) == pytest.approx([25, 975])
     labels, probabilities = random_set(400)
     result = statistics.evaluation(probabilities, labels)
     hits = np.mean(list(hits_of(labels, probabilities).values()), axis=0)

@@ -87,16 +87,15 @@ def draw_mistakes(probabilities, data, path, title):
 
     Args: dict attribute -> probabilities `(N, classes)`; a `utils.dataset.Split`; `title` of the page.
     """
-    rows = -(-MISTAKES // COLUMNS)
-    figure = plots.new_figure(2.05 * COLUMNS, 2.75 * rows * len(ATTRIBUTES) + 0.6)
+    mistakes = {key: confident_mistakes(probabilities[key], data.labels[key], MISTAKES) for key in ATTRIBUTES}
+    rows = [max(1, -(-len(chosen) // COLUMNS)) for chosen, _ in mistakes.values()]
+    figure = plots.new_figure(2.05 * COLUMNS, 2.75 * sum(rows) + 0.6)
     figure.suptitle(title)
-    parts = figure.subfigures(len(ATTRIBUTES), 1, squeeze=False)[:, 0]
-    for part, (key, attribute) in zip(parts, ATTRIBUTES.items()):
-        chosen, wrong = confident_mistakes(probabilities[key], data.labels[key], MISTAKES)
-        part.suptitle(
-            f"{key}: {len(chosen)} of {wrong} mistakes, the most confident first", fontsize=12, weight="bold"
-        )
-        panels = part.subplots(rows, COLUMNS, squeeze=False).flat
+    parts = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=rows)[:, 0]
+    for part, height, (key, attribute) in zip(parts, rows, ATTRIBUTES.items()):
+        chosen, wrong = mistakes[key]
+        part.suptitle(f"{key}: {len(chosen)} of {wrong} mistakes, the most confident first", weight="bold")
+        panels = part.subplots(height, COLUMNS, squeeze=False).flat
         for ax in panels[len(chosen) :]:
             ax.axis("off")
         for ax, index in zip(panels, chosen):
