@@ -301,7 +301,7 @@ def test_onnx_without_torch(place):
     subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     result, rows = read("onnx_out")
     assert result["images"] == len(rows) == COUNTS["val"]
-    assert len({row["daily_0"] for row in rows}) > 1
+    assert len({row[f"{attribute.short}_0"] for row in rows for attribute in ATTRIBUTES.values()}) > 3
 
 
 def test_teacher_train_split_without_matplotlib(place, without_matplotlib, capsys):
@@ -319,13 +319,13 @@ def test_teacher_train_split_without_matplotlib(place, without_matplotlib, capsy
 def test_bad_input(place, without_matplotlib, capsys):
     import torch
 
-    content = torch.load("model/s/model_1.pt")
-    next(iter(v for k, v in content["model"].items() if k.startswith("class_heads.gender")))[0] = math.nan
+    content, key = torch.load("model/s/model_1.pt"), list(ATTRIBUTES)[-1]
+    next(iter(v for k, v in content["model"].items() if k.startswith(f"class_heads.{key}.")))[0] = math.nan
     torch.save(content, "broken.pt")
     for options, message in (
         (["--checkpoint", "absent.pt"], "absent.pt: no such file"),
         (["--checkpoint", "data/Fashion-How24_sub1_val.csv"], "not a readable checkpoint"),
-        (["--checkpoint", "broken.pt"], f"gender is NaN for {COUNTS['val']} of {COUNTS['val']} images"),
+        (["--checkpoint", "broken.pt"], f"{key} is NaN for {COUNTS['val']} of {COUNTS['val']} images"),
         (["--checkpoint", "teacher.pt", "--output", "teacher.pt"], "--output teacher.pt: "),
     ):
         assert run(*options) == 2
