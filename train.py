@@ -18,6 +18,7 @@ def get_args_parser():
     g.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=214, help="of the weights and of the order of images", metavar="N")
     g.add_argument("--epochs", type=number(int, 1), default=100, help="passes over the training images", metavar="N")
     g.add_argument("--log-interval", type=number(int, 1), default=10, help="steps between two lines of the log", metavar="N")
+    p.switch(g, "--tensorboard", "also write TensorBoard events, into logs/NAME/tensorboard; needs the package tensorboard")
 
     g = p.add_argument_group("data")
     g.add_argument("--data-dir", default="./Dataset", help="folder of the data set", metavar="DIR")
@@ -89,7 +90,7 @@ def main(argv=None):
 
     from clip_model import FashionCLIP, read_prompts
     from networks import Student
-    from utils import engine, logging, metrics, report
+    from utils import engine, logging, metrics, plots, report
     from utils.dataset import load_pixels, read_tables
     from utils.hardware import choose_device, choose_precision, keep_freed_memory, make_reproducible
     from utils.losses import DistillationLoss, class_weights
@@ -124,6 +125,7 @@ def main(argv=None):
     del teacher  # it has said all it has to say
     weights = class_weights(data["train"].labels) if args.loss_weight else None
     kind = args.distillation_type if args.distils else "none"
+    curves = plots.Curves(run.log_dir, args.tensorboard)
     criterion = DistillationLoss(kind, args.distillation_alpha, args.distillation_tau, weights, args.ls).to(
         device
     )
@@ -154,6 +156,7 @@ def main(argv=None):
         row = metrics_row(epoch, lr, losses, scores, clock.seconds())
         run.save_epoch(net, row, {"epoch": epoch, "options": options, "precision": precision.name})
         report.epoch(row, scores, args.epochs)
+        curves.update(row)
     report.summary(run, data)
 
 

@@ -1,0 +1,361 @@
+"""evaluate.py: figures against known values, files against each other, and bad input."""
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import evaluate
+from utils import metrics, statistics
+from utils.attributes import ATTRIBUTES
+from utils.errors import exit_code
+
+ROOT = Path(__file__).resolve().parent.parent
+PICTURES = {"confusion.png", "reliability.png", "mistakes.png"}
+FILES = {"evaluation.json", "predictions.csv"}
+COUNTS = {"train": 4, "val": 7}
+
+
+# --- the figures -------------------------------------------------------------------------------------
+
+
+def random_set(count, seed=0, skill=0.5):
+    """Labels and probabilities of `count` images; the larger the skill, the more of them are right."""
+    rng = np.random.default_rng(seed)
+    labels, probabilities = {}, {}
+    for key, attribute in ATTRIBUTES.items():
+        classes = len(attribute.classes)
+        labels[key] = rng.integers(classes, size=count)
+        scores = rng.normal(size=(count, classes)) + 3 * skill * np.eye(classes)[labels[key]]
+        exponents = np.exp(scores)
+        probabilities[key] = (exponents / exponents.sum(axis=1, keepdims=True)).astype(np.float32)
+    return labels, probabilities
+
+
+def hits_of(labels, probabilities):
+    return {key: probabilities[key].argmax(axis=1) == labels[key] for key in labels}
+
+
+def test_macro_f1():
+    """F1 of class 0: 2/3, of class 1: 4/5, of class 2, which is only predicted: 0; class 3 does not occur."""
+    labels, predictions = np.array([0, 0, 1, 1]), np.array([0, 2, 1, 1])
+    assert statistics.macro_f1(labels, predictions) == pytest.approx((2 / 3 + 1 + 0) / 3)
+
+
+def test_calibration():
+    """Three images of confidence 0.9, of which two are right, and one of 0.6, which is right."""
+    probabilities = np.array([[0.9, 0.1], [0.1, 0.9], [0.9, 0.1], [0.4, 0.6]], np.float32)
+    found = statistics.calibration(probabilities, np.array([0, 1, 1, 1]), bins=10)
+    assert found["ece"] == pytest.approx((3 * abs(0.9 - 2 / 3) + 1 * abs(0.6 - 1)) / 4, abs=1e-6)
+    assert sum(found["count"]) == 4 and found["count"].count(0) == 8
+    filled = [i for i, count in enumerate(found["count"]) if count]
+    assert [found["accuracy"][i] for i in filled] == pytest.approx([1, 2 / 3])
+    assert [found["confidence"][i] for i in filled] == pytest.approx([0.6, 0.9])
+    assert found["accuracy"][0] is None
+    sure = np.array([[1.0, 0.0], [0.35, 0.65], [0.5, 0.5]])
+    assert statistics.calibration(sure, np.array([0, 0, 0]), bins=10)["count"] == [
+        0,
+        0,
+        0,
+        0,
+        1,
+        0,
+        1,
+        0,
+        0,
+        1,
+    ]
+
+
+def test_sure_and_right_is_calibrated():
+    assert statistics.calibration(np.eye(3)[[0, 2]], np.array([0, 2]))["ece"] == 0
+    assert statistics.calibration(np.eye(3)[[0, 2]], np.array([1, 1]))["ece"] == 1
+
+
+def test_intervals_are_as_wide_as_theory_says():
+    """Of a mean of n independent hits: 2 * 1.96 * standard error; and the score lies inside."""
+    assert statistics.interval(np.arange(1001)) == pytest.approx([25, 975])
+    labels, probabilities = random_set(400)
+    result = statistics.evaluation(probabilities, labels)
+    hits = np.mean(list(hits_of(labels, probabilities).values()), axis=0)
+    low, high = result["mean_top1_interval"]
+    assert high - low == pytest.approx(2 * 1.96 * hits.std() / math.sqrt(400), rel=0.08)
+    assert low < result["mean_top1"] < high
+    low, high = result["mean_acsa_interval"]
+    assert low < result["mean_acsa"] < high and 0.02 < high - low < 0.15
+
+
+def test_resamples_are_scored_like_a_data_set():
+    """A resample is drawn image by image, all attributes of an image together; an absent class counts for nothing."""
+    labels, probabilities = random_set(12)
+    hits = hits_of(labels, probabilities)
+    drawn = np.random.default_rng(7).integers(12, size=12)
+    expected = metrics.evaluate(
+        {k: p[drawn] for k, p in probabilities.items()}, {k: v[drawn] for k, v in labels.items()}
+    )
+    found = statistics.bootstrap(labels, hits, resamples=1, seed=7)
+    assert found["mean_top1"][0] == pytest.approx(expected["mean_top1"])
+    assert found["mean_acsa"][0] == pytest.approx(expected["mean_acsa"])
+
+
+def test_equal_networks_do_not_differ():
+    labels, probabilities = random_set(50)
+    hits = hits_of(labels, probabilities)
+    found = statistics.compare(labels, hits, hits)
+    for name in ("mean_top1", "mean_acsa"):
+        assert found[name] == {"difference": 0.0, "interval": [0.0, 0.0], "p": 1.0}
+    for key in ATTRIBUTES:
+        assert found[key] == {"top1": 0.0, "acsa": 0.0, "only_first": 0, "only_second": 0, "p": 1.0}
+
+
+def test_differences_are_those_of_the_metrics():
+    labels, good = random_set(120, skill=1.0)
+    _, poor = random_set(120, skill=0.3)  # the same seed: the same labels
+    found = statistics.compare(labels, hits_of(labels, good), hits_of(labels, poor))
+    a, b = (metrics.evaluate(p, labels) for p in (good, poor))
+    for name in ("top1", "acsa"):
+        mean = found[f"mean_{name}"]
+        assert mean["difference"] == pytest.approx(a[f"mean_{name}"] - b[f"mean_{name}"])
+        assert 0 < mean["interval"][0] < mean["difference"] < mean["interval"][1] and mean["p"] < 0.001
+        for key in ATTRIBUTES:
+            assert found[key][name] == pytest.approx(a[name][key] - b[name][key])
+
+
+def test_p_values():
+    """All of 10 images for one network: exactly 2 / 2^10; 8 against 1: McNemar's 2 * (1 + 9) / 2^9."""
+    assert statistics.sign_flip_test(np.full(10, 0.1), flips=50000) == pytest.approx(2 / 1024, rel=0.2)
+    assert statistics.sign_flip_test(np.array([0.1, -0.1, 0, 0])) == 1
+    first, second = np.arange(9) < 8, np.arange(9) >= 8
+    assert statistics.mcnemar_test(first, second) == pytest.approx(20 / 512)
+    assert statistics.mcnemar_test(second, first) == pytest.approx(20 / 512)
+
+
+def test_a_chance_difference_is_rarely_significant():
+    """Two networks of equal skill: p-values spread over 0..1, so that about 5 % of them are below 0.05."""
+    values = []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        values.append(statistics.sign_flip_test(rng.integers(-1, 2, 60) / 60, flips=400, seed=seed))
+    assert 0 <= np.mean(np.array(values) < 0.05) <= 0.13
+    assert 0.35 < np.mean(values) < 0.75
+
+
+# --- the command -------------------------------------------------------------------------------------
+
+
+def make_photos(folder):
+    """A data set of noise on a grey that tells the label of the last attribute."""
+    rng = np.random.default_rng(0)
+    for split, count in COUNTS.items():
+        (folder / split / "T SHIRT").mkdir(parents=True)
+        with open(folder / f"Fashion-How24_sub1_{split}.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["image_name", *(attribute.column for attribute in ATTRIBUTES.values())])
+            for i in range(count):
+                labels = [i % len(attribute.classes) for attribute in ATTRIBUTES.values()]
+                pixels = rng.integers(0, 60, (90, 60, 3)) + 60 * labels[-1]
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / split / "T SHIRT" / f"{i}.png")
+                writer.writerow([f"T SHIRT/{i}.png", *labels])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """The working directory, with a data set, a student trained for one epoch, and an untrained teacher."""
+    import torch
+
+    import train
+    from clip_model import FashionCLIP
+    from utils.checkpoint import save_checkpoint
+
+    folder = tmp_path_factory.mktemp("place")
+    make_photos(folder / "data")
+    before, threads = os.getcwd(), torch.get_num_threads()
+    torch.set_num_threads(1)  # so little work is slower on several threads, where others want them
+    os.chdir(folder)
+    try:
+        options = (
+            "--kd-learning True --distillation-type none --student-weights none --epochs 1 --batch-size 4"
+        )
+        data = "--data-dir data --cache-dir cache --precision fp32 --lr 1e-3"
+        train.main(["--version", "s", *options.split(), *data.split()])
+        torch.manual_seed(0)
+        teacher = FashionCLIP("random")
+        save_checkpoint("teacher.pt", teacher, {"role": teacher.role, "epoch": 1, **teacher.describe()})
+        yield folder
+    finally:
+        os.chdir(before)
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def without_matplotlib(monkeypatch):
+    for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+def run(*options):
+    return exit_code(lambda: evaluate.main([*options, "--data-dir", "data", "--cache-dir", "cache"]))
+
+
+def read(folder):
+    with open(os.path.join(folder, "predictions.csv"), newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    with open(os.path.join(folder, "evaluation.json"), encoding="utf-8") as file:
+        return json.load(file), rows
+
+
+def test_student(place, capsys):
+    """The JSON, the CSV and what training measured agree; every picture is there; so are the run's curves."""
+    assert run("--checkpoint", "model/s/model_1.pt") == 0
+    folder = place / "model" / "s" / "model_1_val"
+    result, rows = read(folder)
+    with open("logs/s/metrics.csv", newline="", encoding="utf-8") as file:
+        measured = next(csv.DictReader(file))
+    assert result["checkpoint"] == "model/s/model_1.pt" and result["role"] == "student"
+    assert result["images"] == len(rows) == COUNTS["val"] and result["split"] == "val"
+    assert result["score"] == result["mean_top1"] == pytest.approx(float(measured["val_top1"]))
+    assert result["mean_acsa"] == pytest.approx(float(measured["val_acsa"]))
+    assert result["mean_top1_interval"][0] <= result["mean_top1"] <= result["mean_top1_interval"][1]
+    for key, attribute in ATTRIBUTES.items():
+        figures, classes = result[key], len(attribute.classes)
+        said = [int(row[attribute.short]) for row in rows]
+        labels = [int(row[f"{attribute.short}_label"]) for row in rows]
+        shares = np.array([[float(row[f"{attribute.short}_{i}"]) for i in range(classes)] for row in rows])
+        assert labels == [i % classes for i in range(len(rows))]
+        assert figures["top1"] == pytest.approx(np.mean(np.array(said) == labels))
+        assert figures["matrix"] == metrics.confusion_matrix(labels, said, classes).tolist()
+        assert shares.sum(axis=1) == pytest.approx(1, abs=1e-5) and said == shares.argmax(axis=1).tolist()
+        assert 0 <= figures["ece"] <= 1 and 0 <= figures["macro_f1"] <= 1
+    assert [row["image_name"] for row in rows] == [f"T SHIRT/{i}.png" for i in range(len(rows))]
+    assert list(rows[0])[:4] == ["image_name", *(attribute.short for attribute in ATTRIBUTES.values())]
+    assert {path.name for path in folder.iterdir()} == PICTURES | FILES
+    assert f"competition's score (mean Top-1): {result['score']:.4f}; 20.4 MB" in capsys.readouterr().out
+    assert (place / "logs" / "s" / "curves.png").is_file()
+
+
+def test_two_checkpoints(place, capsys):
+    assert run("--checkpoint", "model/s/best.pt", "teacher.pt", "--output", "two") == 0
+    first, _ = read("two")
+    second, _ = read("two/second")
+    assert (first["role"], second["role"]) == ("student", "teacher")
+    assert {path.name for path in (place / "two").iterdir()} == PICTURES | FILES | {"second"}
+    comparison = first["comparison"]
+    assert comparison["checkpoint"] == "teacher.pt" and "comparison" not in second
+    for name in ("mean_top1", "mean_acsa"):
+        assert comparison[name]["difference"] == pytest.approx(first[name] - second[name])
+    for key in ATTRIBUTES:
+        assert comparison[key]["top1"] == pytest.approx(first[key]["top1"] - second[key]["top1"])
+    out = capsys.readouterr().out
+    p = comparison["mean_top1"]["p"]
+    line = next(line for line in out.splitlines() if line.startswith("Top-1 mean"))
+    assert line.split()[2:5] == [
+        f"{first['mean_top1']:.4f}",
+        f"{second['mean_top1']:.4f}",
+        f"{first['mean_top1'] - second['mean_top1']:+.4f}",
+    ]
+    assert line.endswith(f"{p:.4f}")
+
+
+def write_onnx(path):
+    """A file with export.py's input and outputs: the mean colour, by fixed matrices, through softmax."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["floats"], ["colour"], axes=[1, 2], keepdims=0),
+    ]
+    weights, outputs = [], []
+    for key, attribute in ATTRIBUTES.items():
+        matrix = np.linspace(-0.02, 0.02, 3 * len(attribute.classes), dtype=np.float32).reshape(3, -1)
+        weights.append(numpy_helper.from_array(matrix, f"{key}_weight"))
+        nodes.append(helper.make_node("MatMul", ["colour", f"{key}_weight"], [f"{key}_logits"]))
+        nodes.append(helper.make_node("Softmax", [f"{key}_logits"], [key], axis=1))
+        shape = ["N", len(attribute.classes)]
+        outputs.append(helper.make_tensor_value_info(key, TensorProto.FLOAT, shape))
+    pixels = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["N", 224, 224, 3])
+    graph = helper.make_graph(nodes, "colour", [pixels], outputs, weights)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+
+
+def test_onnx_without_torch(place):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    write_onnx("colour.onnx")
+    options = "--checkpoint colour.onnx --data-dir data --cache-dir cache --output onnx_out".split()
+    program = (
+        "import sys, evaluate\n"
+        "class NoTorch:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] == 'torch': raise ImportError('no torch')\n"
+        "sys.meta_path.insert(0, NoTorch())\n"
+        f"evaluate.main({options!r})\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    result, rows = read("onnx_out")
+    assert result["images"] == len(rows) == COUNTS["val"]
+    assert len({row[f"{attribute.short}_0"] for row in rows for attribute in ATTRIBUTES.values()}) > 3
+
+
+def test_teacher_train_split_without_matplotlib(place, without_matplotlib, capsys):
+    """The figures are written all the same."""
+    assert (
+        run("--checkpoint", "teacher.pt", "--split", "train", "--output", "plain", "--batch-size", "3") == 0
+    )
+    assert {path.name for path in (place / "plain").iterdir()} == FILES
+    error = capsys.readouterr().err
+    assert error.count("the pictures are not drawn") == 1 and "pip install matplotlib" in error
+    result, rows = read("plain")
+    assert result["role"] == "teacher" and result["images"] == len(rows) == COUNTS["train"]
+
+
+def test_bad_input(place, without_matplotlib, capsys):
+    import torch
+
+    content, key = torch.load("model/s/model_1.pt"), list(ATTRIBUTES)[-1]
+    next(iter(v for k, v in content["model"].items() if k.startswith(f"class_heads.{key}.")))[0] = math.nan
+    torch.save(content, "broken.pt")
+    for options, message in (
+        (["--checkpoint", "absent.pt"], "absent.pt: no such file"),
+        (["--checkpoint", "data/Fashion-How24_sub1_val.csv"], "not a readable checkpoint"),
+        (["--checkpoint", "broken.pt"], f"{key} is NaN for {COUNTS['val']} of {COUNTS['val']} images"),
+        (["--checkpoint", "teacher.pt", "--output", "teacher.pt"], "--output teacher.pt: "),
+    ):
+        assert run(*options) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.startswith("error: ") and error.count("\n") == 1, error
+    with pytest.raises(SystemExit) as stop:
+        run("--checkpoint", "a.pt", "b.pt", "c.pt")
+    assert stop.value.code == 2 and "takes one file, or two to compare, not 3" in capsys.readouterr().err
+
+
+def test_mistakes_are_the_most_confident():
+    from utils.pictures import confident_mistakes
+
+    probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]])
+    chosen, wrong = confident_mistakes(probabilities, np.array([0, 1, 0, 0]), 2)
+    assert chosen.tolist() == [2, 3] and wrong == 3
+
+
+def test_pictures_of_a_perfect_network(tmp_path):
+    """No mistake to show, and classes without an image: still pictures."""
+    pytest.importorskip("matplotlib")
+    from utils.dataset import Split
+    from utils.pictures import draw_confusion, draw_mistakes, draw_reliability
+
+    labels = {key: np.zeros(2, np.int64) for key in ATTRIBUTES}
+    probabilities = {key: np.eye(len(a.classes), dtype=np.float32)[[0, 0]] for key, a in ATTRIBUTES.items()}
+    data = Split(["a", "b"], np.zeros((2, 224, 224, 3), np.uint8), labels)
+    result = statistics.evaluation(probabilities, labels)
+    draw_confusion(result, tmp_path / "a.png", "title")
+    draw_reliability(result, tmp_path / "b.png", "title")
+    draw_mistakes(probabilities, data, tmp_path / "c.png", "title")
+    assert [Image.open(tmp_path / f"{name}.png").format for name in "abc"] == ["PNG"] * 3
+    assert result["mean_top1"] == result["mean_acsa"] == 1 and result["mean_ece"] == 0

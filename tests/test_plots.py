@@ -1,0 +1,210 @@
+"""Curves: read as they grow, drawn with what they say, and never a reason to stop a run."""
+
+import csv
+import logging
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from utils import plots
+from utils.attributes import ATTRIBUTES
+from utils.errors import UserError, exit_code
+from utils.logging import logger
+
+COLUMNS = [
+    "epoch",
+    "lr",
+    *(c for s in plots.SCORES for c in (s, *(f"{s}_{key}" for key in ATTRIBUTES))),
+    "seconds",
+]
+
+
+def row(epoch, offset=0.0):
+    """A row of metrics.csv in which no two cells are equal."""
+    values = {name: (place + epoch / 8) / 32 + offset for place, name in enumerate(COLUMNS)}
+    return dict(values, epoch=epoch)
+
+
+def write(folder, rows, end=""):
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "metrics.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+        file.write(end)
+    return folder
+
+
+@pytest.fixture
+def said():
+    """The lines that the project's logger says."""
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
+
+
+@pytest.fixture
+def without_matplotlib(monkeypatch):
+    for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+def test_read_metrics(tmp_path):
+    columns = plots.read_metrics(str(write(tmp_path / "a", [row(1), row(2)])))
+    assert list(columns) == COLUMNS
+    assert columns["epoch"] == [1, 2] and columns["val_acsa"] == [row(1)["val_acsa"], row(2)["val_acsa"]]
+    assert plots.read_metrics(str(tmp_path / "a" / "metrics.csv")) == columns
+
+
+def test_a_line_that_is_being_written_is_left_out(tmp_path):
+    assert plots.read_metrics(str(write(tmp_path, [row(1)], end="2,0.00")))["epoch"] == [1]
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, "no metrics.csv there"),
+        ("epoch,lr\n1,2\n", "no column train_loss"),
+        (",".join(COLUMNS) + "\n", "no epoch is finished yet"),
+        (",".join(COLUMNS) + "\none\n", "not a metrics.csv"),
+        ("\x00\x01\n", "not a metrics.csv"),
+        ("", "not a metrics.csv"),
+    ],
+)
+def test_what_is_no_table_is_said(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "metrics.csv").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        plots.read_metrics(str(tmp_path))
+
+
+def lines_of(figure):
+    """Title of a panel -> the y values of its curves."""
+    return {
+        ax.get_title(): [list(line.get_ydata()) for line in ax.get_lines() if len(line.get_xdata()) == 3]
+        for ax in figure.axes
+    }
+
+
+def test_one_run_draws_every_column(tmp_path):
+    pytest.importorskip("matplotlib")
+    columns = plots.read_metrics(str(write(tmp_path, [row(1), row(3), row(2)])))
+    figure = plots._one_run("name", columns)
+    drawn = lines_of(figure)
+    for column, title in plots.SCORES.items():
+        assert drawn[title] == [*(columns[f"{column}_{key}"] for key in ATTRIBUTES), columns[column]]
+    assert drawn["learning rate"] == [columns["lr"]]
+    assert figure._suptitle.get_text().startswith("name: best epoch 3, mean Top-1 ")
+
+
+def test_several_runs_lie_over_each_other(tmp_path):
+    pytest.importorskip("matplotlib")
+    runs = {
+        name: plots.read_metrics(str(write(tmp_path / name, [row(e, offset) for e in (1, 2, 3)])))
+        for name, offset in (("a", 0), ("b", 0.5))
+    }
+    drawn = lines_of(plots._several_runs(runs))
+    for column, title in plots.SCORES.items():
+        for key in ATTRIBUTES:
+            assert drawn[f"{title}, {key}"] == [columns[f"{column}_{key}"] for columns in runs.values()]
+        whole = "sum" if column == "train_loss" else "mean"
+        assert drawn[f"{title}, {whole}"] == [columns[column] for columns in runs.values()]
+    assert drawn["learning rate"] == [columns["lr"] for columns in runs.values()]
+
+
+def test_command(tmp_path, capsys):
+    """Runs of the same name in different folders, one of them with a single epoch."""
+    pytest.importorskip("matplotlib")
+    a, b = write(tmp_path / "x" / "run", [row(1)]), write(tmp_path / "y" / "run", [row(1, 0.1), row(2, 0.1)])
+    output = tmp_path / "out.png"
+    assert exit_code(lambda: plots.main([str(a), str(b), "--output", str(output)])) == 0
+    assert capsys.readouterr().out == f"{output}\n"
+    image = Image.open(output)
+    assert image.format == "PNG" and image.width > 1000 and len(image.convert("RGB").getcolors(1 << 20)) > 50
+    assert exit_code(lambda: plots.main([str(tmp_path / "absent")])) == 2
+    assert "no metrics.csv there; name the log folder of a run" in capsys.readouterr().err
+    assert exit_code(lambda: plots.main([str(a), "--output", str(tmp_path / "no" / "out.png")])) == 2
+    assert "out.png: cannot be written" in capsys.readouterr().err
+
+
+def test_nothing_heavy_is_imported_and_no_global_state(tmp_path):
+    """`import utils.plots` needs neither matplotlib nor torch; drawing uses no pyplot and no torch."""
+    pytest.importorskip("matplotlib")
+    folder = write(tmp_path, [row(1), row(2)])
+    program = (
+        "import sys; from utils import plots\n"
+        "assert not {'matplotlib', 'torch', 'tensorboard'} & set(sys.modules)\n"
+        f"plots.main([{str(folder)!r}, '--output', {str(tmp_path / 'c.png')!r}])\n"
+        "assert not {'matplotlib.pyplot', 'torch'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert (tmp_path / "c.png").is_file()
+
+
+def test_redrawn_every_epoch(tmp_path, said):
+    pytest.importorskip("matplotlib")
+    curves = plots.Curves(str(tmp_path))
+    pictures = []
+    for epoch in (1, 2):
+        write(tmp_path, [row(e) for e in range(1, epoch + 1)])
+        curves.update(row(epoch))
+        pictures.append((tmp_path / "curves.png").read_bytes())
+    assert pictures[0] != pictures[1] and not said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "metrics.csv"]
+
+
+def test_without_matplotlib_a_run_goes_on(tmp_path, said, without_matplotlib):
+    write(tmp_path, [row(1)])
+    (tmp_path / "curves.png").write_text("of an earlier run of this version")
+    curves = plots.Curves(str(tmp_path))
+    for epoch in (1, 2, 3):
+        curves.update(row(epoch))
+    assert len(said) == 1 and "curves.png is not drawn" in said[0] and "pip install matplotlib" in said[0]
+    assert not (tmp_path / "curves.png").exists()
+    with pytest.raises(UserError, match="pip install matplotlib"):
+        plots.main([str(tmp_path)])
+
+
+def test_tensorboard_events(tmp_path, without_matplotlib):
+    """One series for each column; a new run of the version replaces the old one's, a continued run goes on."""
+    pytest.importorskip("tensorboard")
+    pytest.importorskip("torch.utils.tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def recorded():
+        events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+        return {
+            tag: [(e.step, round(e.value, 4)) for e in events.Scalars(tag)]
+            for tag in events.Tags()["scalars"]
+        }
+
+    def run(epochs, offset):
+        curves = plots.Curves(str(tmp_path), tensorboard=True)
+        for epoch in epochs:
+            curves.update(row(epoch, offset))
+        curves.writer.close()
+
+    run((1, 2, 3), 0.0)
+    run((1, 2), 0.5)
+    run((3,), 0.25)  # stopped before its checkpoint was written: epoch 3 is run again
+    run((3,), 0.75)
+    found = recorded()
+    assert set(found) == {plots._tag(column) for column in COLUMNS if column != "epoch"}
+    offsets = ((1, 0.5), (2, 0.5), (3, 0.75))
+    for column in ("lr", "val_top1", *(f"val_top1_{key}" for key in ATTRIBUTES)):
+        assert found[plots._tag(column)] == [(e, round(row(e, offset)[column], 4)) for e, offset in offsets]
+    assert f"val_acsa/{next(iter(ATTRIBUTES))}" in found
+
+
+def test_without_tensorboard_a_run_goes_on(tmp_path, said, monkeypatch, without_matplotlib):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    curves = plots.Curves(str(tmp_path), tensorboard=True)
+    for epoch in (1, 2):
+        curves.update(row(epoch))
+    assert [line for line in said if "no events are written: pip install tensorboard" in line] == said[1:]
+    assert len(said) == 2 and not (tmp_path / "tensorboard").exists()
