@@ -218,7 +218,7 @@ def _load_pretrained(name_or_path, prompts):
     if len(tokenizer) != tokens:  # 5.x makes an empty tokenizer where there is no vocab.json
         raise UserError(
             f"CLIP model {name_or_path}: its tokenizer knows {len(tokenizer)} tokens, its text tower {tokens}; "
-            "vocab.json or merges.txt is missing, or another model's"
+            "vocab.json or merges.txt is missing, or another model's; a complete one is read with --clip-model FOLDER"
         )
     missing = [name for name in info["missing_keys"] if not name.endswith("position_ids")]
     missing += [str(name) for name in info["mismatched_keys"]]
