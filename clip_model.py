@@ -97,10 +97,8 @@ class FashionCLIP(nn.Module):
         super().__init__()
         prompts = check_prompts(PROMPTS if prompts is None else prompts)
         if name_or_path == "random":
-            clip, token_ids = (
-                _build(_RANDOM_CONFIG),
-                {k: [_hash_words(p) for p in ps] for k, ps in prompts.items()},
-            )
+            clip = _build(_RANDOM_CONFIG)
+            token_ids = {key: [_hash_words(s) for s in sentences] for key, sentences in prompts.items()}
         else:
             clip, token_ids = _load_pretrained(name_or_path, prompts)
         self._assemble(clip, prompts, token_ids)
@@ -124,8 +122,7 @@ class FashionCLIP(nn.Module):
         rows = [row for rows in token_ids.values() for row in rows]
         longest = max(map(len, rows))
         limit = clip.config.text_config.max_position_embeddings
-        too_long = [p for ps in prompts.values() for p in ps if longest > limit] if longest > limit else []
-        if too_long:
+        if longest > limit:
             raise UserError(
                 f"a prompt has {longest} tokens, the text tower takes {limit}: shorten it (--prompts)"
             )

@@ -126,9 +126,8 @@ def main(argv=None):
     weights = class_weights(data["train"].labels) if args.loss_weight else None
     kind = args.distillation_type if args.distils else "none"
     curves = plots.Curves(run.log_dir, args.tensorboard)
-    criterion = DistillationLoss(kind, args.distillation_alpha, args.distillation_tau, weights, args.ls).to(
-        device
-    )
+    criterion = DistillationLoss(kind, args.distillation_alpha, args.distillation_tau, weights, args.ls)
+    criterion.to(device)
     optimizer = build_optimizer(net, args)
     scheduler = build_scheduler(optimizer, args)
     shuffle = torch.Generator().manual_seed(args.seed)

@@ -58,9 +58,8 @@ def train_one_epoch(net, criterion, data, teacher_logits, optimizer, order, *, a
         optimizer.step()
         history[step - 1] = torch.stack([losses[key].detach() for key in ATTRIBUTES])
 
-        if (
-            step % args.log_interval == 0 or step == steps
-        ):  # reading a value waits for the device: not every step
+        # Not every step, since reading a value waits for the device.
+        if step % args.log_interval == 0 or step == steps:
             _check_finite(history[checked:step], checked, epoch)
             checked = step
             speed = min(step * args.batch_size, len(order)) / (time.perf_counter() - start)

@@ -29,8 +29,7 @@ def exit_code(main):
     try:
         main()
     except UserError as error:
-        logging.getLogger("fashion").error(
-            f"error: {error}"
-        )  # to stderr, and to the run's log if there is one
+        # To stderr, and to the run's log if there is one.
+        logging.getLogger("fashion").error(f"error: {error}")
         return error.exit_code
     return 0

@@ -59,11 +59,7 @@ def header(options, net, data, device, precision):
 
 
 def _device_name(device):
-    return (
-        f"cuda, {torch.cuda.get_device_name(device)}"
-        if device.type == "cuda"
-        else f"cpu, {platform.machine()}"
-    )
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {platform.machine()}"
 
 
 def epoch(row, scores, epochs):
