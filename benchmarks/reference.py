@@ -1,0 +1,123 @@
+"""The published procedure, written anew: what the project is measured against.
+
+Each photo is read and letterboxed with scikit-image in every epoch. Each batch goes through the teacher's image
+tower once per attribute, by way of CLIP's own processor, and each attribute's prompts are tokenized and encoded
+again; a student's teacher runs on every batch. All in float32, with PyTorch's plain optimizers.
+"""
+
+import numpy as np
+import skimage.io
+import skimage.transform
+import torch
+import torch.nn.functional as F
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
+
+from networks import Student
+from utils.attributes import ATTRIBUTES
+
+SIZE = 224
+BEGIN, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def read(path):
+    """A photo, letterboxed: float64 `(224, 224, 3)` in 0..1."""
+    image = skimage.io.imread(path)
+    if image.shape[2] == 4:
+        alpha = image[:, :, 3:] / 255
+        image = image[:, :, :3] / 255 * alpha + 1 - alpha
+    height, width = image.shape[:2]
+    longer = max(height, width)
+    new_height, new_width = SIZE * height // longer, SIZE * width // longer
+    resized = skimage.transform.resize(image, (new_height, new_width), mode="constant", anti_aliasing=True)
+    top, left = SIZE // 2 - new_height // 2, SIZE // 2 - new_width // 2
+    canvas = np.zeros((SIZE, SIZE, 3))
+    canvas[top : top + new_height, left : left + new_width] = resized
+    return canvas
+
+
+def build_clip(config, seed=0):
+    """A CLIP of that configuration (a dict) with random weights, at the logit scale of a trained one."""
+    torch.manual_seed(seed)
+    clip = CLIPModel(CLIPConfig.from_dict(config)).float()
+    clip.logit_scale.data.fill_(np.log(100))
+    return clip
+
+
+def build_tokenizer(config, prompts):
+    """A fast tokenizer of whole words for these prompts: the hub's vocabulary is not needed to measure time."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    text = config["text_config"]
+    words = sorted({word for sentences in prompts.values() for s in sentences for word in _words(s)})
+    vocabulary = {word: index for index, word in enumerate(words)}
+    vocabulary.update({BEGIN: text["bos_token_id"], END: text["eos_token_id"]})
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=END))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        f"{BEGIN} $A {END}", special_tokens=[(token, vocabulary[token]) for token in (BEGIN, END)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=END, pad_token=END)
+
+
+def _words(sentence):
+    from tokenizers import pre_tokenizers
+
+    return [word for word, _ in pre_tokenizers.Whitespace().pre_tokenize_str(sentence)]
+
+
+class Teacher:
+    """A CLIP asked anew for every attribute of every batch."""
+
+    def __init__(self, config, prompts):
+        self.clip = build_clip(config)
+        self.tokenizer = build_tokenizer(config, prompts)
+        # Told not to divide by 255 what is in 0..1 already; the published code does it again.
+        self.processor = CLIPImageProcessor(do_rescale=False)
+        self.prompts = prompts
+
+    def logits(self, images):
+        """List of letterboxed images -> dict attribute -> logits."""
+        logits = {}
+        for key, sentences in self.prompts.items():
+            text = self.tokenizer(list(sentences), padding=True, return_tensors="pt")
+            pixels = self.processor(list(images), return_tensors="pt")["pixel_values"].float()
+            logits[key] = self.clip(
+                input_ids=text["input_ids"], attention_mask=text["attention_mask"], pixel_values=pixels
+            ).logits_per_image
+        return logits
+
+
+def train_teacher(teacher, optimizer, images, labels, weights):
+    """One step; returns the losses by attribute."""
+    logits = teacher.logits(images)
+    losses = {key: F.cross_entropy(logits[key], labels[key], weight=weights[key]) for key in ATTRIBUTES}
+    return _step(losses, optimizer)
+
+
+def build_student(seed=1):
+    torch.manual_seed(seed)
+    return Student(distillation=True)
+
+
+def train_student(student, teacher, optimizer, images, labels, weights, *, alpha, tau, smoothing):
+    """One step of soft distillation; returns the losses by attribute."""
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() * 255
+    class_logits, distillation_logits = student(pixels)
+    with torch.no_grad():
+        taught = teacher.logits(images)
+    losses = {}
+    for key in ATTRIBUTES:
+        labelled = F.cross_entropy(
+            class_logits[key], labels[key], weight=weights[key], label_smoothing=smoothing
+        )
+        own, others = distillation_logits[key] / tau, taught[key] / tau
+        divergence = F.kl_div(own.log_softmax(1), others.log_softmax(1), reduction="sum", log_target=True)
+        losses[key] = (1 - alpha) * labelled + alpha * divergence * tau**2 / own.numel()
+    return _step(losses, optimizer)
+
+
+def _step(losses, optimizer):
+    optimizer.zero_grad()
+    sum(losses.values()).backward()
+    optimizer.step()
+    return {key: loss.item() for key, loss in losses.items()}

@@ -1,0 +1,101 @@
+"""Two sides of a work in processes of their own, taking turns. This module does not import torch."""
+
+import math
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from typing import Dict, List, NamedTuple
+
+import numpy as np
+
+from utils.errors import UserError
+
+
+class Job(NamedTuple):
+    """What every side of a work gets."""
+
+    paths: List[str]  # photos
+    labels: Dict[str, np.ndarray]  # attribute -> int64 (N,)
+    batch_size: int
+    clip_config: dict
+    precision: str  # of the project: "fp32" or "bf16"
+    whole_greys: bool = False  # the reference sees the project's rounded pixels, for comparing losses
+
+    def batches(self):
+        """Ranges of the photos' indices."""
+        indices = range(len(self.paths))
+        return [indices[first : first + self.batch_size] for first in indices[:: self.batch_size]]
+
+
+class Result(NamedTuple):
+    """Of one side: medians over its turns."""
+
+    seconds: float
+    peak: int  # bytes, of the process
+    outputs: list  # of the warm-up and of each turn
+
+
+class Side:
+    """A process in which one side of a work, a function of `benchmarks.works`, is prepared and warmed up."""
+
+    def __init__(self, name, job=None):
+        self.name = name
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, name, job), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.turns, self.outputs = [], [self._receive()]
+
+    def turn(self):
+        """Do the work once; returns the seconds."""
+        self.connection.send(True)
+        seconds, peak, output = self._receive()
+        self.turns.append((seconds, peak))
+        self.outputs.append(output)
+        return seconds
+
+    def _receive(self):
+        try:
+            return self.connection.recv()
+        except EOFError:
+            self.process.join()
+            raise UserError(
+                f"benchmark {self.name} ended with exit code {self.process.exitcode} (-9: out of memory?); "
+                "its own message is above; a smaller --batch-size takes less"
+            ) from None
+
+    def stop(self):
+        self.connection.send(False)
+        self.process.join()
+        seconds, peaks = zip(*self.turns) if self.turns else ((math.nan,), (0,))
+        return Result(statistics.median(seconds), peaks[-1], self.outputs)
+
+
+def _serve(connection, name, job):
+    from benchmarks import works
+
+    run = getattr(works, name)(job)
+    connection.send(run())
+    while connection.recv():
+        start = time.perf_counter()
+        output = run()
+        connection.send((time.perf_counter() - start, peak_memory(), output))
+
+
+def pair(first, second, job, turns):
+    """Both sides in alternation. Returns: (Result, Result, median of the turns' ratios first / second)."""
+    sides = [Side(first, job), Side(second, job)]
+    ratios = []
+    for _ in range(turns):
+        one, other = (side.turn() for side in sides)
+        ratios.append(one / other)
+    return (*(side.stop() for side in sides), statistics.median(ratios))
+
+
+def peak_memory():
+    """Of this process, so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

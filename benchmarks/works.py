@@ -1,0 +1,191 @@
+"""What is timed. Each side of a work is a function of a `timing.Job` that prepares it, and returns a function
+that does it once: the training steps return their losses by attribute, the others nothing."""
+
+import numpy as np
+import torch
+
+import train
+from benchmarks import reference
+from clip_model import PROMPTS, FashionCLIP
+from utils import dataset, engine
+from utils.attributes import ATTRIBUTES
+from utils.checkpoint import load_state
+from utils.hardware import Precision, choose_precision, keep_freed_memory, make_reproducible
+from utils.losses import DistillationLoss, class_weights
+from utils.optimizer import build_optimizer
+
+CPU = torch.device("cpu")
+
+# What counts of the two recipes' options (train.sh).
+TEACHER = "--version bench --lr 1e-6 --weight-decay 0.2 --loss-weight True"
+STUDENT = (
+    "--version bench --lr 1e-3 --optimizer AdamW --weight-decay 0.01 --ls 0.1 --loss-weight True --kd-learning True "
+    "--teacher zero-shot --distillation-type soft --distillation-tau 4 --distillation-alpha 0.9"
+)
+
+
+def _args(job, recipe):
+    return train.parse_args(f"{recipe} --batch-size {job.batch_size} --epochs 1".split())
+
+
+# --- the reference -----------------------------------------------------------------------------------
+
+
+def reference_letterbox(job):
+    return lambda: [reference.read(path) for path in job.paths] and None
+
+
+def _read(job, batch):
+    if job.whole_greys:
+        return [dataset.letterbox(dataset.read_rgb(job.paths[i])) / 255 for i in batch]
+    return [reference.read(job.paths[i]) for i in batch]
+
+
+def reference_teacher(job):
+    teacher, args = reference.Teacher(job.clip_config, PROMPTS), _args(job, TEACHER)
+    optimizer = torch.optim.Adam(
+        teacher.clip.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=args.weight_decay
+    )
+    return _reference_epoch(
+        job,
+        lambda images, labels, weights: reference.train_teacher(teacher, optimizer, images, labels, weights),
+    )
+
+
+def reference_student(job):
+    teacher, student, args = (
+        reference.Teacher(job.clip_config, PROMPTS),
+        reference.build_student(),
+        _args(job, STUDENT),
+    )
+    optimizer = torch.optim.AdamW(student.parameters(), lr=args.lr, weight_decay=args.weight_decay)
+    settings = dict(alpha=args.distillation_alpha, tau=args.distillation_tau, smoothing=args.ls)
+    student.train()
+    return _reference_epoch(
+        job, lambda *batch: reference.train_student(student, teacher, optimizer, *batch, **settings)
+    )
+
+
+def _reference_epoch(job, step):
+    labels, weights = (
+        {key: torch.from_numpy(values) for key, values in job.labels.items()},
+        class_weights(job.labels),
+    )
+
+    def run():
+        losses = []
+        for batch in job.batches():
+            losses.append(
+                step(
+                    _read(job, batch),
+                    {key: v[batch.start : batch.stop] for key, v in labels.items()},
+                    weights,
+                )
+            )
+        return {key: float(np.mean([loss[key] for loss in losses])) for key in ATTRIBUTES}
+
+    return run
+
+
+def plain_teacher(job):
+    return _plain(job, _teacher(job))
+
+
+def plain_student(job):
+    return _plain(job, reference.build_student())
+
+
+def _plain(job, net):
+    """Nothing but forward passes in evaluation mode, in the run's precision, of batches that lie ready."""
+    pixels = torch.from_numpy(_pixels(job)).permute(0, 3, 1, 2)
+    net.eval().to(memory_format=torch.channels_last)
+    keep_freed_memory()
+
+    @torch.no_grad()
+    def run():
+        with Precision(job.precision, "").autocast(CPU):
+            for batch in job.batches():
+                net(pixels[batch.start : batch.stop])
+
+    return run
+
+
+# --- the project -------------------------------------------------------------------------------------
+
+
+def project_letterbox(job):
+    def run():
+        dataset._resize_matrix.cache_clear()  # as for photos that are read for the first time
+        for path in job.paths:
+            dataset.letterbox(dataset.read_rgb(path))
+
+    return run
+
+
+def project_teacher(job):
+    return _project_epoch(job, _teacher(job), TEACHER, taught=None)
+
+
+def project_student(job):
+    keep_freed_memory()
+    taught = engine.predict(
+        _teacher(job), _pixels(job), job.batch_size, CPU, Precision("fp32", ""), "teacher"
+    )
+    return _project_epoch(job, reference.build_student(), STUDENT, taught)
+
+
+def project_validate_teacher(job):
+    return _project_validation(job, _teacher(job))
+
+
+def project_validate_student(job):
+    return _project_validation(job, reference.build_student())
+
+
+def _pixels(job):
+    return np.stack([dataset.letterbox(dataset.read_rgb(path)) for path in job.paths])
+
+
+def _teacher(job):
+    """The project's teacher with the reference's weights."""
+    tokenizer = reference.build_tokenizer(job.clip_config, PROMPTS)
+    token_ids = {key: tokenizer(list(sentences))["input_ids"] for key, sentences in PROMPTS.items()}
+    net = FashionCLIP.from_meta({"clip_config": job.clip_config, "prompts": PROMPTS, "token_ids": token_ids})
+    load_state(net, net.own_names(reference.build_clip(job.clip_config).state_dict()), "of the reference")
+    return net
+
+
+def _project_epoch(job, net, recipe, taught):
+    """train.py's epoch, set up as its main() does."""
+    args = _args(job, recipe)
+    keep_freed_memory()
+    make_reproducible(args.seed)
+    net.to(memory_format=torch.channels_last)
+    kind = "soft" if taught else "none"
+    weights = class_weights(job.labels)
+    criterion = DistillationLoss(kind, args.distillation_alpha, args.distillation_tau, weights, args.ls)
+    optimizer = build_optimizer(net, args)
+    data = dataset.Split(job.paths, _pixels(job), job.labels)
+    order, precision = torch.arange(len(job.paths)), Precision(job.precision, "")
+    return lambda: engine.train_one_epoch(
+        net, criterion, data, taught, optimizer, order, args=args, epoch=1, precision=precision
+    )
+
+
+def _project_validation(job, net):
+    pixels, precision = _pixels(job), Precision(job.precision, "")
+    keep_freed_memory()
+    net.to(memory_format=torch.channels_last)
+    return lambda: engine.predict(net, pixels, job.batch_size, CPU, precision, "validation") and None
+
+
+def facts(job):
+    """Of the machine, for the table's head."""
+    precision = choose_precision("auto", CPU)
+    capability = torch.backends.cpu.get_cpu_capability() if hasattr(torch.backends, "cpu") else "cpu"
+    return lambda: {
+        "threads": torch.get_num_threads(),
+        "capability": capability,
+        "precision": precision.name,
+        "reason": precision.reason,
+    }
