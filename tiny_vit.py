@@ -4,7 +4,11 @@ import os
 import re
 
 import timm
+import timm.models.tiny_vit
+import torch
+from torch import nn
 
+from utils.attention import attend
 from utils.checkpoint import as_state_dict, load_state, read_file
 from utils.errors import UserError
 
@@ -38,11 +42,38 @@ def tiny_vit_21m_224(weights=None):
 
 def _tiny_vit(variant, weights):
     net = timm.create_model(variant, pretrained=False, num_classes=0, drop_path_rate=0.0)
+    # The same weights under the same names, computed faster.
+    for module in net.modules():
+        if type(module) is timm.models.tiny_vit.Attention:
+            module.__class__ = _Attention
+        elif type(module) is nn.Conv2d and module.groups > 1 and module.stride != (1, 1):
+            module.__class__ = _StridedDepthwise
     if weights is not None:
         path = weights if os.path.isfile(weights) else download(weights)
         state = timm_names(as_state_dict(read_file(path), path))
         load_state(net, {name: value for name, value in state.items() if not _is_classifier(name)}, path)
     return net
+
+
+class _Attention(timm.models.tiny_vit.Attention):
+    """timm's, computed as all attention here."""
+
+    def forward(self, x):
+        """`(B, N, features)` -> the same."""
+        heads = self.qkv(self.norm(x)).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        parts = heads.split([self.key_dim, self.key_dim, self.val_dim], dim=-1)
+        attended = attend(*parts, bias=self.get_attention_biases(x.device))
+        return self.proj(attended.transpose(1, 2).flatten(2))
+
+
+class _StridedDepthwise(nn.Conv2d):
+    """Computed in float32 on CPUs: in bf16 its backward pass takes ten times as long there (oneDNN 3.12)."""
+
+    def forward(self, x):
+        if x.device.type != "cpu":
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float()).to(x.dtype)
 
 
 def _is_classifier(name):

@@ -54,6 +54,7 @@ def get_args_parser():
     p.add_argument("--batch-size", type=number(int, 1), default=64, help="images per step", metavar="N")
     p.add_argument("--turns", type=number(int, 1), default=3, help="of the two sides, in alternation", metavar="N")
     p.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of the project, besides fp32; auto: as train.py chooses")
+    p.add_argument("--only", default="", help="the works whose names contain this", metavar="TEXT")
     p.switch(p, "--quick", "a check in two minutes: batches of 8, two turns")
     return p
 # fmt: on
@@ -65,19 +66,19 @@ def main(argv=None):
         args.batch_size, args.turns = 8, 2
     start()
     with tempfile.TemporaryDirectory() as folder:
-        photos = read_tables(args.data_dir or _draw(folder, 2 * args.batch_size), ["train"])["train"]
+        photos = read_tables(args.data_dir or draw_photos(folder, 2 * args.batch_size), ["train"])["train"]
         precisions = head(args)
-        check_agreement(_job(photos, 8, 8, "fp32", whole_greys=True))
+        check_agreement(make_job(photos, 8, 8, "fp32", whole_greys=True))
         logger.info(
             COLUMNS.format(
                 "work", "precision", "reference s", "project s", "ratio", "images/s", "peak GB ref / proj"
             )
         )
         logger.info(COLUMNS.format(*["---", "---", *["--:"] * 5]))
-        for work in WORKS:
+        for work in [work for work in WORKS if args.only in work.name]:
             images = min(work.batches * args.batch_size, len(photos.names))
             for precision in precisions if work.has_precision else ["fp32"]:
-                job = _job(photos, images, args.batch_size, precision)
+                job = make_job(photos, images, args.batch_size, precision)
                 row(work, job, *pair(work.reference, work.project, job, args.turns))
     logger.info(
         "(*) the reference is nothing but a forward pass, in the project's precision, of batches that lie ready"
@@ -117,7 +118,7 @@ def check_agreement(job):
             )
 
 
-def _job(photos, images, batch_size, precision, whole_greys=False):
+def make_job(photos, images, batch_size, precision, whole_greys=False):
     """The first photos of a data set, spread over it."""
     chosen = [index * len(photos.names) // images for index in range(images)]
     paths = photos.paths()
@@ -140,7 +141,7 @@ def row(work, job, reference, project, ratio):
     )
 
 
-def _draw(folder, images):
+def draw_photos(folder, images):
     """Photos of the size of real ones, 400 x 533."""
     make_sample(os.path.join(folder, "photos"), train=images, val=1)
     return os.path.join(folder, "photos")

@@ -12,6 +12,10 @@ import numpy as np
 
 from utils.errors import UserError
 
+SETTLING = (
+    2  # more warm-ups for the project, which keeps its memory (utils.hardware): it grows in the first steps
+)
+
 
 class Job(NamedTuple):
     """What every side of a work gets."""
@@ -86,8 +90,11 @@ def _serve(connection, name, job):
 
 
 def pair(first, second, job, turns):
-    """Both sides in alternation. Returns: (Result, Result, median of the turns' ratios first / second)."""
+    """A reference and the project in alternation. Returns: (Result, Result, median of the turns' ratios first / second)."""
     sides = [Side(first, job), Side(second, job)]
+    for _ in range(SETTLING):
+        sides[1].turn()
+    sides[1].turns.clear()
     ratios = []
     for _ in range(turns):
         one, other = (side.turn() for side in sides)

@@ -58,21 +58,22 @@ def letterbox(image):
     longer = max(height, width)
     new_height, new_width = (max(1, SIZE * side // longer) for side in (height, width))
     rows = _resize_matrix(height, new_height) @ image.reshape(height, width * 3).astype(np.float32)
-    columns = rows.reshape(new_height, width, 3).transpose(1, 0, 2).reshape(width, new_height * 3)
-    resized = (
-        (_resize_matrix(width, new_width) @ columns).reshape(new_width, new_height, 3).transpose(1, 0, 2)
-    )
+    # Columns become rows, with the three channels of a column one below the other.
+    resized = _resize_matrix(width, new_width, channels=3) @ np.ascontiguousarray(rows.T)
     # scikit-image clips to the photo's own range, which shows where the black beyond the border is mixed in.
-    resized = np.rint(resized.clip(image.min(), image.max()))
+    resized = np.rint(resized.clip(image.min(), image.max())).astype(np.uint8)
     top, left = SIZE // 2 - new_height // 2, SIZE // 2 - new_width // 2
     canvas = np.zeros((SIZE, SIZE, 3), np.uint8)
-    canvas[top : top + new_height, left : left + new_width] = resized
+    canvas[top : top + new_height, left : left + new_width] = resized.T.reshape(new_height, new_width, 3)
     return canvas
 
 
 @functools.lru_cache(maxsize=1024)
-def _resize_matrix(length, size):
-    """One axis of the resize, sparse float32 `(size, length)`: Gaussian blur, then linear interpolation."""
+def _resize_matrix(length, size, channels=1):
+    """One axis of the resize, sparse float32 `(size * channels, length * channels)`.
+
+    Gaussian blur, then linear interpolation, for each of the interleaved channels.
+    """
     factor = length / size
     sigma = max(0.0, (factor - 1) / 2)
     radius = int(4 * sigma + 0.5)
@@ -87,7 +88,7 @@ def _resize_matrix(length, size):
     inside = (columns >= 0) & (columns < length)
     rows = np.tile(np.arange(size), 2)
     linear = scipy.sparse.csr_matrix((weights[inside], (rows[inside], columns[inside])), shape=(size, length))
-    return (linear @ blur).astype(np.float32).tocsr()
+    return scipy.sparse.kron(linear @ blur, scipy.sparse.identity(channels), "csr").astype(np.float32)
 
 
 def read_rgb(path):

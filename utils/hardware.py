@@ -33,7 +33,7 @@ def keep_freed_memory():
     if platform.libc_ver()[0] == "glibc":
         mallopt, (mmap_max, trim_threshold) = ctypes.CDLL(None).mallopt, (-4, -1)  # of malloc.h
         mallopt(mmap_max, 0)
-        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(trim_threshold, -1)  # never
 
 
 def make_reproducible(seed):
