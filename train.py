@@ -1,5 +1,6 @@
 """Train the teacher (FashionCLIP) or, with --kd-learning True, the student (TinyViT-5M)."""
 
+import os
 import sys
 
 from utils.errors import exit_code
@@ -34,6 +35,8 @@ def get_args_parser():
 
     g = p.add_argument_group("distillation, with --kd-learning True")
     g.add_argument("--teacher", help="checkpoint relative to model/, or 'zero-shot': FashionCLIP as it comes", metavar="FILE")
+    g.add_argument("--teacher-logits", help="in place of --teacher: .npz file with image_name and the logits of each attribute", metavar="FILE")
+    g.add_argument("--save-teacher-logits", help="write the teacher's logits of the training images, for --teacher-logits", metavar="FILE")
     g.add_argument("--distillation-type", choices=("none", "soft", "hard"), default="hard", help="what is learned from the teacher: nothing, its logits, its decision")
     g.add_argument("--distillation-alpha", type=number(float, 0, 1), default=0.5, help="the teacher's share of the loss, 0 to 1", metavar="X")
     g.add_argument("--distillation-tau", type=number(float, 0, above=True), default=1.0, help="temperature of soft distillation", metavar="X")
@@ -58,7 +61,7 @@ def get_args_parser():
 
     g = p.add_argument_group("hardware")
     g.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA where there is one")
-    g.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of the networks; auto: bf16 where a short measurement finds it at least 1.3 x as fast")
+    g.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of the networks; fp32 is TF32 on GPUs; auto: bf16 where a short measurement finds it at least 1.3 x as fast")
     return p
 # fmt: on
 
@@ -73,13 +76,22 @@ def parse_args(argv=None):
             f"--decay-epoch {args.decay_epoch} is the length of a cycle, warm-up included: "
             f"it must be above --warmup-epoch {args.warmup_epoch}"
         )
-    if args.distils and not args.teacher:
+    if args.distils and not (args.teacher or args.teacher_logits):
         parser.error(
             f"--distillation-type {args.distillation_type} needs --teacher: a checkpoint relative to model/ such as "
-            "teacher/model_5.pt, or zero-shot for FashionCLIP as it comes"
+            "teacher/model_5.pt, or zero-shot for FashionCLIP as it comes; or its logits, --teacher-logits FILE.npz"
         )
-    if args.teacher and not args.kd_learning:
-        parser.error("--teacher is for training the student: add --kd-learning True")
+    if args.teacher and args.teacher_logits:
+        parser.error("--teacher-logits stands in for --teacher: give one of the two")
+    if (args.teacher or args.teacher_logits) and not args.kd_learning:
+        name = "--teacher" if args.teacher else "--teacher-logits"
+        parser.error(f"{name} is for training the student: add --kd-learning True")
+    if args.save_teacher_logits and not (args.distils and args.teacher):
+        parser.error(
+            "--save-teacher-logits needs a teacher to ask: --kd-learning True --teacher, and a --distillation-type"
+        )
+    if args.save_teacher_logits and not os.path.isdir(os.path.dirname(args.save_teacher_logits) or "."):
+        parser.error(f"--save-teacher-logits {args.save_teacher_logits}: there is no such folder")
     return args
 
 
@@ -95,8 +107,9 @@ def main(argv=None):
     from utils.hardware import choose_device, choose_precision, keep_freed_memory, make_reproducible
     from utils.losses import DistillationLoss, class_weights
     from utils.optimizer import build_optimizer, build_scheduler
+    from utils.pixels import Images
     from utils.run import Run, metrics_row
-    from utils.teacher import load_teacher, teacher_logits
+    from utils.teacher import load_teacher, read_logits, save_logits, teacher_logits
 
     # Whatever can be wrong is looked at before anything of an earlier run is touched.
     logging.start()
@@ -111,7 +124,11 @@ def main(argv=None):
         net = Student(args.distils, None if args.student_weights == "none" else args.student_weights)
     else:
         net = FashionCLIP(args.clip_model, prompts)
-    teacher = load_teacher(args.teacher, args.clip_model, prompts) if args.distils else None
+    teacher = given = None
+    if args.distils and args.teacher_logits:
+        given = read_logits(args.teacher_logits, tables["train"].names, device)
+    elif args.distils:
+        teacher = load_teacher(args.teacher, args.clip_model, prompts)
     data = load_pixels(tables, args.cache_dir)
 
     options = {name: value for name, value in vars(args).items() if name != "distils"}
@@ -119,9 +136,12 @@ def main(argv=None):
     report.header(options, net, data, device, precision)
 
     net.to(device, memory_format=torch.channels_last)
-    taught = teacher and teacher_logits(
-        teacher, data["train"], args.cache_dir, args.val_batch_size, device, precision
+    data = {split: part._replace(pixels=Images(part.pixels, device)) for split, part in data.items()}
+    taught = given or (
+        teacher and teacher_logits(teacher, data["train"], args.cache_dir, args.val_batch_size, precision)
     )
+    if args.save_teacher_logits:
+        save_logits(args.save_teacher_logits, data["train"].names, taught)
     del teacher  # it has said all it has to say
     weights = class_weights(data["train"].labels) if args.loss_weight else None
     kind = args.distillation_type if args.distils else "none"
@@ -135,7 +155,7 @@ def main(argv=None):
     for epoch in range(1, args.epochs + 1):
         clock = report.Clock()
         lr = optimizer.param_groups[0]["lr"]
-        order = torch.randperm(len(data["train"].names), generator=shuffle).to(device)
+        order = torch.randperm(len(data["train"].names), generator=shuffle)
         losses = engine.train_one_epoch(
             net,
             criterion,
@@ -147,7 +167,7 @@ def main(argv=None):
             epoch=epoch,
             precision=precision,
         )
-        logits = engine.predict(net, data["val"].pixels, args.val_batch_size, device, precision, "validation")
+        logits = engine.predict(net, data["val"].pixels, args.val_batch_size, precision, "validation")
         scores = metrics.evaluate(logits, data["val"].labels)
         if scheduler:
             scheduler.step()

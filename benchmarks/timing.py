@@ -2,6 +2,7 @@
 
 import math
 import multiprocessing
+import os
 import resource
 import statistics
 import sys
@@ -25,6 +26,7 @@ class Job(NamedTuple):
     batch_size: int
     clip_config: dict
     precision: str  # of the project: "fp32" or "bf16"
+    array: str = ""  # file of the letterboxed photos, where they are cached
     whole_greys: bool = False  # the reference sees the project's rounded pixels, for comparing losses
 
     def batches(self):
@@ -37,7 +39,8 @@ class Result(NamedTuple):
     """Of one side: medians over its turns."""
 
     seconds: float
-    peak: int  # bytes, of the process
+    peak: int  # bytes, of the process, with what it has mapped of files
+    anonymous: int  # bytes at the end, without files; 0 where the system does not tell
     outputs: list  # of the warm-up and of each turn
 
 
@@ -56,10 +59,10 @@ class Side:
     def turn(self):
         """Do the work once; returns the seconds."""
         self.connection.send(True)
-        seconds, peak, output = self._receive()
-        self.turns.append((seconds, peak))
+        *turn, output = self._receive()
+        self.turns.append(turn)
         self.outputs.append(output)
-        return seconds
+        return turn[0]
 
     def _receive(self):
         try:
@@ -74,8 +77,8 @@ class Side:
     def stop(self):
         self.connection.send(False)
         self.process.join()
-        seconds, peaks = zip(*self.turns) if self.turns else ((math.nan,), (0,))
-        return Result(statistics.median(seconds), peaks[-1], self.outputs)
+        seconds, peaks, anonymous = zip(*self.turns) if self.turns else ([math.nan], [0], [0])
+        return Result(statistics.median(seconds), peaks[-1], anonymous[-1], self.outputs)
 
 
 def _serve(connection, name, job):
@@ -86,7 +89,7 @@ def _serve(connection, name, job):
     while connection.recv():
         start = time.perf_counter()
         output = run()
-        connection.send((time.perf_counter() - start, peak_memory(), output))
+        connection.send((time.perf_counter() - start, peak_memory(), anonymous_memory(), output))
 
 
 def pair(first, second, job, turns):
@@ -106,3 +109,11 @@ def peak_memory():
     """Of this process, so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def anonymous_memory():
+    """Of this process, now, in bytes: without the files that it has mapped. 0 where the system does not tell."""
+    if not os.path.exists("/proc/self/status"):
+        return 0
+    with open("/proc/self/status") as file:
+        return next((int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon")), 0)

@@ -13,8 +13,10 @@ from utils.checkpoint import load_state
 from utils.hardware import Precision, choose_precision, keep_freed_memory, make_reproducible
 from utils.losses import DistillationLoss, class_weights
 from utils.optimizer import build_optimizer
+from utils.pixels import Images
 
 CPU = torch.device("cpu")
+GROWING_STEPS = 8
 
 # What counts of the two recipes' options (train.sh).
 TEACHER = "--version bench --lr 1e-6 --weight-decay 0.2 --loss-weight True"
@@ -128,9 +130,8 @@ def project_teacher(job):
 
 def project_student(job):
     keep_freed_memory()
-    taught = engine.predict(
-        _teacher(job), _pixels(job), job.batch_size, CPU, Precision("fp32", ""), "teacher"
-    )
+    float32 = Precision("fp32", "")
+    taught = engine.predict(_teacher(job), Images(_pixels(job), CPU), job.batch_size, float32, "teacher")
     return _project_epoch(job, reference.build_student(), STUDENT, taught)
 
 
@@ -155,7 +156,19 @@ def _teacher(job):
     return net
 
 
-def _project_epoch(job, net, recipe, taught):
+def project_growing(job):
+    """Some steps of the student's training on photos drawn at random from a cached array of many."""
+    array = np.load(job.array, mmap_mode="r")
+    random = torch.Generator().manual_seed(0)
+    taught = {
+        key: torch.randn(len(array), len(attribute.classes), generator=random)
+        for key, attribute in ATTRIBUTES.items()
+    }
+    order = torch.randperm(len(array), generator=random)[: GROWING_STEPS * job.batch_size]
+    return _project_epoch(job, reference.build_student(), STUDENT, taught, array, order)
+
+
+def _project_epoch(job, net, recipe, taught, array=None, order=None):
     """train.py's epoch, set up as its main() does."""
     args = _args(job, recipe)
     keep_freed_memory()
@@ -165,18 +178,20 @@ def _project_epoch(job, net, recipe, taught):
     weights = class_weights(job.labels)
     criterion = DistillationLoss(kind, args.distillation_alpha, args.distillation_tau, weights, args.ls)
     optimizer = build_optimizer(net, args)
-    data = dataset.Split(job.paths, _pixels(job), job.labels)
-    order, precision = torch.arange(len(job.paths)), Precision(job.precision, "")
+    array = _pixels(job) if array is None else array
+    order = torch.arange(len(array)) if order is None else order
+    data = dataset.Split(job.paths, Images(array, CPU), job.labels)
+    precision = Precision(job.precision, "")
     return lambda: engine.train_one_epoch(
         net, criterion, data, taught, optimizer, order, args=args, epoch=1, precision=precision
     )
 
 
 def _project_validation(job, net):
-    pixels, precision = _pixels(job), Precision(job.precision, "")
+    pixels, precision = Images(_pixels(job), CPU), Precision(job.precision, "")
     keep_freed_memory()
     net.to(memory_format=torch.channels_last)
-    return lambda: engine.predict(net, pixels, job.batch_size, CPU, precision, "validation") and None
+    return lambda: engine.predict(net, pixels, job.batch_size, precision, "validation") and None
 
 
 def facts(job):

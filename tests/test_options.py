@@ -72,6 +72,14 @@ def test_false(text):
         ("--version a --warmup-epoch 30", "--decay-epoch"),
         ("--version a --teacher t/model_1.pt", "--kd-learning"),
         ("--version a --kd-learning True", "--teacher"),
+        (f"{SOFT} --teacher-logits a.npz", "one of the two"),
+        ("--version a --teacher-logits a.npz", "--kd-learning"),
+        (
+            "--version a --kd-learning --teacher-logits a.npz --save-teacher-logits b.npz",
+            "--save-teacher-logits",
+        ),
+        ("--version a --save-teacher-logits b.npz", "--kd-learning"),
+        (f"{SOFT} --save-teacher-logits nowhere/b.npz", "no such folder"),
         ("--version a --kd-learning True --distillation-type soft", "zero-shot"),
     ],
 )

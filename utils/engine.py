@@ -13,20 +13,15 @@ from utils.logging import logger
 GRADIENT_NORM = 5.0  # of --clipping
 
 
-def to_device(pixels, device):
-    """uint8 `(B, 224, 224, 3)` array -> `(B, 3, 224, 224)` tensor, channels last in memory."""
-    return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)
-
-
 def train_one_epoch(net, criterion, data, teacher_logits, optimizer, order, *, args, epoch, precision):
     """Train on every image once.
 
     Args:
         net: `Student` or `FashionCLIP`, on its device.
         criterion: `DistillationLoss`.
-        data: `utils.dataset.Split`.
+        data: `utils.dataset.Split`, with `utils.pixels.Images` as its pixels.
         teacher_logits: dict attribute -> float32 `(N, classes)`, or None for a loss of kind none.
-        order: int64 tensor `(N,)`, the images in the epoch's order.
+        order: int64 tensor `(N,)` on the CPU, the images in the epoch's order.
         args: options (batch_size, epochs, clipping, log_interval).
         epoch: from 1, for the log.
         precision: `utils.hardware.Precision`.
@@ -34,14 +29,14 @@ def train_one_epoch(net, criterion, data, teacher_logits, optimizer, order, *, a
     Raises: NonFiniteLoss, at the latest at the next log line.
     """
     net.train()
-    device = order.device
+    device = data.pixels.device
     labels = {key: torch.as_tensor(values, device=device) for key, values in data.labels.items()}
     steps = math.ceil(len(order) / args.batch_size)
     history = torch.zeros(steps, len(ATTRIBUTES), device=device)
     checked, start = 0, time.perf_counter()
     bar = tqdm(order.split(args.batch_size), f"epoch {epoch}/{args.epochs}", disable=None, leave=False)
     for step, batch in enumerate(bar, 1):
-        pixels = to_device(data.pixels[batch.cpu().numpy()], device)
+        pixels, batch = data.pixels.fetch(batch), batch.to(device)
         with precision.autocast(device):
             outputs = net(pixels)
         class_logits, distillation_logits = outputs if isinstance(outputs, tuple) else (outputs, None)
@@ -87,20 +82,19 @@ def _log_step(epoch, epochs, step, steps, losses, optimizer, speed):
 
 
 @torch.no_grad()
-def predict(net, pixels, batch_size, device, precision, name):
+def predict(net, pixels, batch_size, precision, name):
     """Logits of a whole data set, in evaluation mode.
 
     Args:
-        net: `Student` or `FashionCLIP`, on `device`.
-        pixels: uint8 `(N, 224, 224, 3)`.
+        net: `Student` or `FashionCLIP`, on the images' device.
+        pixels: `utils.pixels.Images`.
         name: on the progress bar.
     Returns: dict attribute -> float32 `(N, classes)`, on the CPU.
     """
     net.eval()
     parts = []
-    with precision.autocast(device):
+    with precision.autocast(pixels.device):
         classify = net.inference()
-        for first in tqdm(range(0, len(pixels), batch_size), name, disable=None, leave=False):
-            # A copy, since the memory-mapped array is read-only.
-            parts.append(classify(to_device(pixels[first : first + batch_size].copy(), device)))
+        for batch in tqdm(torch.arange(len(pixels)).split(batch_size), name, disable=None, leave=False):
+            parts.append(classify(pixels.fetch(batch)))
     return {key: torch.cat([part[key] for part in parts]).cpu() for key in ATTRIBUTES}

@@ -54,6 +54,8 @@ def choose_device(name):
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch finds no CUDA device here; use --device cpu or auto")
+    if name == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, where float32 is asked for
     return torch.device(name)
 
 

@@ -105,7 +105,7 @@ def _from_checkpoint(path):
         raise UserError(
             f"checkpoint {path}: reading it needs PyTorch (pip install torch); an exported .onnx does not"
         ) from error
-    from utils.engine import to_device
+    from utils.pixels import to_device
 
     net, meta = load_network(path)
     function = None  # of the network: made at the first call, kept from then on

@@ -2,14 +2,16 @@
 
 import hashlib
 import os
+import zipfile
 
 import numpy as np
 import torch
 
 from clip_model import FashionCLIP
 from utils import engine
+from utils.attributes import ATTRIBUTES
 from utils.checkpoint import load_state, read_file, split
-from utils.errors import UserError
+from utils.errors import UserError, shortened
 from utils.logging import logger
 from utils.run import MODEL_ROOT, epoch_files
 
@@ -48,11 +50,11 @@ def _existing_checkpoints():
     return "there are: " + "  ".join(found) if found else f"there is no checkpoint under {MODEL_ROOT}/ yet"
 
 
-def teacher_logits(net, data, cache_dir, batch_size, device, precision):
+def teacher_logits(net, data, cache_dir, batch_size, precision):
     """The teacher's logits of every image, computed once per teacher, data set and precision.
 
-    Args: `net` frozen, `data` a `utils.dataset.Split` whose pixels are a cached array.
-    Returns: dict attribute -> float32 tensor `(N, classes)`, on `device`.
+    Args: `net` frozen, `data` a `utils.dataset.Split` whose pixels are `Images` of a cached array.
+    Returns: dict attribute -> float32 tensor `(N, classes)`, on the images' device.
     """
     path = os.path.join(cache_dir, f"logits-{_fingerprint(net, data, precision)}.npz")
     if os.path.exists(path):
@@ -60,20 +62,72 @@ def teacher_logits(net, data, cache_dir, batch_size, device, precision):
         with np.load(path) as file:
             logits = {key: torch.from_numpy(file[key]) for key in file.files}
     else:
-        logits = engine.predict(
-            net.to(device), data.pixels, batch_size, device, precision, "teacher's logits"
-        )
-        temporary = f"{path}.{os.getpid()}.tmp.npz"
-        np.savez(temporary, **{key: values.numpy() for key, values in logits.items()})
-        os.replace(temporary, path)
+        net.to(data.pixels.device)
+        logits = engine.predict(net, data.pixels, batch_size, precision, "teacher's logits")
+        _write_npz(path, {key: values.numpy() for key, values in logits.items()})
         logger.info(f"teacher's logits: computed for {len(data.names)} images, kept in {path}")
-    return {key: values.to(device) for key, values in logits.items()}
+    return {key: values.to(data.pixels.device) for key, values in logits.items()}
+
+
+def read_logits(path, names, device):
+    """Logits from a file of --teacher-logits: arrays `image_name` `(M,)` and, for each attribute, `(M, classes)`.
+
+    Args: `names` of the images that need them; the file's rows may be more, and in another order.
+    Returns: dict attribute -> float32 tensor `(len(names), classes)`, on `device`.
+    Raises: UserError for a file that is none or does not fit, and for images that it does not name.
+    """
+    try:
+        with np.load(path) as file:
+            arrays = {key: file[key] for key in ("image_name", *ATTRIBUTES)}
+    except KeyError as error:
+        raise UserError(
+            f"--teacher-logits {path}: {error.args[0]}; it needs image_name, {', '.join(ATTRIBUTES)}"
+        ) from error
+    except (OSError, ValueError, zipfile.BadZipFile, TypeError) as error:
+        raise UserError(f"--teacher-logits {path}: not a readable .npz file ({error})") from error
+    known = [str(name) for name in arrays.pop("image_name").ravel()]
+    for key, values in arrays.items():
+        expected = (len(known), len(ATTRIBUTES[key].classes))
+        if values.shape != expected or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+            raise UserError(
+                f"--teacher-logits {path}: {key} is {values.dtype} {values.shape}; it needs finite numbers {expected}"
+            )
+    rows = {name: row for row, name in enumerate(known)}
+    if len(rows) < len(known):
+        raise UserError(f"--teacher-logits {path}: {len(known) - len(rows)} names occur more than once")
+    missing = [name for name in names if name not in rows]
+    if missing:
+        raise UserError(
+            f"--teacher-logits {path}: no row for {len(missing)} of the images:\n{shortened(missing)}"
+        )
+    chosen = [rows[name] for name in names]
+    return {
+        key: torch.from_numpy(values[chosen].astype(np.float32)).to(device) for key, values in arrays.items()
+    }
+
+
+def save_logits(path, names, logits):
+    """Write the file that `read_logits` reads."""
+    arrays = {key: values.cpu().numpy() for key, values in logits.items()}
+    try:
+        _write_npz(path, {"image_name": np.array(names), **arrays})
+    except OSError as error:
+        raise UserError(f"--save-teacher-logits {path}: {error.strerror}; name another file") from error
+    logger.info(f"teacher's logits: written for {len(names)} images to {path}")
+
+
+def _write_npz(path, arrays):
+    temporary = f"{path}.{os.getpid()}.tmp.npz"
+    np.savez(temporary, **arrays)
+    os.replace(temporary, path)
 
 
 def _fingerprint(net, data, precision):
     """Hash of all that the logits depend on."""
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(repr((os.path.basename(data.pixels.filename), precision.name, net.token_ids)).encode())
+    digest.update(
+        repr((os.path.basename(data.pixels.array.filename), precision.name, net.token_ids)).encode()
+    )
     for name, value in net.state_dict().items():
         digest.update(name.encode())
         digest.update(value.cpu().contiguous().numpy().tobytes())

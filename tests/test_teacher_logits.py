@@ -1,0 +1,78 @@
+"""--teacher-logits and --save-teacher-logits: distil from a file."""
+
+import numpy as np
+import pytest
+import torch
+
+from utils.attributes import ATTRIBUTES
+from utils.dataset import read_tables
+
+SOFT = "--kd-learning True --distillation-type soft --epochs 1".split()
+
+
+@pytest.fixture
+def rows(photos):
+    """What such a file holds for the training images, with numbers of no teacher."""
+    names = read_tables(str(photos), ["train"])["train"].names
+    random = np.random.RandomState(0)
+    logits = {key: random.randn(len(names), len(a.classes)) for key, a in ATTRIBUTES.items()}
+    return {"image_name": np.array(names), **logits}
+
+
+def weights(version):
+    return torch.load(f"model/{version}/model_1.pt", map_location="cpu")["model"]
+
+
+def test_a_file_teaches_as_its_teacher_does(train, place):
+    train("--version", "asked", *SOFT, "--teacher", "zero-shot", "--save-teacher-logits", "taught.npz")
+    with np.load("taught.npz") as file:
+        saved = {key: file[key] for key in file.files}
+    order = np.random.RandomState(0).permutation(len(saved["image_name"]))
+    np.savez("shuffled.npz", **{key: values[order] for key, values in saved.items()})
+    np.savez(
+        "others.npz", **{key: values[::-1] if key == "daily" else values for key, values in saved.items()}
+    )
+    for version in ("shuffled", "others"):
+        train("--version", version, *SOFT, "--teacher-logits", f"{version}.npz")
+    asked, shuffled, others = weights("asked"), weights("shuffled"), weights("others")
+    assert all(torch.equal(asked[name], shuffled[name]) for name in asked), "rows are not matched by name"
+    assert not all(torch.equal(asked[name], others[name]) for name in asked), "the file plays no part"
+
+
+def without(key):
+    return lambda rows: {name: values for name, values in rows.items() if name != key}
+
+
+def with_first(key, value):
+    def change(rows):
+        changed = rows[key].copy()
+        changed[0] = value
+        return {**rows, key: changed}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (without("gender"), "gender"),
+        (without("image_name"), "image_name"),
+        (lambda rows: {**rows, "daily": rows["daily"][:, 1:]}, "(16, 6)"),
+        (lambda rows: {**rows, "daily": rows["daily"].astype(str)}, "finite numbers"),
+        (lambda rows: {**rows, "image_name": rows["image_name"].astype(object)}, "not a readable .npz"),
+        (with_first("embellishment", np.nan), "finite numbers"),
+        (with_first("image_name", "another.jpg"), "no row for 1 of the images"),
+        (lambda rows: {name: np.concatenate([v, v[:2]]) for name, v in rows.items()}, "2 names occur"),
+    ],
+)
+def test_files_that_do_not_fit(fails, rows, place, change, named):
+    np.savez("bad.npz", **change(rows))
+    message = fails("--version", "a", *SOFT, "--teacher-logits", "bad.npz")
+    assert "bad.npz" in message and named in message
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no zip", b"PK\x03\x04 half of one"])
+def test_no_such_file(fails, place, content):
+    if content is not None:
+        (place / "bad.npz").write_bytes(content)
+    assert "bad.npz" in fails("--version", "a", *SOFT, "--teacher-logits", "bad.npz")
