@@ -10,6 +10,7 @@ from clip_model import FashionCLIP
 from utils import engine
 from utils.checkpoint import load_state, read_file, split
 from utils.errors import UserError
+from utils.files import atomic
 from utils.logging import logger
 from utils.run import MODEL_ROOT, epoch_files
 
@@ -63,9 +64,8 @@ def teacher_logits(net, data, cache_dir, batch_size, device, precision):
         logits = engine.predict(
             net.to(device), data.pixels, batch_size, device, precision, "teacher's logits"
         )
-        temporary = f"{path}.{os.getpid()}.tmp.npz"
-        np.savez(temporary, **{key: values.numpy() for key, values in logits.items()})
-        os.replace(temporary, path)
+        with atomic(path, binary=True) as file:
+            np.savez(file, **{key: values.numpy() for key, values in logits.items()})
         logger.info(f"teacher's logits: computed for {len(data.names)} images, kept in {path}")
     return {key: values.to(device) for key, values in logits.items()}
 
