@@ -6,6 +6,7 @@ import os
 import sys
 
 from utils.errors import UserError, exit_code
+from utils.files import atomic
 from utils.options import Parser, cache_folder, number
 
 MAX_MB = 25  # of the competition, 10^6 bytes
@@ -65,7 +66,7 @@ def write_predictions(path, data, probabilities):
     shorts = [attribute.short for attribute in ATTRIBUTES.values()]
     header = ["image_name", *shorts, *(f"{short}_label" for short in shorts)]
     header += [f"{a.short}_{i}" for a in ATTRIBUTES.values() for i in range(len(a.classes))]
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with atomic(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         for i, name in enumerate(data.names):
@@ -80,7 +81,7 @@ def write_evaluation(folder, result, data, probabilities):
     from utils import pictures, plots
     from utils.logging import logger
 
-    with open(os.path.join(folder, "evaluation.json"), "w", encoding="utf-8") as file:
+    with atomic(os.path.join(folder, "evaluation.json")) as file:
         json.dump(result, file, indent=1, allow_nan=False)
         file.write("\n")
     write_predictions(os.path.join(folder, "predictions.csv"), data, probabilities)

@@ -193,7 +193,7 @@ def test_all_bad_photos_are_listed_at_once(fails, own, tmp_path):
 
 def test_no_room_for_the_cache(fails, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
-    message = fails("--version", "a", "--cache-dir", "cache/full")
+    message = fails("--version", "a", "--cache-dir", "cache/full", code=4)
     assert "cache/full" in message and "--cache-dir" in message
 
 

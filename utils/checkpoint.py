@@ -6,6 +6,7 @@ import os
 import torch
 
 from utils.errors import UserError, shortened
+from utils.files import atomic
 
 
 def read_file(path):
@@ -80,11 +81,10 @@ def load_state(net, state, path):
 
 
 def save_checkpoint(path, net, meta):
-    """Write `{"model": state dict, "meta": meta}`, beside `path` first and then renamed."""
+    """Write `{"model": state dict, "meta": meta}`, whole or not at all."""
     state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
-    temporary = f"{path}.tmp"
-    torch.save({"model": state, "meta": meta}, temporary)
-    os.replace(temporary, path)
+    with atomic(path, binary=True) as file:
+        torch.save({"model": state, "meta": meta}, file)
 
 
 def link(target, path):

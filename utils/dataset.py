@@ -14,7 +14,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from utils.attributes import ATTRIBUTES
-from utils.errors import UserError, shortened
+from utils.errors import DiskFull, UserError, shortened
+from utils.files import atomic, remove_leftovers
 
 SIZE = 224  # side of the letterboxed image, pixels
 LETTERBOX_VERSION = 1  # part of the cache's key: raise it when the pixels change
@@ -224,43 +225,49 @@ def _cache_name(split, table):
 def _check_room(cache_dir, needed):
     try:
         os.makedirs(cache_dir, exist_ok=True)
+        remove_leftovers(cache_dir)
         free = shutil.disk_usage(cache_dir).free
     except OSError as error:
         raise UserError(
             f"cache {cache_dir}: {error.strerror}; name another folder with --cache-dir"
         ) from error
     if needed > free:
-        raise UserError(
+        raise DiskFull(
             f"cache {cache_dir}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free; "
             "make room, or name another folder with --cache-dir"
         )
 
 
-def _build(file, paths, split):
-    """Decode all photos into `file`; returns a list of those that cannot be read (then there is no file)."""
-    temporary = f"{file}.{os.getpid()}.tmp"
-    problems = []
+def _build(path, photos, split):
+    """Decode all photos into the array `path`; returns a list of those that cannot be read (then there is none)."""
+
+    def decode(photo):
+        try:
+            return letterbox(read_rgb(photo))
+        except Exception as error:  # whatever a decoder raises: the photo is at fault, and is reported
+            problems.append(f"{photo}: {error}")
+
+    problems, bar = [], tqdm(desc=f"letterboxing {split}", total=len(photos), disable=None)
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(photos), SIZE, SIZE, 3)}
     try:
-        array = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(paths), SIZE, SIZE, 3))
-
-        def fill(index):
-            try:
-                array[index] = letterbox(read_rgb(paths[index]))
-            except Exception as error:  # whatever a decoder raises: the photo is at fault, and is reported
-                return f"{paths[index]}: {error}"
-
         # Threads do: decoding and the sparse products release the interpreter's lock.
-        with ThreadPoolExecutor(_processors()) as pool:
-            bar = tqdm(pool.map(fill, range(len(paths))), f"letterboxing {split}", len(paths), disable=None)
-            problems = [problem for problem in bar if problem]
-        array.flush()
-        if not problems:
-            _remove_superseded(file)
-            os.replace(temporary, file)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-    return problems
+        with atomic(path, binary=True) as file, ThreadPoolExecutor(_processors()) as pool, bar:
+            np.lib.format.write_array_header_1_0(file, header)
+            for first in range(0, len(photos), 256):  # at a time: memory, should the disk be slower
+                for pixels in pool.map(decode, photos[first : first + 256]):
+                    bar.update()
+                    if not problems:
+                        file.write(pixels)
+            if problems:
+                raise _Unreadable
+    except _Unreadable:
+        return sorted(problems)
+    _remove_superseded(path)
+    return []
+
+
+class _Unreadable(Exception):
+    """Photos that cannot be read: their array is given up."""
 
 
 def _processors():
@@ -268,10 +275,10 @@ def _processors():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def _remove_superseded(file):
+def _remove_superseded(path):
     """Remove the arrays of an earlier state of the same photos; runs that have them mapped keep them."""
-    folder, name = os.path.split(file)
+    folder, name = os.path.split(path)
     same = name.rsplit("-", 1)[0] + "-"
     for other in os.listdir(folder):
-        if other.startswith(same) and other.endswith(".npy"):
+        if other.startswith(same) and other.endswith(".npy") and other != name:
             os.remove(os.path.join(folder, other))

@@ -15,6 +15,12 @@ class NonFiniteLoss(UserError):
     exit_code = 3
 
 
+class DiskFull(UserError):
+    """No room for a file. The message names the file and the bytes needed; what was there before is kept."""
+
+    exit_code = 4
+
+
 def shortened(items, most=20):
     """Lines for a list of problems, cut after `most`."""
     items = list(items)

@@ -10,6 +10,7 @@ import sys
 
 from utils.attributes import ATTRIBUTES
 from utils.errors import UserError, exit_code
+from utils.files import atomic
 from utils.logging import logger
 from utils.options import Parser
 
@@ -37,13 +38,9 @@ def new_figure(width, height):
 
 
 def save(figure, path):
-    """Write a PNG beside `path` first and rename it, so that a viewer never sees half a picture."""
-    temporary = f"{path}.tmp"
-    try:
-        figure.savefig(temporary, format="png")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    """Write a PNG whole or not at all, so that a viewer never sees half a picture."""
+    with atomic(path, binary=True) as file:
+        figure.savefig(file, format="png")
 
 
 def read_metrics(path):

@@ -8,6 +8,7 @@ import re
 from utils import checkpoint, logging
 from utils.attributes import ATTRIBUTES
 from utils.errors import UserError
+from utils.files import atomic
 
 MODEL_ROOT = "model"
 LOG_ROOT = "logs"
@@ -59,7 +60,7 @@ class Run:
             if os.path.lexists(path):
                 os.remove(path)
         logging.to_file(self.log_file)
-        with open(self.args_file, "w", encoding="utf-8") as file:
+        with atomic(self.args_file) as file:
             json.dump(options, file, indent=2, ensure_ascii=False)
             file.write("\n")
         with open(self.metrics_file, "w", newline="", encoding="utf-8") as file:

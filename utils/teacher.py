@@ -12,6 +12,7 @@ from utils import engine
 from utils.attributes import ATTRIBUTES
 from utils.checkpoint import load_state, read_file, split
 from utils.errors import UserError, shortened
+from utils.files import atomic
 from utils.logging import logger
 from utils.run import MODEL_ROOT, epoch_files
 
@@ -64,7 +65,8 @@ def teacher_logits(net, data, cache_dir, batch_size, precision):
     else:
         net.to(data.pixels.device)
         logits = engine.predict(net, data.pixels, batch_size, precision, "teacher's logits")
-        _write_npz(path, {key: values.numpy() for key, values in logits.items()})
+        with atomic(path, binary=True) as file:
+            np.savez(file, **{key: values.numpy() for key, values in logits.items()})
         logger.info(f"teacher's logits: computed for {len(data.names)} images, kept in {path}")
     return {key: values.to(data.pixels.device) for key, values in logits.items()}
 
@@ -108,18 +110,9 @@ def read_logits(path, names, device):
 
 def save_logits(path, names, logits):
     """Write the file that `read_logits` reads."""
-    arrays = {key: values.cpu().numpy() for key, values in logits.items()}
-    try:
-        _write_npz(path, {"image_name": np.array(names), **arrays})
-    except OSError as error:
-        raise UserError(f"--save-teacher-logits {path}: {error.strerror}; name another file") from error
+    with atomic(path, binary=True) as file:
+        np.savez(file, image_name=np.array(names), **{key: v.cpu().numpy() for key, v in logits.items()})
     logger.info(f"teacher's logits: written for {len(names)} images to {path}")
-
-
-def _write_npz(path, arrays):
-    temporary = f"{path}.{os.getpid()}.tmp.npz"
-    np.savez(temporary, **arrays)
-    os.replace(temporary, path)
 
 
 def _fingerprint(net, data, precision):

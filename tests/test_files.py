@@ -1,0 +1,142 @@
+"""Files are there whole or not at all: a writer that fails, a full disk, a process that was killed."""
+
+import csv
+import os
+import resource
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch import nn
+
+from utils.checkpoint import read_file, save_checkpoint
+from utils.errors import DiskFull, UserError
+from utils.files import atomic, remove_leftovers
+
+ROOT = Path(__file__).parents[1]
+LEFTOVER = "a.txt.0123abcd.tmp"
+
+
+@contextmanager
+def largest_file(size):
+    """As on a full disk, writing fails from this many bytes on: with EFBIG instead of ENOSPC."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if sys.platform != "linux" or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no right to mount a file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_text_and_bytes(tmp_path):
+    with atomic(tmp_path / "a.csv") as file:
+        csv.writer(file, lineterminator="\n").writerow(["가", "b"])
+    assert (tmp_path / "a.csv").read_bytes() == "가,b\n".encode()
+    with atomic(tmp_path / "a.csv", binary=True) as file:
+        np.savez(file, x=np.arange(3))
+    with np.load(tmp_path / "a.csv") as arrays:
+        assert arrays["x"].tolist() == [0, 1, 2]
+    assert os.listdir(tmp_path) == ["a.csv"]
+    (tmp_path / "plain").write_text("")
+    assert (tmp_path / "a.csv").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_block_that_fails_leaves_what_was_there(tmp_path, error):
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(error), atomic(tmp_path / "a.txt") as file:
+        file.write("new")
+        raise error
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "old")]
+
+
+def test_a_file_is_not_seen_before_it_is_whole(tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+    with atomic(tmp_path / "a.txt") as file:
+        file.write("new")
+        file.flush()
+        assert (tmp_path / "a.txt").read_text() == "old"
+    assert (tmp_path / "a.txt").read_text() == "new"
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(UserError, match=r"absent.a\.txt: cannot be written \(No such file or directory\)"):
+        with atomic(tmp_path / "absent" / "a.txt"):
+            pytest.fail("there is nowhere to write")
+
+
+def checkpoint_survives(folder):
+    """A checkpoint of 4 MB does not fit: the one that was there stays, and nothing else."""
+    path, small, large = folder / "a.pt", nn.Linear(10, 10), nn.Linear(1000, 1000)
+    save_checkpoint(path, small, {"epoch": 1})
+    before = path.read_bytes()
+    with pytest.raises(DiskFull) as error:
+        save_checkpoint(path, large, {"epoch": 2})
+    assert path.read_bytes() == before and read_file(path)["meta"] == {"epoch": 1}
+    assert os.listdir(folder) == ["a.pt"]
+    needed = int(str(error.value).split("a.pt: ")[1].split()[0].replace(",", ""))
+    assert error.value.exit_code == 4 and "\n" not in str(error.value) and str(path) in str(error.value)
+    return needed, large
+
+
+def test_checkpoint_too_large_for_the_file_system(tmp_path):
+    with largest_file(1_000_000):
+        needed, net = checkpoint_survives(tmp_path)
+    save_checkpoint(tmp_path / "b.pt", net, {"epoch": 2})
+    assert needed == pytest.approx((tmp_path / "b.pt").stat().st_size, abs=100)
+
+
+def test_checkpoint_on_a_full_disk(small_disk):
+    """For real: torch 1.12 ends the whole process if a write of its own fails."""
+    assert checkpoint_survives(small_disk)[0] > 4_000_000
+
+
+def test_other_files_on_a_full_disk(tmp_path):
+    with largest_file(1000):
+        for binary, content in ((True, b"x" * 10), (False, "x" * 10)):
+            with pytest.raises(DiskFull, match="2,000 bytes are needed"), atomic(
+                tmp_path / "a", binary
+            ) as file:
+                for _ in range(200):
+                    file.write(content)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_killed_writer_leaves_the_old_file_and_the_next_removes_its_half(tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+    program = (
+        "import os, signal\nfrom utils.files import atomic\nwith atomic('a.txt') as file:\n"
+        "    file.write('x' * 100000)\n    file.flush()\n    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert (tmp_path / "a.txt").read_text() == "old" and len(os.listdir(tmp_path)) == 2
+    with atomic(tmp_path / "a.txt") as file:
+        file.write("new")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "new")]
+
+
+def test_only_leftovers_are_removed(tmp_path):
+    others = {"b.txt.0123abcd.tmp", "a.txt.tmp", "a.txt.0123abcd.tmp.txt"}
+    for name in {LEFTOVER, *others}:
+        (tmp_path / name).write_text("")
+    with atomic(tmp_path / "a.txt"):
+        live = set(os.listdir(tmp_path)) - others
+        assert len(live) == 1 and LEFTOVER not in live
+        remove_leftovers(tmp_path)  # of all files: but this one's writer lives
+        assert set(os.listdir(tmp_path)) == live | others - {"b.txt.0123abcd.tmp"}
+    assert (tmp_path / "a.txt").exists()
