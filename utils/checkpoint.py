@@ -80,11 +80,11 @@ def load_state(net, state, path):
     net.train().train(training)
 
 
-def save_checkpoint(path, net, meta):
-    """Write `{"model": state dict, "meta": meta}`, whole or not at all."""
+def save_checkpoint(path, net, meta, **more):
+    """Write `{"model": state dict, "meta": meta, **more}`, whole or not at all."""
     state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
     with atomic(path, binary=True) as file:
-        torch.save({"model": state, "meta": meta}, file)
+        torch.save({"model": state, "meta": meta, **more}, file)
 
 
 def link(target, path):

@@ -21,6 +21,17 @@ class DiskFull(UserError):
     exit_code = 4
 
 
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM ends the run. Not an Exception, so that no handler of errors on the way takes it for one.
+
+    Args: `signal`, a signal.Signals; `message`, what became of the run.
+    """
+
+    def __init__(self, signal, message):
+        super().__init__(f"{signal.name}: {message}")
+        self.exit_code = 128 + signal
+
+
 def shortened(items, most=20):
     """Lines for a list of problems, cut after `most`."""
     items = list(items)
@@ -31,11 +42,14 @@ def shortened(items, most=20):
 
 
 def exit_code(main):
-    """Run a command's `main`: 0, or the exit code of a UserError, whose message is the last line."""
+    """Run a command's `main`: 0, or the exit code of a UserError or of a signal, whose message is the last line."""
     try:
         main()
     except UserError as error:
         # To stderr, and to the run's log if there is one.
         logging.getLogger("fashion").error(f"error: {error}")
         return error.exit_code
+    except Interrupted as stop:
+        logging.getLogger("fashion").warning(str(stop))
+        return stop.exit_code
     return 0
