@@ -136,6 +136,7 @@ def train(args, signals):
     teacher = load_teacher(args.teacher, args.clip_model, prompts) if args.distils and not saved else None
     data = load_pixels(tables, args.cache_dir)
 
+    run.check_room(net, args.epochs, args.keep)
     run.open(options)
     report.header(options, net, data, device, precision)
 

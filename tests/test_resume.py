@@ -184,7 +184,6 @@ def test_finished_and_prolonged(train, capsys):
 
 
 def test_what_cannot_be_resumed(train, fails, photos, tmp_path):
-    assert "--overwrite" in fails("--version", "a", "--resume", "True", "--overwrite", "True")
     train("--version", "a")
     go_on = ["--version", "a", "--epochs", "3", "--resume", "True"]
     message = fails(*go_on, "--lr", "0.5", "--loss-weight")
@@ -205,6 +204,22 @@ def test_what_cannot_be_resumed(train, fails, photos, tmp_path):
     assert "model/a/last.pt" in fails(*go_on)
     os.remove("model/a/last.pt")
     assert "model/a has checkpoints but no last.pt" in fails(*go_on)
+
+
+def test_room_is_compared_before_the_run(train, fails, monkeypatch):
+    train("--version", "a")
+    present = sum(path.stat().st_size for path in Path("model/a").glob("*[0-9t].pt") if not path.is_symlink())
+    weights, last = (os.path.getsize(f"model/a/{name}.pt") for name in ("model_1", "last"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, free))
+
+    free = int(9.5 * weights) + 2 * last  # half a checkpoint too little for a new run of 10 epochs
+    message = fails("--version", "b", "--epochs", "10", code=4)
+    assert "model/b: 10 checkpoints of 11 MB" in message and "--keep N" in message
+    free = free - present
+    for replaces in (["--overwrite", "True"], ["--resume", "True"]):
+        fails("--version", "a", "--epochs", "10", *replaces, code=4)
+    free = int(3.5 * weights) + 2 * last
+    train("--version", "b", "--epochs", "10", "--keep", "1")
 
 
 def test_keep(train):

@@ -80,6 +80,11 @@ def load_state(net, state, path):
     net.train().train(training)
 
 
+def size(tensors):
+    """Bytes that tensors take in a file, 512 for each one's own entry included (measured: 310 to 370)."""
+    return sum(value.numel() * value.element_size() + 512 for value in tensors)
+
+
 def save_checkpoint(path, net, meta, **more):
     """Write `{"model": state dict, "meta": meta, **more}`, whole or not at all."""
     state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}

@@ -16,7 +16,7 @@ class NonFiniteLoss(UserError):
 
 
 class DiskFull(UserError):
-    """No room for a file. The message names the file and the bytes needed; what was there before is kept."""
+    """No room for a file, or for those of a run to come. The message names path and bytes; what was there is kept."""
 
     exit_code = 4
 

@@ -4,10 +4,11 @@ import csv
 import json
 import os
 import re
+import shutil
 
 from utils import checkpoint, logging
 from utils.attributes import ATTRIBUTES
-from utils.errors import UserError
+from utils.errors import DiskFull, UserError
 from utils.files import atomic
 
 MODEL_ROOT = "model"
@@ -59,6 +60,25 @@ class Run:
     def best(self):
         """Row of the best epoch: the first with the highest mean Top-1."""
         return max(self.rows, key=lambda row: row["val_top1"])
+
+    def check_room(self, net, epochs, keep):
+        """Compare what the run's checkpoints will need with what is free, before anything is removed or written.
+
+        Raises: DiskFull with both figures.
+        """
+        weights = checkpoint.size(net.state_dict().values())
+        last = weights + 2 * checkpoint.size(net.parameters())  # with Adam's two averages
+        # With --keep, these many at once: the newest, the best, and one more until the next last.pt is written.
+        files = epochs if keep is None else min(epochs, keep + 2)
+        present = [*epoch_files(self.model_dir).values(), self.last_file]
+        present = sum(os.path.getsize(path) for path in present if os.path.exists(path))
+        needed = files * weights + 2 * last - present  # last.pt is written beside the one before
+        free = shutil.disk_usage(next(f for f in (self.model_dir, MODEL_ROOT, ".") if os.path.isdir(f))).free
+        if needed > free:
+            raise DiskFull(
+                f"{self.model_dir}: {files} checkpoints of {weights / 1e6:,.0f} MB, and last.pt, need another "
+                f"{needed / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free: make room, or keep fewer with --keep N"
+            )
 
     def open(self, options):
         """Remove an earlier run's files, begin the log and the table, and keep the options.
