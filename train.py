@@ -124,7 +124,7 @@ def train(args, signals):
     precision = choose_precision(saved["meta"]["precision"] if saved else args.precision, device)
     tables = read_tables(args.data_dir)
     fingerprint = resume.data_fingerprint(tables)
-    prompts = read_prompts(args.prompts) if args.prompts else None
+    prompts = read_prompts(args.prompts) if args.prompts and not saved else None
     make_reproducible(args.seed)
     if saved:  # what the networks are made from, and the teacher, were read when the run began
         resume.check_data(saved, fingerprint, args.data_dir)

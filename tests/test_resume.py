@@ -1,6 +1,5 @@
 """A run that is stopped anywhere, and goes on to the same numbers."""
 
-import csv
 import json
 import os
 import shutil
@@ -10,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
+from conftest import assert_same_run, rows
 
 from utils import checkpoint
 from utils.errors import exit_code
@@ -44,33 +43,6 @@ def kill_at(monkeypatch, owner, name, call, before=True):
 
     monkeypatch.setattr(owner, name, dies)
     return lambda: monkeypatch.setattr(owner, name, real)
-
-
-def rows(version):
-    with open(f"logs/{version}/metrics.csv", newline="") as file:
-        return [{**row, "seconds": None} for row in csv.DictReader(file)]
-
-
-def same(a, b):
-    """Whether two nested values are equal to the last bit."""
-    if torch.is_tensor(a):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
-
-
-def assert_same_run(version, expected, epochs):
-    for epoch in range(1, epochs + 1):
-        a, b = (checkpoint.read_file(f"model/{v}/model_{epoch}.pt")["model"] for v in (version, expected))
-        assert same(a, b), f"other weights after epoch {epoch}"
-    a, b = (checkpoint.read_file(f"model/{v}/last.pt")["progress"] for v in (version, expected))
-    assert same(a["optimizer"], b["optimizer"]) and same(a["scheduler"], b["scheduler"])
-    assert rows(version) == rows(expected)
-    assert os.readlink(f"model/{version}/best.pt") == os.readlink(f"model/{expected}/best.pt")
-    assert os.path.exists(f"logs/{version}/curves.png")
 
 
 # Two epochs of two steps, and a batch of validation each.
