@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from conftest import assert_same_run, rows
 
-from utils import checkpoint
 from utils.errors import exit_code
 from utils.resume import Progress
 from utils.run import Run
@@ -54,7 +53,6 @@ MOMENTS = {
     "between row and last.pt": (Progress, "next_epoch", 2, True),
     "after epoch 1": (Progress, "next_epoch", 1, False),
     "in epoch 2": (Progress, "poll", 5, False),
-    "while last.pt is written": (checkpoint.os, "replace", 8, True),
 }
 
 
@@ -75,6 +73,26 @@ def test_killed_and_resumed(train, role, monkeypatch, tmp_path):
         assert ("there is no model/killed/last.pt yet, the run begins" in log) == begins
         assert ("resumed from model/killed/last.pt" in log) != begins
         assert log.count("training the ") == 2, "the log was begun anew"
+        shutil.rmtree("model/killed"), shutil.rmtree("logs/killed")
+
+
+def test_killed_before_any_file_takes_its_place(train, monkeypatch):
+    renames, real = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (renames.append(os.path.basename(b)), real(a, b)))
+    train("--version", "whole", "--epochs", "1")
+    monkeypatch.setattr(os, "replace", real)
+    assert {"args.json", "metrics.csv", "last.pt", "model_1.pt", "best.pt", "curves.png"} <= set(renames)
+    first = next(
+        i for i, name in enumerate(renames) if name == "args.json"
+    )  # the pixels are there from now on
+    for call in range(1, len(renames) - first + 1):
+        revive = kill_at(monkeypatch, os, "replace", call)
+        with pytest.raises(Killed):
+            train("--version", "killed", "--epochs", "1")
+        revive()
+        train("--version", "killed", "--epochs", "1", "--resume", "True")
+        assert_same_run("killed", "whole", 1)
+        assert sorted(os.listdir("model/killed")) == ["best.pt", "last.pt", "model_1.pt"]
         shutil.rmtree("model/killed"), shutil.rmtree("logs/killed")
 
 
