@@ -5,6 +5,7 @@ import sys
 
 from utils.errors import exit_code
 from utils.options import Parser, cache_folder, number, version_name
+from utils.signals import StopSignals
 
 # Torch is imported by main(), once the options are known to be right: --help and typing errors answer at once.
 
@@ -16,6 +17,9 @@ def get_args_parser():
     g = p.add_argument_group("the run")
     g.add_argument("--version", type=version_name, required=True, help="name: the run writes logs/NAME/ and model/NAME/", metavar="NAME")
     p.switch(g, "--overwrite", "remove the checkpoints and logs of an earlier run of this version first")
+    p.switch(g, "--resume", "go on with an interrupted run of this version, from model/NAME/last.pt; with none, begin")
+    g.add_argument("--save-every-minutes", type=number(float, 0, above=True), default=10.0, help="model/NAME/last.pt is written this often, and after every epoch", metavar="X")
+    g.add_argument("--keep", type=number(int, 1), help="keep the checkpoints of the newest N epochs and of the best; the default is all", metavar="N")
     g.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=214, help="of the weights and of the order of images", metavar="N")
     g.add_argument("--epochs", type=number(int, 1), default=100, help="passes over the training images", metavar="N")
     g.add_argument("--log-interval", type=number(int, 1), default=10, help="steps between two lines of the log", metavar="N")
@@ -70,6 +74,8 @@ def parse_args(argv=None):
     """The options, checked against each other."""
     parser = get_args_parser()
     args = parser.parse_args(argv)
+    if args.resume and args.overwrite:
+        parser.error("--resume goes on with a run, --overwrite removes it: give one of the two")
     args.distils = args.kd_learning and args.distillation_type != "none"
     if args.decay_epoch <= args.warmup_epoch:
         parser.error(
@@ -97,12 +103,17 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
+    with StopSignals() as signals:
+        train(args, signals)
 
+
+def train(args, signals):
+    """One run, from top to bottom."""
     import torch
 
     from clip_model import FashionCLIP, read_prompts
     from networks import Student
-    from utils import engine, logging, metrics, plots, report
+    from utils import engine, logging, metrics, plots, report, resume
     from utils.dataset import load_pixels, read_tables
     from utils.hardware import choose_device, choose_precision, keep_freed_memory, make_reproducible
     from utils.losses import DistillationLoss, class_weights
@@ -114,24 +125,36 @@ def main(argv=None):
     # Whatever can be wrong is looked at before anything of an earlier run is touched.
     logging.start()
     keep_freed_memory()
-    run = Run(args.version, args.overwrite)
+    run = Run(args.version, args.overwrite, args.resume)
+    options = {name: value for name, value in vars(args).items() if name != "distils"}
+    saved = resume.read(run.last_file, options) if args.resume and run.is_begun else None
+    if saved:
+        run.rows = saved["progress"]["rows"]
+        if len(run.rows) >= args.epochs:
+            report.finished(run)
+            return
     device = choose_device(args.device)
-    precision = choose_precision(args.precision, device)
+    precision = choose_precision(saved["meta"]["precision"] if saved else args.precision, device)
     tables = read_tables(args.data_dir)
-    prompts = read_prompts(args.prompts) if args.prompts else None
+    fingerprint = resume.data_fingerprint(tables)
+    prompts = read_prompts(args.prompts) if args.prompts and not saved else None
     make_reproducible(args.seed)
-    if args.kd_learning:
+    if saved:  # what the networks are made from, and the teacher, were read when the run began
+        resume.check_data(saved, fingerprint, args.data_dir)
+        net = (Student if args.kd_learning else FashionCLIP).from_meta(saved["meta"])
+    elif args.kd_learning:
         net = Student(args.distils, None if args.student_weights == "none" else args.student_weights)
     else:
         net = FashionCLIP(args.clip_model, prompts)
     teacher = given = None
-    if args.distils and args.teacher_logits:
-        given = read_logits(args.teacher_logits, tables["train"].names, device)
-    elif args.distils:
-        teacher = load_teacher(args.teacher, args.clip_model, prompts)
+    if args.distils and not saved:
+        if args.teacher_logits:
+            given = read_logits(args.teacher_logits, tables["train"].names, device)
+        else:
+            teacher = load_teacher(args.teacher, args.clip_model, prompts)
     data = load_pixels(tables, args.cache_dir)
 
-    options = {name: value for name, value in vars(args).items() if name != "distils"}
+    run.check_room(net, args.epochs, args.keep)
     run.open(options)
     report.header(options, net, data, device, precision)
 
@@ -143,6 +166,8 @@ def main(argv=None):
     if args.save_teacher_logits:
         save_logits(args.save_teacher_logits, data["train"].names, taught)
     del teacher  # it has said all it has to say
+    if saved and args.distils:
+        taught = {key: logits.to(device) for key, logits in saved["progress"]["teacher_logits"].items()}
     weights = class_weights(data["train"].labels) if args.loss_weight else None
     kind = args.distillation_type if args.distils else "none"
     curves = plots.Curves(run.log_dir, args.tensorboard)
@@ -150,12 +175,26 @@ def main(argv=None):
     criterion.to(device)
     optimizer = build_optimizer(net, args)
     scheduler = build_scheduler(optimizer, args)
-    shuffle = torch.Generator().manual_seed(args.seed)
 
-    for epoch in range(1, args.epochs + 1):
-        clock = report.Clock()
+    meta = {"options": options, "precision": precision.name, **net.describe(), "role": net.role}
+    progress = resume.Progress(
+        run,
+        net,
+        optimizer,
+        scheduler,
+        signals,
+        seed=args.seed,
+        minutes=args.save_every_minutes,
+        meta=meta,
+        constant={"data": fingerprint, "teacher_logits": taught},
+    )
+    signals.defer()
+    progress.begin(saved)
+    del saved  # twice the weights and more
+
+    for epoch in range(progress.epoch, args.epochs + 1):
         lr = optimizer.param_groups[0]["lr"]
-        order = torch.randperm(len(data["train"].names), generator=shuffle)
+        order = progress.order(len(data["train"].names))
         losses = engine.train_one_epoch(
             net,
             criterion,
@@ -164,18 +203,23 @@ def main(argv=None):
             optimizer,
             order,
             args=args,
-            epoch=epoch,
+            progress=progress,
             precision=precision,
         )
-        logits = engine.predict(net, data["val"].pixels, args.val_batch_size, precision, "validation")
+        logits = engine.predict(
+            net, data["val"].pixels, args.val_batch_size, precision, "validation", progress.poll
+        )
         scores = metrics.evaluate(logits, data["val"].labels)
         if scheduler:
             scheduler.step()
 
-        row = metrics_row(epoch, lr, losses, scores, clock.seconds())
-        run.save_epoch(net, row, {"epoch": epoch, "options": options, "precision": precision.name})
+        row = metrics_row(epoch, lr, losses, scores, progress.seconds())
+        run.save_epoch(net, row, meta)
         report.epoch(row, scores, args.epochs)
         curves.update(row)
+        progress.next_epoch()
+        if args.keep:
+            run.prune(args.keep)
     report.summary(run, data)
 
 

@@ -183,8 +183,20 @@ def _project_epoch(job, net, recipe, taught, array=None, order=None):
     data = dataset.Split(job.paths, Images(array, CPU), job.labels)
     precision = Precision(job.precision, "")
     return lambda: engine.train_one_epoch(
-        net, criterion, data, taught, optimizer, order, args=args, epoch=1, precision=precision
+        net, criterion, data, taught, optimizer, order, args=args, progress=_Unsaved(), precision=precision
     )
+
+
+class _Unsaved:
+    """In place of `utils.resume.Progress`: an epoch that is not saved."""
+
+    epoch = 1
+
+    def __init__(self):
+        self.losses = torch.zeros(0, len(ATTRIBUTES))
+
+    def poll(self):
+        pass
 
 
 def _project_validation(job, net):

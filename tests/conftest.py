@@ -1,5 +1,6 @@
 """A small drawn data set, and a place to run in."""
 
+import csv
 import json
 import os
 import zlib
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils import logging
+from utils import checkpoint, logging
 from utils.errors import exit_code
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text(encoding="utf-8"))
@@ -69,6 +70,35 @@ def fails(train, capsys):
         return errors
 
     return run
+
+
+def rows(version):
+    """Rows of a run's metrics.csv but for their seconds."""
+    with open(f"logs/{version}/metrics.csv", newline="") as file:
+        return [{**row, "seconds": None} for row in csv.DictReader(file)]
+
+
+def same(a, b):
+    """Whether two nested values are equal to the last bit."""
+    if torch.is_tensor(a):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def assert_same_run(version, expected, epochs):
+    """Every epoch's weights, the optimizer's state and the metrics are equal to the last bit."""
+    for epoch in range(1, epochs + 1):
+        a, b = (checkpoint.read_file(f"model/{v}/model_{epoch}.pt")["model"] for v in (version, expected))
+        assert same(a, b), f"other weights after epoch {epoch}"
+    a, b = (checkpoint.read_file(f"model/{v}/last.pt")["progress"] for v in (version, expected))
+    assert same(a["optimizer"], b["optimizer"]) and same(a["scheduler"], b["scheduler"])
+    assert rows(version) == rows(expected)
+    assert os.readlink(f"model/{version}/best.pt") == os.readlink(f"model/{expected}/best.pt")
+    assert os.path.exists(f"logs/{version}/curves.png")
 
 
 def golden_image(height, width, s):

@@ -98,11 +98,11 @@ def test_a_version_is_not_overwritten_unasked(train, fails):
     Path("model/a/notes.txt").write_text("mine")
     before = Path("model/a/model_2.pt").stat()
     message = fails("--version", "a", "--epochs", "1")
-    assert "model/a" in message and "--overwrite True" in message
+    assert all(part in message for part in ("model/a", "--overwrite True", "--resume True"))
     fails("--version", "a", "--epochs", "1", "--overwrite", "True", data_dir="nowhere")
     assert Path("model/a/model_2.pt").stat() == before, "a run that could not start removed an earlier one"
     train("--version", "a", "--epochs", "1", "--overwrite", "True")
-    assert sorted(os.listdir("model/a")) == ["best.pt", "model_1.pt", "notes.txt"]
+    assert sorted(os.listdir("model/a")) == ["best.pt", "last.pt", "model_1.pt", "notes.txt"]
     assert len(rows("a")) == 1
 
 
@@ -118,7 +118,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(fails, monkeypatch):
     monkeypatch.setattr(FashionCLIP, "forward", third_is_broken)
     with pytest.raises(AssertionError):  # `fails` finds what epoch 1 had written: that is kept
         fails("--version", "a", "--log-interval", "2", code=3)
-    assert sorted(os.listdir("model/a")) == ["best.pt", "model_1.pt"]
+    assert sorted(os.listdir("model/a")) == ["best.pt", "last.pt", "model_1.pt"]
     log = Path("logs/a/a_training.log").read_text()
     assert "error: epoch 2, step 1: the loss of gender is nan" in log
 

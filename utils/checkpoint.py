@@ -80,11 +80,16 @@ def load_state(net, state, path):
     net.train().train(training)
 
 
-def save_checkpoint(path, net, meta):
-    """Write `{"model": state dict, "meta": meta}`, whole or not at all."""
+def size(tensors):
+    """Bytes that tensors take in a file, 512 for each one's own entry included (measured: 310 to 370)."""
+    return sum(value.numel() * value.element_size() + 512 for value in tensors)
+
+
+def save_checkpoint(path, net, meta, **more):
+    """Write `{"model": state dict, "meta": meta, **more}`, whole or not at all."""
     state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
     with atomic(path, binary=True) as file:
-        torch.save({"model": state, "meta": meta}, file)
+        torch.save({"model": state, "meta": meta, **more}, file)
 
 
 def link(target, path):

@@ -13,8 +13,8 @@ from utils.logging import logger
 GRADIENT_NORM = 5.0  # of --clipping
 
 
-def train_one_epoch(net, criterion, data, teacher_logits, optimizer, order, *, args, epoch, precision):
-    """Train on every image once.
+def train_one_epoch(net, criterion, data, teacher_logits, optimizer, order, *, args, progress, precision):
+    """Train on every image once, in a resumed epoch on those whose turn has not come yet.
 
     Args:
         net: `Student` or `FashionCLIP`, on its device.
@@ -23,7 +23,7 @@ def train_one_epoch(net, criterion, data, teacher_logits, optimizer, order, *, a
         teacher_logits: dict attribute -> float32 `(N, classes)`, or None for a loss of kind none.
         order: int64 tensor `(N,)` on the CPU, the images in the epoch's order.
         args: options (batch_size, epochs, clipping, log_interval).
-        epoch: from 1, for the log.
+        progress: `utils.resume.Progress`; knows the epoch, and is told the losses of each step.
         precision: `utils.hardware.Precision`.
     Returns: dict attribute -> loss, the mean over the steps.
     Raises: NonFiniteLoss, at the latest at the next log line.
@@ -33,9 +33,12 @@ def train_one_epoch(net, criterion, data, teacher_logits, optimizer, order, *, a
     labels = {key: torch.as_tensor(values, device=device) for key, values in data.labels.items()}
     steps = math.ceil(len(order) / args.batch_size)
     history = torch.zeros(steps, len(ATTRIBUTES), device=device)
-    checked, start = 0, time.perf_counter()
-    bar = tqdm(order.split(args.batch_size), f"epoch {epoch}/{args.epochs}", disable=None, leave=False)
-    for step, batch in enumerate(bar, 1):
+    epoch, done = progress.epoch, len(progress.losses)
+    history[:done] = progress.losses
+    start = time.perf_counter()
+    bar = tqdm(order.split(args.batch_size)[done:], f"epoch {epoch}/{args.epochs}", disable=None, leave=False)
+    for step, batch in enumerate(bar, done + 1):
+        progress.poll()
         pixels, batch = data.pixels.fetch(batch), batch.to(device)
         with precision.autocast(device):
             outputs = net(pixels)
@@ -52,22 +55,24 @@ def train_one_epoch(net, criterion, data, teacher_logits, optimizer, order, *, a
             torch.nn.utils.clip_grad_norm_(net.parameters(), GRADIENT_NORM)
         optimizer.step()
         history[step - 1] = torch.stack([losses[key].detach() for key in ATTRIBUTES])
+        progress.losses = history[:step]
 
         # Not every step, since reading a value waits for the device.
         if step % args.log_interval == 0 or step == steps:
-            _check_finite(history[checked:step], checked, epoch)
-            checked = step
-            speed = min(step * args.batch_size, len(order)) / (time.perf_counter() - start)
+            check_finite(history[:step], epoch)
+            images = min(step * args.batch_size, len(order)) - done * args.batch_size
+            speed = images / (time.perf_counter() - start)
             _log_step(epoch, args.epochs, step, steps, history[step - 1], optimizer, speed)
     return dict(zip(ATTRIBUTES, history.mean(dim=0).tolist()))
 
 
-def _check_finite(history, first, epoch):
+def check_finite(history, epoch):
+    """NonFiniteLoss for the first loss that is not finite; `history` float `(steps, attributes)`."""
     bad = (~torch.isfinite(history)).nonzero().tolist()
     if bad:
         step, attribute = bad[0]
         raise NonFiniteLoss(
-            f"epoch {epoch}, step {first + step + 1}: the loss of {list(ATTRIBUTES)[attribute]} is "
+            f"epoch {epoch}, step {step + 1}: the loss of {list(ATTRIBUTES)[attribute]} is "
             f"{history[step, attribute].item()}; try a lower --lr, --clipping True or --precision fp32"
         )
 
@@ -82,13 +87,14 @@ def _log_step(epoch, epochs, step, steps, losses, optimizer, speed):
 
 
 @torch.no_grad()
-def predict(net, pixels, batch_size, precision, name):
+def predict(net, pixels, batch_size, precision, name, poll=None):
     """Logits of a whole data set, in evaluation mode.
 
     Args:
         net: `Student` or `FashionCLIP`, on the images' device.
         pixels: `utils.pixels.Images`.
         name: on the progress bar.
+        poll: called before each batch; see `utils.resume.Progress`.
     Returns: dict attribute -> float32 `(N, classes)`, on the CPU.
     """
     net.eval()
@@ -96,5 +102,7 @@ def predict(net, pixels, batch_size, precision, name):
     with precision.autocast(pixels.device):
         classify = net.inference()
         for batch in tqdm(torch.arange(len(pixels)).split(batch_size), name, disable=None, leave=False):
+            if poll:
+                poll()
             parts.append(classify(pixels.fetch(batch)))
     return {key: torch.cat([part[key] for part in parts]).cpu() for key in ATTRIBUTES}

@@ -16,9 +16,20 @@ class NonFiniteLoss(UserError):
 
 
 class DiskFull(UserError):
-    """No room for a file. The message names the file and the bytes needed; what was there before is kept."""
+    """No room for a file, or for those of a run to come. The message names path and bytes; what was there is kept."""
 
     exit_code = 4
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM ends the run. Not an Exception, so that no handler of errors on the way takes it for one.
+
+    Args: `signal`, a signal.Signals; `message`, what became of the run.
+    """
+
+    def __init__(self, signal, message):
+        super().__init__(f"{signal.name}: {message}")
+        self.exit_code = 128 + signal
 
 
 def shortened(items, most=20):
@@ -31,11 +42,14 @@ def shortened(items, most=20):
 
 
 def exit_code(main):
-    """Run a command's `main`: 0, or the exit code of a UserError, whose message is the last line."""
+    """Run a command's `main`: 0, or the exit code of a UserError or of a signal, whose message is the last line."""
     try:
         main()
     except UserError as error:
         # To stderr, and to the run's log if there is one.
         logging.getLogger("fashion").error(f"error: {error}")
         return error.exit_code
+    except Interrupted as stop:
+        logging.getLogger("fashion").warning(str(stop))
+        return stop.exit_code
     return 0

@@ -26,9 +26,9 @@ def start():
     logger.addHandler(logging.handlers.MemoryHandler(capacity=10**6, flushLevel=logging.CRITICAL + 1))
 
 
-def to_file(path):
-    """Write what was held back to a new file, and every line from now on as it comes."""
-    file = logging.FileHandler(path, mode="w", encoding="utf-8")
+def to_file(path, append=False):
+    """Write what was held back to a new file or, with `append`, behind what is there; and every line to come."""
+    file = logging.FileHandler(path, mode="a" if append else "w", encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%Y-%m-%d %H:%M:%S"))
     for handler in logger.handlers:
         if isinstance(handler, logging.handlers.MemoryHandler):

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import time
 from importlib.metadata import version
 
 import numpy as np
@@ -22,16 +21,6 @@ PACKAGES = (
     "numpy",
     "pillow",
 )
-
-
-class Clock:
-    """Seconds since it was made."""
-
-    def __init__(self):
-        self.start = time.perf_counter()
-
-    def seconds(self):
-        return time.perf_counter() - self.start
 
 
 def header(options, net, data, device, precision):
@@ -103,3 +92,11 @@ def summary(run, data):
         ("options", run.args_file),
     ):
         logger.info(f"{what + ':':<14}{path}")
+
+
+def finished(run):
+    """A run that was to be resumed has nothing left to do."""
+    logger.info(
+        f"{run.model_dir}: all {len(run.rows)} epochs are done, best: epoch {run.best['epoch']}, "
+        f"mean Top-1 {run.best['val_top1']:.4f}; a higher --epochs goes on from there"
+    )

@@ -4,10 +4,11 @@ import csv
 import json
 import os
 import re
+import shutil
 
 from utils import checkpoint, logging
 from utils.attributes import ATTRIBUTES
-from utils.errors import UserError
+from utils.errors import DiskFull, UserError
 from utils.files import atomic
 
 MODEL_ROOT = "model"
@@ -30,52 +31,101 @@ def epoch_files(folder):
 class Run:
     """The files of one version. Nothing is written or removed before `open`.
 
-    Raises: UserError if the version has checkpoints already and may not be overwritten.
+    Raises: UserError if the version has checkpoints already that are neither to be overwritten nor to be resumed.
     """
 
-    def __init__(self, version, overwrite=False):
+    def __init__(self, version, overwrite=False, resume=False):
         self.model_dir = os.path.join(MODEL_ROOT, version)
         self.log_dir = os.path.join(LOG_ROOT, version)
         self.log_file = os.path.join(self.log_dir, f"{version}_training.log")
         self.metrics_file = os.path.join(self.log_dir, "metrics.csv")
         self.args_file = os.path.join(self.log_dir, "args.json")
         self.best_file = os.path.join(self.model_dir, "best.pt")
-        self.best = None  # row of the best epoch so far
-        if epoch_files(self.model_dir) and not overwrite:
+        self.last_file = os.path.join(self.model_dir, "last.pt")
+        self.rows = []  # of the finished epochs, as in metrics.csv
+        self.resumes = resume
+        self.is_begun = os.path.exists(self.last_file)
+        if (self.is_begun or epoch_files(self.model_dir)) and not (resume or overwrite):
             raise UserError(
-                f"{self.model_dir} has checkpoints already: take another --version, "
-                "or replace that version's files with --overwrite True"
+                f"{self.model_dir} has checkpoints already: go on with that run with --resume True, "
+                "take another --version, or replace that version's files with --overwrite True"
+            )
+        if resume and epoch_files(self.model_dir) and not self.is_begun:
+            raise UserError(
+                f"--resume: {self.model_dir} has checkpoints but no last.pt, from which a run goes on; "
+                "take another --version, or replace that version's files with --overwrite True"
+            )
+
+    @property
+    def best(self):
+        """Row of the best epoch: the first with the highest mean Top-1."""
+        return max(self.rows, key=lambda row: row["val_top1"])
+
+    def check_room(self, net, epochs, keep):
+        """Compare what the run's checkpoints will need with what is free, before anything is removed or written.
+
+        Raises: DiskFull with both figures.
+        """
+        weights = checkpoint.size(net.state_dict().values())
+        last = weights + 2 * checkpoint.size(net.parameters())  # with Adam's two averages
+        # With --keep, these many at once: the newest, the best, and one more until the next last.pt is written.
+        files = epochs if keep is None else min(epochs, keep + 2)
+        present = [*epoch_files(self.model_dir).values(), self.last_file]
+        present = sum(os.path.getsize(path) for path in present if os.path.exists(path))
+        needed = files * weights + 2 * last - present  # last.pt is written beside the one before
+        free = shutil.disk_usage(next(f for f in (self.model_dir, MODEL_ROOT, ".") if os.path.isdir(f))).free
+        if needed > free:
+            raise DiskFull(
+                f"{self.model_dir}: {files} checkpoints of {weights / 1e6:,.0f} MB, and last.pt, need another "
+                f"{needed / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free: make room, or keep fewer with --keep N"
             )
 
     def open(self, options):
-        """Remove an earlier run's files, begin the log and the table, and keep the options."""
+        """Remove an earlier run's files, begin the log and the table, and keep the options.
+
+        To resume a run, set `rows` before: log and checkpoints stay, the table is written from the rows.
+        """
         os.makedirs(self.model_dir, exist_ok=True)
         os.makedirs(self.log_dir, exist_ok=True)
-        for path in [
-            *epoch_files(self.model_dir).values(),
-            self.best_file,
-            self.metrics_file,
-            self.args_file,
-        ]:
+        # last.pt goes first: half of an earlier run must not look like one that can be resumed.
+        earlier = (
+            [] if self.resumes else [self.last_file, *epoch_files(self.model_dir).values(), self.args_file]
+        )
+        for path in [*earlier, self.best_file]:
             if os.path.lexists(path):
                 os.remove(path)
-        logging.to_file(self.log_file)
+        logging.to_file(self.log_file, append=self.resumes)
+        if self.resumes and not self.is_begun:
+            logging.logger.info(f"--resume: there is no {self.last_file} yet, the run begins")
         with atomic(self.args_file) as file:
             json.dump(options, file, indent=2, ensure_ascii=False)
             file.write("\n")
-        with open(self.metrics_file, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow(COLUMNS)
+        self._write_rows()
+
+    def _write_rows(self):
+        """metrics.csv, and best.pt, which follows it."""
+        with atomic(self.metrics_file) as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        if self.rows:
+            checkpoint.link(self._epoch_file(self.best["epoch"]), self.best_file)
+
+    def _epoch_file(self, epoch):
+        return os.path.join(self.model_dir, f"model_{epoch}.pt")
 
     def save_epoch(self, net, row, meta):
-        """Write the epoch's checkpoint and its row; `best.pt` follows the best mean Top-1, the earliest of equals."""
-        path = os.path.join(self.model_dir, f"model_{row['epoch']}.pt")
-        checkpoint.save_checkpoint(path, net, dict(meta, **net.describe(), role=net.role, metrics=row))
-        with open(self.metrics_file, "a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, COLUMNS).writerow(row)
-        if self.best is None or row["val_top1"] > self.best["val_top1"]:
-            self.best = row
-            checkpoint.link(path, self.best_file)
-        return path
+        """Write the epoch's checkpoint, then its row, then `best.pt`."""
+        meta = dict(meta, epoch=row["epoch"], metrics=row)
+        checkpoint.save_checkpoint(self._epoch_file(row["epoch"]), net, meta)
+        self.rows.append(row)
+        self._write_rows()
+
+    def prune(self, keep):
+        """Remove the checkpoints of all epochs but the newest `keep` and the best."""
+        for epoch, path in epoch_files(self.model_dir).items():
+            if epoch <= len(self.rows) - keep and epoch != self.best["epoch"]:
+                os.remove(path)
 
 
 def metrics_row(epoch, lr, losses, scores, seconds):

@@ -1,0 +1,41 @@
+"""SIGINT and SIGTERM: a run is saved before it ends, unless there is nothing to save yet."""
+
+import os
+import signal
+
+from utils.errors import Interrupted
+
+
+class StopSignals:
+    """While this context lasts, the first SIGINT or SIGTERM raises `Interrupted` wherever the program is.
+
+    From `defer()` on, when much is being changed step by step, it is only noted in `received`, for the loop to
+    look at between two steps. A second signal ends the process at once, with the system's own action.
+    """
+
+    def __init__(self):
+        self.received = None  # signal.Signals
+        self._deferred = False
+        self._before = {}
+
+    def __enter__(self):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def defer(self):
+        self._deferred = True
+
+    def _handle(self, number, _frame):
+        self.received = signal.Signals(number)
+        for each in self._before:
+            signal.signal(each, signal.SIG_DFL)
+        if not self._deferred:
+            raise Interrupted(self.received, "stopped before training began, nothing was to be saved")
+        # Not by the logger: the signal may have come while it was writing.
+        notice = f"\n{self.received.name}: this step is finished and saved; once more, and it ends at once\n"
+        os.write(2, notice.encode())
