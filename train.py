@@ -104,28 +104,33 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     with StopSignals() as signals:
-        train(args, signals)
+        from utils import logging
+        from utils.distributed import World
+        from utils.hardware import keep_freed_memory
+
+        world = World(args.device)
+        logging.start(world.rank)
+        keep_freed_memory()
+        with world:
+            train(args, signals, world)
 
 
-def train(args, signals):
+def train(args, signals, world):
     """One run, from top to bottom."""
     import torch
 
-    from clip_model import FashionCLIP, read_prompts
-    from networks import Student
-    from utils import engine, logging, metrics, plots, report, resume
+    from clip_model import read_prompts
+    from utils import engine, plots, report, resume
     from utils.dataset import load_pixels, read_tables
-    from utils.hardware import choose_device, choose_precision, keep_freed_memory, make_reproducible
+    from utils.hardware import choose_precision, make_reproducible
     from utils.losses import DistillationLoss, class_weights
     from utils.optimizer import build_optimizer, build_scheduler
     from utils.pixels import Images
     from utils.run import Run, metrics_row
-    from utils.teacher import load_teacher, read_logits, save_logits, teacher_logits
+    from utils.teacher import find_teacher, save_logits, teacher_logits
 
     # Whatever can be wrong is looked at before anything of an earlier run is touched.
-    logging.start()
-    keep_freed_memory()
-    run = Run(args.version, args.overwrite, args.resume)
+    run = Run(args.version, args.overwrite, args.resume, writes=world.is_first)
     options = {name: value for name, value in vars(args).items() if name != "distils"}
     saved = resume.read(run.last_file, options) if args.resume and run.is_begun else None
     if saved:
@@ -133,70 +138,51 @@ def train(args, signals):
         if len(run.rows) >= args.epochs:
             report.finished(run)
             return
-    device = choose_device(args.device)
-    precision = choose_precision(saved["meta"]["precision"] if saved else args.precision, device)
+    wanted = saved["meta"]["precision"] if saved else args.precision
+    precision = world.agreed(choose_precision(wanted, world.device))
     tables = read_tables(args.data_dir)
     fingerprint = resume.data_fingerprint(tables)
+    if saved:
+        resume.check_data(saved, fingerprint, args.data_dir)
     prompts = read_prompts(args.prompts) if args.prompts and not saved else None
     make_reproducible(args.seed)
-    if saved:  # what the networks are made from, and the teacher, were read when the run began
-        resume.check_data(saved, fingerprint, args.data_dir)
-        net = (Student if args.kd_learning else FashionCLIP).from_meta(saved["meta"])
-    elif args.kd_learning:
-        net = Student(args.distils, None if args.student_weights == "none" else args.student_weights)
-    else:
-        net = FashionCLIP(args.clip_model, prompts)
-    teacher = given = None
-    if args.distils and not saved:
-        if args.teacher_logits:
-            given = read_logits(args.teacher_logits, tables["train"].names, device)
-        else:
-            teacher = load_teacher(args.teacher, args.clip_model, prompts)
-    data = load_pixels(tables, args.cache_dir)
+    net = build_network(args, prompts, saved)
+    teacher = find_teacher(args, prompts, tables["train"].names, saved)
+    with world.first_alone():
+        data = load_pixels(tables, args.cache_dir)
 
     run.check_room(net, args.epochs, args.keep)
     run.open(options)
-    report.header(options, net, data, device, precision)
+    report.header(options, net, data, precision, world)
 
-    net.to(device, memory_format=torch.channels_last)
-    data = {split: part._replace(pixels=Images(part.pixels, device)) for split, part in data.items()}
-    taught = given or (
-        teacher and teacher_logits(teacher, data["train"], args.cache_dir, args.val_batch_size, precision)
-    )
-    if args.save_teacher_logits:
+    net.to(world.device, memory_format=torch.channels_last)
+    data = {split: part._replace(pixels=Images(part.pixels, world.device)) for split, part in data.items()}
+    with world.first_alone():
+        taught = teacher_logits(teacher, data["train"], args.cache_dir, args.val_batch_size, precision)
+    if args.save_teacher_logits and run.writes:
         save_logits(args.save_teacher_logits, data["train"].names, taught)
     del teacher  # it has said all it has to say
-    if saved and args.distils:
-        taught = {key: logits.to(device) for key, logits in saved["progress"]["teacher_logits"].items()}
     weights = class_weights(data["train"].labels) if args.loss_weight else None
     kind = args.distillation_type if args.distils else "none"
-    curves = plots.Curves(run.log_dir, args.tensorboard)
     criterion = DistillationLoss(kind, args.distillation_alpha, args.distillation_tau, weights, args.ls)
-    criterion.to(device)
+    criterion.to(world.device)
     optimizer = build_optimizer(net, args)
     scheduler = build_scheduler(optimizer, args)
+    curves = plots.Curves(run.log_dir, args.tensorboard)
 
     meta = {"options": options, "precision": precision.name, **net.describe(), "role": net.role}
-    progress = resume.Progress(
-        run,
-        net,
-        optimizer,
-        scheduler,
-        signals,
-        seed=args.seed,
-        minutes=args.save_every_minutes,
-        meta=meta,
-        constant={"data": fingerprint, "teacher_logits": taught},
-    )
+    constant = {"data": fingerprint, "teacher_logits": taught}
+    progress = resume.Progress(run, net, optimizer, scheduler, signals, args, meta, constant)
     signals.defer()
     progress.begin(saved)
     del saved  # twice the weights and more
+    parallel = world.parallel(net)
 
     for epoch in range(progress.epoch, args.epochs + 1):
         lr = optimizer.param_groups[0]["lr"]
         order = progress.order(len(data["train"].names))
         losses = engine.train_one_epoch(
-            net,
+            parallel,
             criterion,
             data["train"],
             taught,
@@ -205,22 +191,33 @@ def train(args, signals):
             args=args,
             progress=progress,
             precision=precision,
+            world=world,
         )
-        logits = engine.predict(
-            net, data["val"].pixels, args.val_batch_size, precision, "validation", progress.poll
-        )
-        scores = metrics.evaluate(logits, data["val"].labels)
+        scores = engine.validate(net, data["val"], args.val_batch_size, precision, world, progress.poll)
         if scheduler:
             scheduler.step()
 
         row = metrics_row(epoch, lr, losses, scores, progress.seconds())
         run.save_epoch(net, row, meta)
-        report.epoch(row, scores, args.epochs)
-        curves.update(row)
+        if run.writes:
+            report.epoch(row, scores, args.epochs)
+            curves.update(row)
         progress.next_epoch()
-        if args.keep:
-            run.prune(args.keep)
-    report.summary(run, data)
+        run.prune(args.keep)
+    if run.writes:
+        report.summary(run, data)
+
+
+def build_network(args, prompts, saved):
+    """The network to be trained; of a resumed run, from what it was made from when the run began."""
+    from clip_model import FashionCLIP
+    from networks import Student
+
+    if saved:
+        return (Student if args.kd_learning else FashionCLIP).from_meta(saved["meta"])
+    if args.kd_learning:
+        return Student(args.distils, None if args.student_weights == "none" else args.student_weights)
+    return FashionCLIP(args.clip_model, prompts)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from clip_model import PROMPTS, FashionCLIP
 from utils import dataset, engine
 from utils.attributes import ATTRIBUTES
 from utils.checkpoint import load_state
+from utils.distributed import World
 from utils.hardware import Precision, choose_precision, keep_freed_memory, make_reproducible
 from utils.losses import DistillationLoss, class_weights
 from utils.optimizer import build_optimizer
@@ -183,7 +184,16 @@ def _project_epoch(job, net, recipe, taught, array=None, order=None):
     data = dataset.Split(job.paths, Images(array, CPU), job.labels)
     precision = Precision(job.precision, "")
     return lambda: engine.train_one_epoch(
-        net, criterion, data, taught, optimizer, order, args=args, progress=_Unsaved(), precision=precision
+        net,
+        criterion,
+        data,
+        taught,
+        optimizer,
+        order,
+        args=args,
+        progress=_Unsaved(),
+        precision=precision,
+        world=World("cpu"),
     )
 
 

@@ -6,6 +6,7 @@ import time
 import torch
 from tqdm import tqdm
 
+from utils import metrics
 from utils.attributes import ATTRIBUTES
 from utils.errors import NonFiniteLoss
 from utils.logging import logger
@@ -13,18 +14,21 @@ from utils.logging import logger
 GRADIENT_NORM = 5.0  # of --clipping
 
 
-def train_one_epoch(net, criterion, data, teacher_logits, optimizer, order, *, args, progress, precision):
+def train_one_epoch(
+    net, criterion, data, teacher_logits, optimizer, order, *, args, progress, precision, world
+):
     """Train on every image once, in a resumed epoch on those whose turn has not come yet.
 
     Args:
-        net: `Student` or `FashionCLIP`, on its device.
+        net: `Student` or `FashionCLIP`, on its device, as `world.parallel` gives it.
         criterion: `DistillationLoss`.
         data: `utils.dataset.Split`, with `utils.pixels.Images` as its pixels.
         teacher_logits: dict attribute -> float32 `(N, classes)`, or None for a loss of kind none.
         order: int64 tensor `(N,)` on the CPU, the images in the epoch's order.
-        args: options (batch_size, epochs, clipping, log_interval).
+        args: options (batch_size over all processes, epochs, clipping, log_interval).
         progress: `utils.resume.Progress`; knows the epoch, and is told the losses of each step.
         precision: `utils.hardware.Precision`.
+        world: `utils.distributed.World`; each process takes its part of every batch.
     Returns: dict attribute -> loss, the mean over the steps.
     Raises: NonFiniteLoss, at the latest at the next log line.
     """
@@ -39,22 +43,25 @@ def train_one_epoch(net, criterion, data, teacher_logits, optimizer, order, *, a
     bar = tqdm(order.split(args.batch_size)[done:], f"epoch {epoch}/{args.epochs}", disable=None, leave=False)
     for step, batch in enumerate(bar, done + 1):
         progress.poll()
-        pixels, batch = data.pixels.fetch(batch), batch.to(device)
+        part, counts = world.part(batch)
+        pixels, part, batch = data.pixels.fetch(part), part.to(device), batch.to(device)
         with precision.autocast(device):
             outputs = net(pixels)
         class_logits, distillation_logits = outputs if isinstance(outputs, tuple) else (outputs, None)
         losses = criterion(
             class_logits,
             distillation_logits,
-            teacher_logits and {key: logits[batch] for key, logits in teacher_logits.items()},
+            teacher_logits and {key: logits[part] for key, logits in teacher_logits.items()},
+            {key: values[part] for key, values in labels.items()},
             {key: values[batch] for key, values in labels.items()},
         )
+        losses = torch.stack([losses[key] for key in ATTRIBUTES]) * counts
         optimizer.zero_grad(set_to_none=True)
-        sum(losses.values()).backward()
+        (world.size * losses.sum()).backward()  # since the processes' gradients are averaged
         if args.clipping:
             torch.nn.utils.clip_grad_norm_(net.parameters(), GRADIENT_NORM)
         optimizer.step()
-        history[step - 1] = torch.stack([losses[key].detach() for key in ATTRIBUTES])
+        history[step - 1] = world.sum(losses.detach())
         progress.losses = history[:step]
 
         # Not every step, since reading a value waits for the device.
@@ -86,8 +93,17 @@ def _log_step(epoch, epochs, step, steps, losses, optimizer, speed):
     )
 
 
+def validate(net, data, batch_size, precision, world, poll):
+    """Scores of a data set, see `utils.metrics.scores`; each process predicts its part. Args: as of `predict`."""
+    part, counts = world.part(torch.arange(len(data.names)))
+    logits = predict(net, data.pixels, batch_size, precision, "validation", poll, part)
+    matrices = metrics.confusion_matrices(logits, {key: values[part] for key, values in data.labels.items()})
+    matrices = {key: torch.from_numpy(matrix * counts) for key, matrix in matrices.items()}
+    return metrics.scores({key: world.sum(matrix).cpu().numpy() for key, matrix in matrices.items()})
+
+
 @torch.no_grad()
-def predict(net, pixels, batch_size, precision, name, poll=None):
+def predict(net, pixels, batch_size, precision, name, poll=None, indices=None):
     """Logits of a whole data set, in evaluation mode.
 
     Args:
@@ -95,13 +111,15 @@ def predict(net, pixels, batch_size, precision, name, poll=None):
         pixels: `utils.pixels.Images`.
         name: on the progress bar.
         poll: called before each batch; see `utils.resume.Progress`.
+        indices: of the images, int64; all by default.
     Returns: dict attribute -> float32 `(N, classes)`, on the CPU.
     """
     net.eval()
     parts = []
     with precision.autocast(pixels.device):
         classify = net.inference()
-        for batch in tqdm(torch.arange(len(pixels)).split(batch_size), name, disable=None, leave=False):
+        indices = torch.arange(len(pixels)) if indices is None else indices
+        for batch in tqdm(indices.split(batch_size), name, disable=None, leave=False):
             if poll:
                 poll()
             parts.append(classify(pixels.fetch(batch)))

@@ -21,6 +21,12 @@ class DiskFull(UserError):
     exit_code = 4
 
 
+class ProcessLost(UserError):
+    """Another process of a run of several has ended."""
+
+    exit_code = 5
+
+
 class Interrupted(KeyboardInterrupt):
     """SIGINT or SIGTERM ends the run. Not an Exception, so that no handler of errors on the way takes it for one.
 

@@ -15,13 +15,16 @@ class _Terminal(logging.Handler):
         tqdm.write(self.format(record), file=stream)
 
 
-def start():
-    """Log to the terminal; lines are also held back for the file that `to_file` names later."""
+def start(process=0):
+    """Log to the terminal; lines are also held back for the file that `to_file` names later.
+
+    Of a run of several processes, those after the first (0) say nothing but their errors.
+    """
     stop()
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.ERROR if process else logging.INFO)
     logger.propagate = False
     terminal = _Terminal()
-    terminal.setFormatter(logging.Formatter("%(message)s"))
+    terminal.setFormatter(logging.Formatter(f"[process {process}] %(message)s" if process else "%(message)s"))
     logger.addHandler(terminal)
     logger.addHandler(logging.handlers.MemoryHandler(capacity=10**6, flushLevel=logging.CRITICAL + 1))
 

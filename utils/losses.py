@@ -64,19 +64,28 @@ class DistillationLoss(nn.Module):
             weight = None if class_weights is None else class_weights[key]
             self.register_buffer(f"weight_{key}", weight)
 
-    def forward(self, class_logits, distillation_logits, teacher_logits, labels):
-        """Dicts attribute -> logits `(B, classes)` or labels int64 `(B,)`; returns attribute -> scalar."""
+    def forward(self, class_logits, distillation_logits, teacher_logits, labels, batch_labels=None):
+        """Dicts attribute -> logits `(B, classes)` or labels int64 `(B,)`; returns attribute -> scalar.
+
+        `batch_labels` are those of the whole batch where this is a part of it: then the losses are the part's
+        contributions, which add up to the batch's.
+        """
+        batch_labels = labels if batch_labels is None else batch_labels
         losses = {}
         for key, logits in class_logits.items():
-            weight = getattr(self, f"weight_{key}")
-            loss = F.cross_entropy(
-                logits.float(), labels[key], weight=weight, label_smoothing=self.label_smoothing
-            )
+            whole = batch_labels[key]
+            loss = self._cross_entropy(logits, labels[key], whole, getattr(self, f"weight_{key}"))
             if self.kind != "none":
                 distilled = self._distillation(distillation_logits[key], teacher_logits[key])
-                loss = (1 - self.alpha) * loss + self.alpha * distilled
+                loss = (1 - self.alpha) * loss + self.alpha * distilled * (len(labels[key]) / len(whole))
             losses[key] = loss
         return losses
+
+    def _cross_entropy(self, logits, labels, whole, weight):
+        total = F.cross_entropy(
+            logits.float(), labels, weight=weight, label_smoothing=self.label_smoothing, reduction="sum"
+        )
+        return total / (len(whole) if weight is None else weight[whole].sum())
 
     def _distillation(self, student, teacher):
         if self.kind == "soft":

@@ -24,20 +24,29 @@ def acsa(matrix):
     return float(np.mean(np.diag(matrix)[occurs] / counts[occurs]))
 
 
-def evaluate(logits, labels):
-    """Metrics of one data set.
-
-    Args: dicts attribute -> float logits `(N, classes)`, and int labels `(N,)`.
-    Returns: {"matrix": {attribute: matrix}, "top1": {attribute: float}, "acsa": {attribute: float},
-        "mean_top1": float, "mean_acsa": float}.
-    """
-    matrix = {
+def confusion_matrices(logits, labels):
+    """Dicts attribute -> float logits `(N, classes)`, and int labels `(N,)`; returns attribute -> matrix."""
+    return {
         key: confusion_matrix(labels[key], np.asarray(logits[key]).argmax(axis=1), len(attribute.classes))
         for key, attribute in ATTRIBUTES.items()
     }
-    scores = {
+
+
+def evaluate(logits, labels):
+    """Metrics of one data set, see `scores`."""
+    return scores(confusion_matrices(logits, labels))
+
+
+def scores(matrix):
+    """Metrics from the matrices.
+
+    Args: `matrix` attribute -> matrix.
+    Returns: {"matrix": {attribute: matrix}, "top1": {attribute: float}, "acsa": {attribute: float},
+        "mean_top1": float, "mean_acsa": float}.
+    """
+    each = {
         "top1": {key: top1(m) for key, m in matrix.items()},
         "acsa": {key: acsa(m) for key, m in matrix.items()},
     }
-    means = {f"mean_{name}": float(np.mean(list(score.values()))) for name, score in scores.items()}
-    return dict(matrix=matrix, **scores, **means)
+    means = {f"mean_{name}": float(np.mean(list(score.values()))) for name, score in each.items()}
+    return dict(matrix=matrix, **each, **means)

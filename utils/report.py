@@ -23,13 +23,14 @@ PACKAGES = (
 )
 
 
-def header(options, net, data, device, precision):
+def header(options, net, data, precision, world):
     """Everything that one needs to know to run it again."""
     say = logger.info
     say(f"training the {net.role}: {type(net).__name__}")
     say("options: " + "  ".join(f"--{name.replace('_', '-')} {value}" for name, value in options.items()))
     say(f"python {platform.python_version()}  " + "  ".join(f"{name} {version(name)}" for name in PACKAGES))
-    say(f"device: {_device_name(device)}, {torch.get_num_threads()} threads")
+    processes = f"{world.size} processes, each with " if world.size > 1 else ""
+    say(f"device: {processes}{_device_name(world.device)}, {torch.get_num_threads()} threads")
     say(f"precision: {precision.name} ({precision.reason})")
     say(f"seed: {options['seed']}")
     for split, part in data.items():

@@ -97,16 +97,20 @@ class Progress:
         run: `utils.run.Run`; its rows are part of it.
         net, optimizer, scheduler: on their device; scheduler may be None.
         signals: `utils.signals.StopSignals`.
-        seed: of the order of images.
-        minutes: between two saves.
+        args: options (seed, save_every_minutes).
         meta: of the checkpoints, plain values.
         constant: what else is kept with it, unchanged: tensors and plain values by name.
     """
 
-    def __init__(self, run, net, optimizer, scheduler, signals, *, seed, minutes, meta, constant):
+    def __init__(self, run, net, optimizer, scheduler, signals, args, meta, constant):
         self.run, self.net, self.optimizer, self.scheduler = run, net, optimizer, scheduler
-        self.signals, self.minutes, self.meta, self.constant = signals, minutes, meta, constant
-        self.shuffle = torch.Generator().manual_seed(seed)
+        self.signals, self.minutes, self.meta, self.constant = (
+            signals,
+            args.save_every_minutes,
+            meta,
+            constant,
+        )
+        self.shuffle = torch.Generator().manual_seed(args.seed)
         self.epoch = 1  # the running one
         self._begin_epoch()
 
@@ -159,6 +163,9 @@ class Progress:
         Raises: NonFiniteLoss rather than keep weights that are lost.
         """
         check_finite(self.losses, self.epoch)
+        self.saved_at = time.monotonic()
+        if not self.run.writes:
+            return
         progress = {
             "epoch": self.epoch,
             "losses": self.losses.cpu().clone(),
@@ -173,7 +180,6 @@ class Progress:
         }
         meta = dict(self.meta, epoch=self.epoch - 1)
         checkpoint.save_checkpoint(self.run.last_file, self.net, meta, progress=progress)
-        self.saved_at = time.monotonic()
 
     def _restore(self, saved):
         progress = saved["progress"]

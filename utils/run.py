@@ -31,10 +31,11 @@ def epoch_files(folder):
 class Run:
     """The files of one version. Nothing is written or removed before `open`.
 
+    Args: `writes` is False in all processes of a run but its first: they keep count of the epochs only.
     Raises: UserError if the version has checkpoints already that are neither to be overwritten nor to be resumed.
     """
 
-    def __init__(self, version, overwrite=False, resume=False):
+    def __init__(self, version, overwrite=False, resume=False, writes=True):
         self.model_dir = os.path.join(MODEL_ROOT, version)
         self.log_dir = os.path.join(LOG_ROOT, version)
         self.log_file = os.path.join(self.log_dir, f"{version}_training.log")
@@ -44,6 +45,7 @@ class Run:
         self.last_file = os.path.join(self.model_dir, "last.pt")
         self.rows = []  # of the finished epochs, as in metrics.csv
         self.resumes = resume
+        self.writes = writes
         self.is_begun = os.path.exists(self.last_file)
         if (self.is_begun or epoch_files(self.model_dir)) and not (resume or overwrite):
             raise UserError(
@@ -85,6 +87,8 @@ class Run:
 
         To resume a run, set `rows` before: log and checkpoints stay, the table is written from the rows.
         """
+        if not self.writes:
+            return
         os.makedirs(self.model_dir, exist_ok=True)
         os.makedirs(self.log_dir, exist_ok=True)
         # last.pt goes first: half of an earlier run must not look like one that can be resumed.
@@ -116,13 +120,17 @@ class Run:
 
     def save_epoch(self, net, row, meta):
         """Write the epoch's checkpoint, then its row, then `best.pt`."""
-        meta = dict(meta, epoch=row["epoch"], metrics=row)
-        checkpoint.save_checkpoint(self._epoch_file(row["epoch"]), net, meta)
+        if self.writes:
+            meta = dict(meta, epoch=row["epoch"], metrics=row)
+            checkpoint.save_checkpoint(self._epoch_file(row["epoch"]), net, meta)
         self.rows.append(row)
-        self._write_rows()
+        if self.writes:
+            self._write_rows()
 
     def prune(self, keep):
-        """Remove the checkpoints of all epochs but the newest `keep` and the best."""
+        """Remove the checkpoints of all epochs but the newest `keep` and the best; None keeps all."""
+        if keep is None or not self.writes:
+            return
         for epoch, path in epoch_files(self.model_dir).items():
             if epoch <= len(self.rows) - keep and epoch != self.best["epoch"]:
                 os.remove(path)

@@ -51,31 +51,52 @@ def _existing_checkpoints():
     return "there are: " + "  ".join(found) if found else f"there is no checkpoint under {MODEL_ROOT}/ yet"
 
 
-def teacher_logits(net, data, cache_dir, batch_size, precision):
+def find_teacher(args, prompts, names, saved):
+    """What teaches the student of a run: a network, or logits `(N, classes)` by attribute; None if nothing does.
+
+    Args: `args`, options of train.py; `names` of the training images; `saved`, the content of a resumed run's
+        last.pt or None.
+    """
+    if not args.distils:
+        return None
+    if saved:
+        return saved["progress"]["teacher_logits"]
+    if args.teacher_logits:
+        return read_logits(args.teacher_logits, names)
+    return load_teacher(args.teacher, args.clip_model, prompts)
+
+
+def teacher_logits(teacher, data, cache_dir, batch_size, precision):
     """The teacher's logits of every image, computed once per teacher, data set and precision.
 
-    Args: `net` frozen, `data` a `utils.dataset.Split` whose pixels are `Images` of a cached array.
-    Returns: dict attribute -> float32 tensor `(N, classes)`, on the images' device.
+    Args: `teacher` of `find_teacher`; `data` a `utils.dataset.Split` whose pixels are `Images` of a cached array.
+    Returns: dict attribute -> float32 tensor `(N, classes)`, on the images' device; None without a teacher.
     """
+    if teacher is None:
+        return None
+    logits = teacher if isinstance(teacher, dict) else _ask(teacher, data, cache_dir, batch_size, precision)
+    return {key: values.to(data.pixels.device) for key, values in logits.items()}
+
+
+def _ask(net, data, cache_dir, batch_size, precision):
     path = os.path.join(cache_dir, f"logits-{_fingerprint(net, data, precision)}.npz")
     if os.path.exists(path):
         logger.info(f"teacher's logits: read from {path}")
         with np.load(path) as file:
-            logits = {key: torch.from_numpy(file[key]) for key in file.files}
-    else:
-        net.to(data.pixels.device)
-        logits = engine.predict(net, data.pixels, batch_size, precision, "teacher's logits")
-        with atomic(path, binary=True) as file:
-            np.savez(file, **{key: values.numpy() for key, values in logits.items()})
-        logger.info(f"teacher's logits: computed for {len(data.names)} images, kept in {path}")
-    return {key: values.to(data.pixels.device) for key, values in logits.items()}
+            return {key: torch.from_numpy(file[key]) for key in file.files}
+    net.to(data.pixels.device)
+    logits = engine.predict(net, data.pixels, batch_size, precision, "teacher's logits")
+    with atomic(path, binary=True) as file:
+        np.savez(file, **{key: values.numpy() for key, values in logits.items()})
+    logger.info(f"teacher's logits: computed for {len(data.names)} images, kept in {path}")
+    return logits
 
 
-def read_logits(path, names, device):
+def read_logits(path, names):
     """Logits from a file of --teacher-logits: arrays `image_name` `(M,)` and, for each attribute, `(M, classes)`.
 
     Args: `names` of the images that need them; the file's rows may be more, and in another order.
-    Returns: dict attribute -> float32 tensor `(len(names), classes)`, on `device`.
+    Returns: dict attribute -> float32 tensor `(len(names), classes)`.
     Raises: UserError for a file that is none or does not fit, and for images that it does not name.
     """
     try:
@@ -103,9 +124,7 @@ def read_logits(path, names, device):
             f"--teacher-logits {path}: no row for {len(missing)} of the images:\n{shortened(missing)}"
         )
     chosen = [rows[name] for name in names]
-    return {
-        key: torch.from_numpy(values[chosen].astype(np.float32)).to(device) for key, values in arrays.items()
-    }
+    return {key: torch.from_numpy(values[chosen].astype(np.float32)) for key, values in arrays.items()}
 
 
 def save_logits(path, names, logits):

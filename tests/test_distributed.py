@@ -1,0 +1,110 @@
+"""torchrun with two processes: the numbers of one, and an end for all if one ends."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SHORT, rows
+
+from utils.attributes import ATTRIBUTES
+from utils.losses import DistillationLoss, class_weights
+
+ROOT = Path(__file__).parents[1]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+SOFT = "--kd-learning True --distillation-type soft --optimizer AdamW --lr 1e-3 --teacher zero-shot".split()
+
+
+def command(photos, *options):
+    return [*TORCHRUN, str(ROOT / "train.py"), *SHORT, "--data-dir", str(photos), *options]
+
+
+def environment():
+    return dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
+
+
+def run(photos, *options):
+    done = subprocess.run(
+        command(photos, *options),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=240,
+    )
+    return done.returncode, done.stdout.decode()
+
+
+def test_two_processes_give_the_teachers_losses_of_one(train, photos):
+    # 16 images in batches of 5: parts of 3 and 2, and a last batch of one image, which only one process has.
+    options = ["--loss-weight", "--batch-size", "5", "--ls", "0.1", "--clipping", "--seed", "3"]
+    train("--version", "one", *options)
+    code, output = run(photos, "--version", "two", *options)
+    assert code == 0, output
+    assert "2 processes" in output and output.count("epoch 2/2 done") == 1, "one process logs"
+    for one, two in zip(rows("one"), rows("two")):
+        for column in one:
+            if column != "seconds":
+                assert float(two[column]) == pytest.approx(float(one[column]), abs=1e-4), column
+    assert sorted(os.listdir("model/two")) == sorted(os.listdir("model/one"))
+
+
+def test_a_student_of_two_processes(photos, place):
+    code, output = run(photos, "--version", "student", *SOFT)
+    assert code == 0, output
+    assert output.count("teacher's logits: computed") == 1, "caches are built once"
+    assert len(rows("student")) == 2
+    code, output = run(photos, "--version", "student", *SOFT, "--epochs", "3", "--resume", "True")
+    assert code == 0 and [row["epoch"] for row in rows("student")] == ["1", "2", "3"], output
+
+
+def test_one_that_dies_takes_the_other_down(photos, place):
+    process = subprocess.Popen(
+        command(photos, "--version", "teacher", "--epochs", "1000", "--save-every-minutes", "0.001"),
+        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        metrics = Path("logs/teacher/metrics.csv")
+        while not (metrics.exists() and len(rows("teacher")) >= 1):
+            assert process.poll() is None, process.stdout.read().decode()
+            time.sleep(0.2)
+        os.kill(_child(process.pid), signal.SIGKILL)
+        start = time.monotonic()
+        output = process.communicate(timeout=90)[0].decode()
+    finally:
+        process.kill()
+    assert process.returncode != 0 and time.monotonic() - start < 60
+    lines = [line for line in output.splitlines() if "error: " in line and "train.py FAILED" not in line]
+    ours = [line for line in lines if "another process of the run has ended" in line]
+    assert len(ours) == 1 and "--resume True" in ours[0], output
+
+
+def _child(parent):
+    """The second process that torchrun has started."""
+    listed = subprocess.run(
+        ["ps", "-o", "pid=,args=", "--ppid", str(parent)], stdout=subprocess.PIPE, check=True
+    )
+    pids = re.findall(r"^ *(\d+) .*train\.py", listed.stdout.decode(), re.MULTILINE)
+    assert len(pids) == 2
+    return int(pids[1])
+
+
+@pytest.mark.parametrize("kind", ["none", "soft", "hard"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_parts_of_a_batch_add_up(kind, weighted):
+    torch.manual_seed(0)
+    batch = {key: torch.randint(len(a.classes), (7,)) for key, a in ATTRIBUTES.items()}
+    logits = [{key: torch.randn(7, len(a.classes)) for key, a in ATTRIBUTES.items()} for _ in range(3)]
+    weights = class_weights({key: labels.tolist() for key, labels in batch.items()}) if weighted else None
+    criterion = DistillationLoss(kind, 0.9, 4.0, weights, 0.1)
+    whole = criterion(*logits, batch)
+    parts = []
+    for rows_ in (torch.arange(0, 7, 2), torch.arange(1, 7, 2)):
+        cut = [{key: values[rows_] for key, values in one.items()} for one in (*logits, batch)]
+        parts.append(criterion(*cut, batch))
+    for key in ATTRIBUTES:
+        assert sum(part[key] for part in parts).item() == pytest.approx(whole[key].item(), abs=1e-6)

@@ -1,0 +1,94 @@
+"""Several processes that train one network, as torchrun starts them; without torchrun, one."""
+
+import contextlib
+import datetime
+import os
+import re
+
+import torch
+import torch.distributed as dist
+
+from utils.errors import ProcessLost, UserError
+from utils.hardware import choose_device
+
+# A process may wait for another one's caches. One that has died is noticed by its closed connections, at once.
+PATIENCE = datetime.timedelta(hours=12)
+LOST = re.compile("connect|gloo|nccl|peer|socket|store|timed? ?out", re.IGNORECASE)
+
+
+class World:
+    """The processes of this run, a context while which they are connected.
+
+    Args: `device` as of --device; of the GPUs of its machine, a process takes the one of its local rank.
+    Raises: UserError if there are fewer GPUs than processes; ProcessLost, within the context, if another one dies.
+    """
+
+    def __init__(self, device):
+        self.rank = int(os.environ.get("RANK", 0))
+        self.size = int(os.environ.get("WORLD_SIZE", 1))
+        self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        self.is_first = self.rank == 0  # it logs and saves
+        self.device = choose_device(device)
+        if self.device.type == "cuda" and self.size > 1:
+            if self.local_rank >= torch.cuda.device_count():
+                raise UserError(
+                    f"torchrun: {torch.cuda.device_count()} GPUs are too few for one in each process; "
+                    "give a smaller --nproc_per_node"
+                )
+            self.device = torch.device("cuda", self.local_rank)
+            torch.cuda.set_device(self.device)
+
+    def __enter__(self):
+        if self.size > 1:
+            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=PATIENCE)
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if self.size == 1:
+            return
+        if kind is None:
+            dist.destroy_process_group()
+        elif isinstance(error, RuntimeError) and LOST.search(str(error)):
+            raise ProcessLost(
+                f"process {self.rank} of {self.size}: another process of the run has ended, and its own message tells "
+                "why; what was saved is kept, go on with --resume True"
+            ) from error
+
+    @contextlib.contextmanager
+    def first_alone(self):
+        """The block is run by the first process of each machine, then by the others, who find what it has made."""
+        if self.size > 1 and self.local_rank > 0:
+            dist.barrier()
+        yield
+        if self.size > 1 and self.local_rank == 0:
+            dist.barrier()
+
+    def agreed(self, value):
+        """The first process's value, in all of them."""
+        values = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(values)
+        return values[0]
+
+    def sum(self, tensor):
+        """The sum of a tensor over the processes, on the device."""
+        tensor = tensor.to(self.device)
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def part(self, indices):
+        """This process's part of a batch, int64 `(B,)`, and whether it counts.
+
+        With fewer images than processes some get one that is another's, since all must take part in each step.
+        """
+        mine = indices[self.rank :: self.size]
+        return (mine, True) if len(mine) else (indices[:1], False)
+
+    def parallel(self, net):
+        """The network for training: gradients are averaged over the processes, and GPUs share batch norm's figures."""
+        if self.size == 1:
+            return net
+        if self.device.type == "cuda":
+            net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(net)
+        return torch.nn.parallel.DistributedDataParallel(net)
