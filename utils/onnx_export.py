@@ -189,16 +189,19 @@ def _replace(repeated, values):
     repeated.extend(values)
 
 
-def to_fp16(model):
+def to_fp16(model, operators=None):
     """Store the weights in half precision; they are widened at load time and the computing stays in float32.
 
     Processors without half-precision arithmetic, and browsers, would only convert back and forth.
+
+    Args: `operators`, names of the operators whose weights are meant; None for all.
     """
     from onnx import TensorProto, helper, numpy_helper
 
     graph, casts = model.graph, []
+    meant = {name for n in graph.node if operators is None or n.op_type in operators for name in n.input}
     for tensor in graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT and np.prod(tensor.dims) >= 64:
+        if tensor.name in meant and tensor.data_type == TensorProto.FLOAT and np.prod(tensor.dims) >= 64:
             name = tensor.name
             half = numpy_helper.to_array(tensor).astype(np.float16)
             tensor.CopyFrom(numpy_helper.from_array(half, f"{name}_half"))
@@ -206,11 +209,13 @@ def to_fp16(model):
                 helper.make_node("Cast", [f"{name}_half"], [name], f"{name}_cast", to=TensorProto.FLOAT)
             )
     _replace(graph.node, casts + list(graph.node))
-    return model
 
 
 def to_int8(model, pixels):
-    """Weights and the inputs of convolutions and matrix products in 8 bits, scaled by what these photos give.
+    """Matrix products in 8 bits, their inputs scaled by what these photos give; the rest stays in float32.
+
+    They hold 93 % of the weights. The convolutions, in 8 bits too, would save a tenth of the time and
+    0.2 MB, but change the class of 2 to 9 % of the photos instead of 0.3 %: their weights are stored in half.
 
     Args: `pixels`, uint8 `(N, 224, 224, 3)`, the photos to calibrate on.
     """
@@ -232,12 +237,14 @@ def to_int8(model, pixels):
         quantize_static(
             source, target, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-            op_types_to_quantize=["Conv", "Gemm", "Softmax"],
+            op_types_to_quantize=["Gemm", "Softmax"],
             nodes_to_exclude=[node.name for node in model.graph.node if node.op_type == "Softmax"],
             calibrate_method=CalibrationMethod.MinMax,
             extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
         )  # fmt: skip
-        return onnx.load(target)
+        quantized = onnx.load(target)
+    to_fp16(quantized, operators=("Conv",))
+    return quantized
 
 
 @contextlib.contextmanager
