@@ -30,7 +30,9 @@ def parse_args(argv=None):
     parser = get_args_parser()
     args = parser.parse_args(argv)
     if not args.output.endswith(f".{args.format}"):
-        parser.error(f"--output {args.output}: the name of a file of --format {args.format} ends in .{args.format}")
+        parser.error(
+            f"--output {args.output}: the name of a file of --format {args.format} ends in .{args.format}"
+        )
     if args.format == "pt" and args.precision == "int8":
         parser.error("--precision int8 is for --format onnx; a .pt is fp32 or fp16")
     return args

@@ -148,7 +148,9 @@ def rows(names, results, language, probabilities):
     """
     columns = []
     for key, attribute in ATTRIBUTES.items():
-        texts = {"ko": attribute.classes_ko, "en": attribute.classes, None: range(len(attribute.classes))}[language]
+        texts = {"ko": attribute.classes_ko, "en": attribute.classes, None: range(len(attribute.classes))}[
+            language
+        ]
         columns.append([texts[index] for index in results[key].argmax(axis=1)])
     if probabilities:
         columns += [[f"{p:.6f}" for p in column] for key in ATTRIBUTES for column in results[key].T]

@@ -42,7 +42,9 @@ def photos_of(data_dir, split, count):
     path = os.path.join(data_dir, f"Fashion-How24_sub1_{split}.csv")
     if not os.path.isfile(path):
         if split == "train":
-            raise UserError(f"--precision int8 is calibrated on photos: no {path}; name a data set with --data-dir")
+            raise UserError(
+                f"--precision int8 is calibrated on photos: no {path}; name a data set with --data-dir"
+            )
         print(f"no {path}: compared on drawn pictures, without their accuracy")
         return drawn_pictures(PICTURES), None
     names, labels = read_csv(path)
@@ -63,7 +65,9 @@ def drawn_pictures(count):
     pictures = []
     for _ in range(count):
         labels = {key: int(rng.integers(len(a.classes))) for key, a in ATTRIBUTES.items()}
-        pictures.append(letterbox(np.asarray(sample_data.photograph(rng, sample_data.draw_garment(rng, labels)))))
+        pictures.append(
+            letterbox(np.asarray(sample_data.photograph(rng, sample_data.draw_garment(rng, labels))))
+        )
     return np.stack(pictures)
 
 

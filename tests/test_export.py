@@ -1,0 +1,166 @@
+"""The exported student is the checkpoint: folded, merged, in one small file that needs no PyTorch."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import export
+from networks import Student
+from utils import sample_data
+from utils.attributes import ATTRIBUTES, num_classes
+from utils.checkpoint import save_checkpoint
+from utils.errors import UserError
+from utils.folding import fold
+from utils.inference import load_classifier, load_network
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+SIZES = {"fp32": 21.0, "fp16": 10.8, "int8": 6.5}  # MB at most
+CLOSE = {"fp32": 1e-5, "fp16": 1e-2, "int8": 0.1}  # in probability
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A student that is sure of something (random weights, lively batch norms), and a small data set."""
+    folder = tmp_path_factory.mktemp("work")
+    torch.manual_seed(0)
+    net = Student(distillation=True)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+            module.weight.data.uniform_(0.5, 1.5)
+        if hasattr(module, "attention_biases"):
+            module.attention_biases.data.normal_()
+    for head in [*net.class_heads.values(), *net.distillation_heads.values()]:
+        torch.nn.init.normal_(head.weight, std=0.1)
+    meta = dict(net.describe(), role="student", options={"version": "tried"}, metrics={"val_top1": 0.5})
+    save_checkpoint(folder / "student.pt", net, meta)
+    sample_data.make_sample(folder / "data", train=6, val=6)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(work):
+    """Precision -> exported ONNX file."""
+    paths = {}
+    for precision in SIZES:
+        paths[precision] = work / f"{precision}.onnx"
+        export.main(command(work, paths[precision], "--precision", precision))
+    return paths
+
+
+def command(work, output, *more):
+    return [
+        "--checkpoint",
+        f"{work}/student.pt",
+        "--output",
+        str(output),
+        "--data-dir",
+        f"{work}/data",
+        *more,
+    ]
+
+
+def noise(count):
+    return np.random.default_rng(1).integers(0, 256, (count, 224, 224, 3), dtype=np.uint8)
+
+
+def test_folded_is_equal(work):
+    net, _ = load_network(f"{work}/student.pt")
+    folded, pixels = fold(net), torch.from_numpy(noise(2)).permute(0, 3, 1, 2)
+    assert net.distillation and not folded.distillation
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    with torch.no_grad():
+        for key, logits in net(pixels).items():
+            assert (logits - folded(pixels)[key]).abs().max() < 1e-5
+        features = torch.randn(8, net.backbone.num_features)
+        for key, head in folded.class_heads.items():
+            average = (net.class_heads[key](features) + net.distillation_heads[key](features)) / 2
+            assert (head(features) - average).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("precision", SIZES)
+def test_onnx(work, files, precision):
+    assert files[precision].stat().st_size < SIZES[precision] * 1e6
+    assert [p.name for p in work.iterdir() if p.name.startswith(files[precision].name)] == [
+        files[precision].name
+    ]
+    reference, exported = load_classifier(f"{work}/student.pt"), load_classifier(str(files[precision]))
+    for count in (1, 3):  # any number of photos
+        expected, got = reference(noise(count)), exported(noise(count))
+        for key, classes in num_classes().items():
+            assert got[key].shape == (count, classes) and got[key].dtype == np.float32
+            assert np.abs(got[key] - expected[key]).max() < CLOSE[precision]
+    assert exported.role == "student"
+    assert exported.meta["export"]["precision"] == precision and exported.meta["version"] == "tried"
+    assert exported.meta["metrics"] == {"val_top1": 0.5}
+    assert list(exported.meta["classes"]) == list(ATTRIBUTES)
+
+
+@pytest.mark.parametrize("precision", ("fp32", "fp16"))
+def test_pt(work, precision, capsys):
+    path = work / f"{precision}.pt"
+    export.main(command(work, path, "--format", "pt", "--precision", precision))
+    assert path.stat().st_size < SIZES[precision] * 1e6
+    expected, got = load_classifier(f"{work}/student.pt")(noise(2)), load_classifier(str(path))(noise(2))
+    assert all(np.abs(expected[key] - got[key]).max() < CLOSE[precision] for key in expected)
+    said = capsys.readouterr().out
+    assert all(words in said for words in ("MB of 25 MB", "one thread", "differ by at most", "mean Top-1"))
+
+
+def test_onnx_needs_no_torch(work, files):
+    """predict.py reads an exported file where PyTorch cannot be imported."""
+    code = "import sys; sys.modules['torch'] = None; import predict; predict.main(sys.argv[1:])"
+    subprocess.run(
+        [sys.executable, "-c", code, "--checkpoint", str(files["fp32"]), "--output", f"{work}/out.csv",
+         f"{work}/data/val"], check=True,
+    )  # fmt: skip
+    with open(work / "out.csv", encoding="utf-8") as file:
+        assert len(list(csv.reader(file))) == 1 + 6
+
+
+def test_refused(work, files, tmp_path):
+    out = tmp_path / "x.onnx"
+    with pytest.raises(UserError, match="--max-mb 20"):
+        export.main(command(work, out, "--max-mb", "20"))
+    with pytest.raises(UserError, match="calibrated on photos"):
+        export.main(command(work, out, "--precision", "int8", "--data-dir", str(tmp_path)))
+    with pytest.raises(UserError, match="exported already"):
+        export.main(["--checkpoint", str(files["fp32"]), "--output", str(out)])
+    (tmp_path / "none.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(UserError, match=r"none\.pt: not a readable checkpoint"):
+        export.main(["--checkpoint", f"{tmp_path}/none.pt", "--output", str(out)])
+    for bad in (["--output", "x.pt"], ["--output", "x.pt", "--format", "pt", "--precision", "int8"]):
+        with pytest.raises(SystemExit) as error:
+            export.parse_args(["--checkpoint", "x", *bad])
+        assert error.value.code == 2
+    assert not out.exists() and [p.name for p in tmp_path.iterdir()] == ["none.pt"]
+
+
+def test_teacher_is_refused(tmp_path):
+    from clip_model import FashionCLIP
+
+    net = FashionCLIP("random")
+    save_checkpoint(tmp_path / "t.pt", net, dict(net.describe(), role="teacher"))
+    with pytest.raises(UserError, match="a teacher's; only a student"):
+        export.main(["--checkpoint", f"{tmp_path}/t.pt", "--output", f"{tmp_path}/t.onnx"])
+    assert load_classifier(f"{tmp_path}/t.pt").role == "teacher"
+
+
+def test_another_models_onnx(files, tmp_path):
+    import onnx
+
+    model = onnx.load(str(files["int8"]))
+    model.graph.output.pop()
+    onnx.save(model, f"{tmp_path}/other.onnx")
+    with pytest.raises(UserError, match="ONNX file of another model"):
+        load_classifier(f"{tmp_path}/other.onnx")
+    (tmp_path / "none.onnx").write_text(json.dumps({}))
+    with pytest.raises(UserError, match="not a readable ONNX file"):
+        load_classifier(f"{tmp_path}/none.onnx")
