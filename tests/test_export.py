@@ -137,9 +137,8 @@ def test_refused(work, files, tmp_path):
     with pytest.raises(UserError, match=r"none\.pt: not a readable checkpoint"):
         export.main(["--checkpoint", f"{tmp_path}/none.pt", "--output", str(out)])
     for bad in (["--output", "x.pt"], ["--output", "x.pt", "--format", "pt", "--precision", "int8"]):
-        with pytest.raises(SystemExit) as error:
+        with pytest.raises(UserError, match="export.py --help"):
             export.parse_args(["--checkpoint", "x", *bad])
-        assert error.value.code == 2
     assert not out.exists() and [p.name for p in tmp_path.iterdir()] == ["none.pt"]
 
 
