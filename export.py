@@ -7,7 +7,8 @@ from utils.attributes import ATTRIBUTES
 from utils.errors import UserError, exit_code
 from utils.options import Parser, number
 
-MAX_DROP = 0.01  # in mean Top-1 from float32 to int8
+MAX_DROP = 0.01  # in mean Top-1, from the checkpoint to the file
+BATCH = 16  # photos at a time, for the comparison
 
 
 # fmt: off
@@ -40,7 +41,8 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    from networks import Student  # imports PyTorch: once the options are known to be right
+    # PyTorch is imported once the options are known to be right.
+    from networks import Student
     from utils.export import export_meta, import_onnx, photos_of, write
     from utils.folding import fold
     from utils.inference import load_network
@@ -58,22 +60,21 @@ def main(argv=None):
 
     calibration = photos_of(args.data_dir, "train", args.calibration)[0] if args.precision == "int8" else None
     pixels, labels = photos_of(args.data_dir, "val", args.compare)
-    meta = export_meta(meta, args)
     temporary = f"{args.output}.tmp.{args.format}"
     try:
-        write(fold(net), temporary, meta, args.format, args.precision, calibration)
-        check(args, net, temporary, pixels, labels)
+        write(fold(net), temporary, export_meta(meta, args), args.format, args.precision, calibration)
+        check_size(args, temporary)
+        compare(args, temporary, pixels, labels)
         os.replace(temporary, args.output)
+    except OSError as error:
+        raise UserError(f"--output {args.output}: {error.strerror}; choose another file") from error
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
 
 
-def check(args, net, path, pixels, labels):
-    """Compare the file with the checkpoint and print the figures; UserError if it must not be kept."""
-    from utils import export
-    from utils.inference import load_classifier
-
+def check_size(args, path):
+    """Print the file's size; UserError above the limit."""
     megabytes = os.path.getsize(path) / 1e6
     print(f"{args.output}: {args.format}, {args.precision}, {megabytes:.2f} MB of {args.max_mb:g} MB")
     if megabytes > args.max_mb:
@@ -81,12 +82,23 @@ def check(args, net, path, pixels, labels):
             f"{args.output}: {megabytes:.2f} MB is over --max-mb {args.max_mb:g}, nothing was written; "
             "--precision fp16 or int8 makes it smaller"
         )
-    with export.one_thread():
-        before, after = export.from_network(net), load_classifier(path, threads=1)
-        slow, fast = export.seconds_per_photo((before, after), pixels[:1])
+
+
+def compare(args, path, pixels, labels):
+    """Print how the file differs from the checkpoint; UserError if it is too much.
+
+    Args: `pixels` uint8 `(N, 224, 224, 3)`; `labels` attribute -> int64 `(N,)`, or None for drawn pictures.
+    """
+    from utils.export import one_thread, seconds_per_photo
+    from utils.inference import load_classifier
+    from utils.metrics import evaluate
+
+    checkpoint = load_classifier(args.checkpoint)
+    with one_thread():
+        slow, fast = seconds_per_photo((checkpoint, load_classifier(path, threads=1)), pixels[:1])
     print(f"one photo, one thread: {fast * 1e3:.1f} ms; the checkpoint in PyTorch, float32: {slow * 1e3:.1f} ms "
           f"({slow / fast:.2f} x)")  # fmt: skip
-    expected, got = (export.in_batches(f, pixels) for f in (before, load_classifier(path)))
+    expected, got = (classifier.predict(pixels, BATCH) for classifier in (checkpoint, load_classifier(path)))
     name = f"{len(pixels)} {'validation photos' if labels else 'drawn pictures'}"
     difference = max(abs(expected[key] - got[key]).max() for key in ATTRIBUTES)
     print(f"probabilities differ by at most {difference:.1e} on {name}; the same classes: " + ", ".join(
@@ -94,11 +106,9 @@ def check(args, net, path, pixels, labels):
     ))  # fmt: skip
     if not labels:
         return
-    from utils.metrics import evaluate
-
     old, new = evaluate(expected, labels)["mean_top1"], evaluate(got, labels)["mean_top1"]
     print(f"mean Top-1 on {name}: {new:.4f}, the checkpoint {old:.4f} ({new - old:+.4f})")
-    one_answer = 1 / (len(pixels) * len(ATTRIBUTES))
+    one_answer = 1 / (len(pixels) * len(ATTRIBUTES))  # more than the limit where photos are few
     if old - new > max(MAX_DROP, one_answer) + 1e-9:
         raise UserError(
             f"{args.output}: mean Top-1 falls by {old - new:.4f}, more than {MAX_DROP}, nothing was written; "

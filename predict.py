@@ -99,8 +99,9 @@ def image_names(path):
         raise UserError(f"{path}: not a readable CSV file ({error})") from error
     if not names:
         raise UserError(f"{path}: no rows")
-    if not all(names):
-        raise UserError(f"{path}: row {names.index('') + 1 if '' in names else '?'} has no image_name")
+    for row, name in enumerate(names, 1):
+        if not name:
+            raise UserError(f"{path}: row {row} has no image_name; mend or remove it")
     return names
 
 
@@ -119,7 +120,7 @@ def batches(photos, size):
     groups = [photos[first : first + size] for first in range(0, len(photos), size)]
     with ThreadPoolExecutor(2) as pool, tqdm(total=len(photos), desc="photos", disable=None) as bar:
         ahead = [pool.submit(read, photo) for photo in groups[0]]
-        for group, following in zip(groups, groups[1:] + [[]]):
+        for group, following in zip(groups, [*groups[1:], []]):
             results = [future.result() for future in ahead]
             ahead = [pool.submit(read, photo) for photo in following]
             problems = [problem for _, problem in results if problem]

@@ -18,8 +18,6 @@ from utils.errors import UserError
 from utils.folding import fold
 from utils.inference import load_classifier, load_network
 
-pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
 SIZES = {"fp32": 21.0, "fp16": 10.8, "int8": 6.5}  # MB at most
 CLOSE = {"fp32": 1e-5, "fp16": 1e-2, "int8": 0.1}  # in probability
 
@@ -137,7 +135,7 @@ def test_refused(work, files, tmp_path):
     with pytest.raises(UserError, match=r"none\.pt: not a readable checkpoint"):
         export.main(["--checkpoint", f"{tmp_path}/none.pt", "--output", str(out)])
     for bad in (["--output", "x.pt"], ["--output", "x.pt", "--format", "pt", "--precision", "int8"]):
-        with pytest.raises(UserError, match="export.py --help"):
+        with pytest.raises(UserError, match=r"export\.py --help"):
             export.parse_args(["--checkpoint", "x", *bad])
     assert not out.exists() and [p.name for p in tmp_path.iterdir()] == ["none.pt"]
 

@@ -21,7 +21,7 @@ from utils.dataset import SIZE, read_rgb
 from utils.errors import UserError, exit_code
 from utils.inference import load_classifier
 from utils.options import Parser, cache_folder
-from utils.sample_data import draw_garment, photograph
+from utils.sample_data import draw_photos
 
 PACKAGE = "onnxruntime-web@1.30.0"  # MIT licence
 RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
@@ -44,7 +44,7 @@ def main(argv=None):
     if not args.student.endswith(".onnx"):
         raise UserError(f"{args.student}: the page runs an ONNX file; make one with export.py")
     load_classifier(args.student)  # which says so if it is another model's
-    photos = read_samples(args.samples) if args.samples else drawn_samples()
+    photos = read_samples(args.samples) if args.samples else draw_photos(SAMPLES)
     runtime = fetch_runtime(cache_folder())
     output = Path(args.output)
     try:
@@ -92,13 +92,6 @@ def read_samples(folder):
         photo.thumbnail((LONGEST, LONGEST))
         photos.append(photo)
     return photos
-
-
-def drawn_samples():
-    """Pictures of garments, no two of the first attribute's classes alike as long as there are enough."""
-    rng = np.random.default_rng(0)
-    labels = [{key: i % len(a.classes) for key, a in ATTRIBUTES.items()} for i in range(SAMPLES)]
-    return [photograph(rng, draw_garment(rng, each)) for each in labels]
 
 
 def fetch_runtime(cache):

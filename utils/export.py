@@ -10,17 +10,15 @@ import numpy as np
 import torch
 
 from clip_model import PROMPTS, read_prompts
-from utils import sample_data
 from utils.attributes import ATTRIBUTES
 from utils.checkpoint import read_meta, save_checkpoint
 from utils.dataset import SIZE, letterbox, read_csv, read_rgb
-from utils.engine import to_device
 from utils.errors import UserError
 from utils.run import MODEL_ROOT
+from utils.sample_data import draw_photos
 from utils.teacher import ZERO_SHOT
 
 PICTURES = 16  # drawn where there are no photos
-BATCH = 16
 
 
 def import_onnx():
@@ -46,7 +44,7 @@ def photos_of(data_dir, split, count):
                 f"--precision int8 is calibrated on photos: no {path}; name a data set with --data-dir"
             )
         print(f"no {path}: compared on drawn pictures, without their accuracy")
-        return drawn_pictures(PICTURES), None
+        return np.stack([letterbox(np.asarray(photo)) for photo in draw_photos(PICTURES)]), None
     names, labels = read_csv(path)
     chosen = np.unique(np.linspace(0, len(names) - 1, min(count, len(names))).astype(int))
     pixels = np.empty((len(chosen), SIZE, SIZE, 3), np.uint8)
@@ -57,18 +55,6 @@ def photos_of(data_dir, split, count):
         except Exception as error:  # whatever a decoder raises
             raise UserError(f"photo {photo} cannot be read: {error}") from error
     return pixels, {key: values[chosen] for key, values in labels.items()}
-
-
-def drawn_pictures(count):
-    """Pictures of garments, uint8 `(count, 224, 224, 3)`, the same at every call."""
-    rng = np.random.default_rng(0)
-    pictures = []
-    for _ in range(count):
-        labels = {key: int(rng.integers(len(a.classes))) for key, a in ATTRIBUTES.items()}
-        pictures.append(
-            letterbox(np.asarray(sample_data.photograph(rng, sample_data.draw_garment(rng, labels))))
-        )
-    return np.stack(pictures)
 
 
 def export_meta(meta, args):
@@ -124,24 +110,7 @@ def write(net, path, meta, format, precision, calibration=None):
     onnx_export.save(model, path, meta)
 
 
-# --- comparing ---------------------------------------------------------------------------------------
-
-
-def from_network(net):
-    """A network as a function of uint8 `(N, 224, 224, 3)` arrays, like `utils.inference.Classifier`."""
-
-    @torch.no_grad()
-    def classify(pixels):
-        logits = net(to_device(np.array(pixels), torch.device("cpu")))
-        return {key: logits[key].softmax(dim=1).numpy() for key in ATTRIBUTES}
-
-    return classify
-
-
-def in_batches(classify, pixels):
-    """Probabilities of many photos."""
-    parts = [classify(pixels[first : first + BATCH]) for first in range(0, len(pixels), BATCH)]
-    return {key: np.concatenate([part[key] for part in parts]) for key in ATTRIBUTES}
+# --- its time ----------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager

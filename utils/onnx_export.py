@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from utils.attributes import ATTRIBUTES
-from utils.inference import INPUT, META, SIDE
+from utils.dataset import SIZE
+from utils.inference import INPUT, META
 
 TRACED_OPSET, OPSET = 16, 20  # PyTorch 1.12 knows no newer one; 20 has Gelu and LayerNormalization
-EXAMPLE = (2, SIDE, SIDE, 3)  # traced with this many photos
+EXAMPLE = (2, SIZE, SIZE, 3)  # traced with this many photos
 
 
 class _Graph(nn.Module):
@@ -220,10 +221,9 @@ def to_int8(model, pixels):
     Args: `pixels`, uint8 `(N, 224, 224, 3)`, the photos to calibrate on.
     """
     import onnx
-    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType
-    from onnxruntime.quantization import quantize_static
+    from onnxruntime import quantization
 
-    class Reader(CalibrationDataReader):
+    class Reader(quantization.CalibrationDataReader):
         def __init__(self):
             self.photos = iter(pixels)
 
@@ -234,12 +234,12 @@ def to_int8(model, pixels):
     with tempfile.TemporaryDirectory() as folder, _quiet():
         source, target = os.path.join(folder, "fp32.onnx"), os.path.join(folder, "int8.onnx")
         onnx.save(model, source)
-        quantize_static(
-            source, target, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
-            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+        quantization.quantize_static(
+            source, target, Reader(), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
+            activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
             op_types_to_quantize=["Gemm", "Softmax"],
             nodes_to_exclude=[node.name for node in model.graph.node if node.op_type == "Softmax"],
-            calibrate_method=CalibrationMethod.MinMax,
+            calibrate_method=quantization.CalibrationMethod.MinMax,
             extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
         )  # fmt: skip
         quantized = onnx.load(target)
