@@ -34,6 +34,45 @@ def photos(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def work(tmp_path_factory):
+    """A folder with student.pt, which is sure of something (random weights, lively batch norms), and data/, drawn."""
+    from networks import Student
+    from utils.checkpoint import save_checkpoint
+    from utils.sample_data import make_sample
+
+    folder = tmp_path_factory.mktemp("work")
+    torch.manual_seed(0)
+    net = Student(distillation=True)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+            module.weight.data.uniform_(0.5, 1.5)
+        if hasattr(module, "attention_biases"):
+            module.attention_biases.data.normal_()
+    for head in [*net.class_heads.values(), *net.distillation_heads.values()]:
+        torch.nn.init.normal_(head.weight, std=0.1)
+    meta = dict(net.describe(), role="student", options={"version": "tried"}, metrics={"val_top1": 0.5})
+    save_checkpoint(folder / "student.pt", net, meta)
+    make_sample(str(folder / "data"), train=6, val=10)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported(work):
+    """Precision -> ONNX file of that student."""
+    import export
+
+    paths = {precision: work / f"{precision}.onnx" for precision in ("fp32", "fp16", "int8")}
+    for precision, path in paths.items():
+        options = (
+            f"--checkpoint {work}/student.pt --output {path} --data-dir {work}/data --precision {precision}"
+        )
+        export.main(options.split())
+    return paths
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """An empty working directory with a cache of its own."""

@@ -10,8 +10,6 @@ import pytest
 import torch
 
 import export
-from networks import Student
-from utils import sample_data
 from utils.attributes import ATTRIBUTES, num_classes
 from utils.checkpoint import save_checkpoint
 from utils.errors import UserError
@@ -22,47 +20,8 @@ SIZES = {"fp32": 21.0, "fp16": 10.8, "int8": 6.5}  # MB at most
 CLOSE = {"fp32": 1e-5, "fp16": 1e-2, "int8": 0.1}  # in probability
 
 
-@pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    """A student that is sure of something (random weights, lively batch norms), and a small data set."""
-    folder = tmp_path_factory.mktemp("work")
-    torch.manual_seed(0)
-    net = Student(distillation=True)
-    for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 2)
-            module.weight.data.uniform_(0.5, 1.5)
-        if hasattr(module, "attention_biases"):
-            module.attention_biases.data.normal_()
-    for head in [*net.class_heads.values(), *net.distillation_heads.values()]:
-        torch.nn.init.normal_(head.weight, std=0.1)
-    meta = dict(net.describe(), role="student", options={"version": "tried"}, metrics={"val_top1": 0.5})
-    save_checkpoint(folder / "student.pt", net, meta)
-    sample_data.make_sample(folder / "data", train=6, val=6)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def files(work):
-    """Precision -> exported ONNX file."""
-    paths = {}
-    for precision in SIZES:
-        paths[precision] = work / f"{precision}.onnx"
-        export.main(command(work, paths[precision], "--precision", precision))
-    return paths
-
-
 def command(work, output, *more):
-    return [
-        "--checkpoint",
-        f"{work}/student.pt",
-        "--output",
-        str(output),
-        "--data-dir",
-        f"{work}/data",
-        *more,
-    ]
+    return f"--checkpoint {work}/student.pt --output {output} --data-dir {work}/data".split() + list(more)
 
 
 def noise(count):
@@ -84,21 +43,21 @@ def test_folded_is_equal(work):
 
 
 @pytest.mark.parametrize("precision", SIZES)
-def test_onnx(work, files, precision):
-    assert files[precision].stat().st_size < SIZES[precision] * 1e6
-    assert [p.name for p in work.iterdir() if p.name.startswith(files[precision].name)] == [
-        files[precision].name
+def test_onnx(work, exported, precision):
+    assert exported[precision].stat().st_size < SIZES[precision] * 1e6
+    assert [p.name for p in work.iterdir() if p.name.startswith(exported[precision].name)] == [
+        exported[precision].name
     ]
-    reference, exported = load_classifier(f"{work}/student.pt"), load_classifier(str(files[precision]))
+    reference, classify = load_classifier(f"{work}/student.pt"), load_classifier(str(exported[precision]))
     for count in (1, 3):  # any number of photos
-        expected, got = reference(noise(count)), exported(noise(count))
+        expected, got = reference(noise(count)), classify(noise(count))
         for key, classes in num_classes().items():
             assert got[key].shape == (count, classes) and got[key].dtype == np.float32
             assert np.abs(got[key] - expected[key]).max() < CLOSE[precision]
-    assert exported.role == "student"
-    assert exported.meta["export"]["precision"] == precision and exported.meta["version"] == "tried"
-    assert exported.meta["metrics"] == {"val_top1": 0.5}
-    assert list(exported.meta["classes"]) == list(ATTRIBUTES)
+    assert classify.role == "student"
+    assert classify.meta["export"]["precision"] == precision and classify.meta["version"] == "tried"
+    assert classify.meta["metrics"] == {"val_top1": 0.5}
+    assert list(classify.meta["classes"]) == list(ATTRIBUTES)
 
 
 @pytest.mark.parametrize("precision", ("fp32", "fp16"))
@@ -112,25 +71,25 @@ def test_pt(work, precision, capsys):
     assert all(words in said for words in ("MB of 25 MB", "one thread", "differ by at most", "mean Top-1"))
 
 
-def test_onnx_needs_no_torch(work, files):
+def test_onnx_needs_no_torch(work, exported):
     """predict.py reads an exported file where PyTorch cannot be imported."""
     code = "import sys; sys.modules['torch'] = None; import predict; predict.main(sys.argv[1:])"
     subprocess.run(
-        [sys.executable, "-c", code, "--checkpoint", str(files["fp32"]), "--output", f"{work}/out.csv",
+        [sys.executable, "-c", code, "--checkpoint", str(exported["fp32"]), "--output", f"{work}/out.csv",
          f"{work}/data/val"], check=True,
     )  # fmt: skip
     with open(work / "out.csv", encoding="utf-8") as file:
-        assert len(list(csv.reader(file))) == 1 + 6
+        assert len(list(csv.reader(file))) == 1 + 10
 
 
-def test_refused(work, files, tmp_path):
+def test_refused(work, exported, tmp_path):
     out = tmp_path / "x.onnx"
     with pytest.raises(UserError, match="--max-mb 20"):
         export.main(command(work, out, "--max-mb", "20"))
     with pytest.raises(UserError, match="calibrated on photos"):
         export.main(command(work, out, "--precision", "int8", "--data-dir", str(tmp_path)))
     with pytest.raises(UserError, match="exported already"):
-        export.main(["--checkpoint", str(files["fp32"]), "--output", str(out)])
+        export.main(["--checkpoint", str(exported["fp32"]), "--output", str(out)])
     (tmp_path / "none.pt").write_bytes(b"no checkpoint")
     with pytest.raises(UserError, match=r"none\.pt: not a readable checkpoint"):
         export.main(["--checkpoint", f"{tmp_path}/none.pt", "--output", str(out)])
@@ -150,10 +109,10 @@ def test_teacher_is_refused(tmp_path):
     assert load_classifier(f"{tmp_path}/t.pt").role == "teacher"
 
 
-def test_another_models_onnx(files, tmp_path):
+def test_another_models_onnx(exported, tmp_path):
     import onnx
 
-    model = onnx.load(str(files["int8"]))
+    model = onnx.load(str(exported["int8"]))
     model.graph.output.pop()
     onnx.save(model, f"{tmp_path}/other.onnx")
     with pytest.raises(UserError, match="ONNX file of another model"):

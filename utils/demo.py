@@ -34,6 +34,7 @@ def get_args_parser():
     p = Parser(prog="python -m utils.demo", description="Build a static page that runs an exported student in the visitor's own browser.")
     p.add_argument("student", help="ONNX file of export.py; int8 is the quickest to load", metavar="FILE.onnx")
     p.add_argument("--output", default="demo", help="folder to write the page into", metavar="DIR")
+    p.add_argument("--runtime", help=f"folder with the files of {PACKAGE}'s dist/; without it, npm fetches the package, once", metavar="DIR")
     p.add_argument("--samples", help=f"folder of photos, of which the first {SAMPLES} are offered as samples; without it they are drawn", metavar="DIR")
     return p
 # fmt: on
@@ -45,7 +46,12 @@ def main(argv=None):
         raise UserError(f"{args.student}: the page runs an ONNX file; make one with export.py")
     load_classifier(args.student)  # which says so if it is another model's
     photos = read_samples(args.samples) if args.samples else draw_photos(SAMPLES)
-    runtime = fetch_runtime(cache_folder())
+    runtime = args.runtime or fetch_runtime(cache_folder())
+    absent = [name for name in RUNTIME if not os.path.isfile(os.path.join(runtime, name))]
+    if absent:
+        raise UserError(
+            f"--runtime {runtime}: no {', '.join(absent)}; it needs the folder dist/ of {PACKAGE}"
+        )
     output = Path(args.output)
     try:
         for folder in (output / "ort", output / "samples"):
@@ -100,29 +106,25 @@ def fetch_runtime(cache):
     Raises: UserError if npm is not installed or cannot fetch the package.
     """
     folder = os.path.join(cache, PACKAGE.replace("@", "-"))
-    if all(os.path.isfile(os.path.join(folder, name)) for name in RUNTIME):
+    if os.path.isdir(folder):
         return folder
     npm = shutil.which("npm")
     if not npm:
-        raise UserError(
-            f"the page needs {PACKAGE}, which npm fetches: install npm (Node.js), then run this again"
-        )
-    os.makedirs(folder, exist_ok=True)
-    with tempfile.TemporaryDirectory() as temporary:
+        raise UserError(f"the page needs {PACKAGE}: install npm, or name its folder dist/ with --runtime")
+    os.makedirs(cache, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as temporary:
         result = subprocess.run([npm, "pack", PACKAGE], cwd=temporary, capture_output=True, text=True)
         packed = list(Path(temporary).glob("*.tgz"))
         if result.returncode or not packed:
-            reason = next((line for line in result.stderr.splitlines() if "npm" in line), "no reason given")
-            raise UserError(
-                f"npm pack {PACKAGE} failed ({reason.strip()}); mend the network or npm, then run this again"
-            )
+            reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise UserError(f"npm pack {PACKAGE} failed ({reason}); name its folder dist/ with --runtime")
+        files = Path(temporary, "files")
+        files.mkdir()
         with tarfile.open(packed[0]) as archive:
             for name in RUNTIME:
                 with archive.extractfile(f"package/dist/{name}") as source:
-                    temporary_file = os.path.join(folder, f"{name}.{os.getpid()}.tmp")
-                    with open(temporary_file, "wb") as target:
-                        shutil.copyfileobj(source, target)
-                os.replace(temporary_file, os.path.join(folder, name))
+                    (files / name).write_bytes(source.read())
+        os.replace(files, folder)
     return folder
 
 
