@@ -10,9 +10,11 @@ import pytest
 import torch
 
 import export
+from clip_model import PROMPTS
 from utils.attributes import ATTRIBUTES, num_classes
 from utils.checkpoint import save_checkpoint
 from utils.errors import UserError
+from utils.export import prompts_hash
 from utils.folding import fold
 from utils.inference import load_classifier, load_network
 
@@ -97,6 +99,39 @@ def test_refused(work, exported, tmp_path):
         with pytest.raises(UserError, match=r"export\.py --help"):
             export.parse_args(["--checkpoint", "x", *bad])
     assert not out.exists() and [p.name for p in tmp_path.iterdir()] == ["none.pt"]
+
+
+def test_fall_in_accuracy_is_refused(work, tmp_path, monkeypatch):
+    scores = iter([0.9, 0.5])
+    monkeypatch.setattr("utils.metrics.evaluate", lambda *_: {"mean_top1": next(scores)})
+    with pytest.raises(UserError, match=r"mean Top-1 falls by 0\.4000"):
+        export.main(command(work, tmp_path / "x.pt", "--format", "pt"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_data(work, tmp_path, capsys):
+    """Drawn pictures are compared, and that is said."""
+    options = (
+        f"--checkpoint {work}/student.pt --output {tmp_path}/x.pt --format pt --data-dir {tmp_path}".split()
+    )
+    export.main(options)
+    said = capsys.readouterr().out
+    assert "compared on drawn pictures" in said and "drawn pictures; the same classes" in said
+    assert "Top-1" not in said and (tmp_path / "x.pt").is_file()
+
+
+def test_prompts_hash(tmp_path, monkeypatch):
+    """It is that of the teacher's prompts: its own, those of --prompts, or this project's."""
+    monkeypatch.chdir(tmp_path)
+    turned = {key: list(sentences)[::-1] for key, sentences in PROMPTS.items()}
+    (tmp_path / "model" / "a").mkdir(parents=True)
+    save_checkpoint("model/a/t.pt", torch.nn.Linear(1, 1), {"prompts": turned})
+    (tmp_path / "p.json").write_text(json.dumps(turned))
+    ours = prompts_hash({"teacher": "zero-shot"})
+    others = [{"teacher": "a/t.pt"}, {"teacher": "zero-shot", "prompts": "p.json"}]
+    assert len(ours) == 64 and {prompts_hash(options) for options in others}.isdisjoint({ours, None})
+    assert prompts_hash(others[0]) == prompts_hash(others[1])
+    assert prompts_hash({}) is prompts_hash({"teacher": "gone.pt"}) is None
 
 
 def test_teacher_is_refused(tmp_path):
