@@ -27,9 +27,6 @@ class _Graph(nn.Module):
     def __init__(self, net):
         super().__init__()
         self.net = copy.deepcopy(net)
-        for module in self.net.modules():
-            if hasattr(module, "fused_attn"):
-                module.fused_attn = False  # spelled out in the same way on both stacks
         # (x / 255 - mean) / std = (x - 255 mean) / (255 std); the division goes into the first convolution.
         # The subtraction cannot follow it: the convolution pads with zeros, which are the mean.
         normalize, first = self.net.normalize, self.net.backbone.patch_embed.conv1
