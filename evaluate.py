@@ -21,6 +21,8 @@ def get_args_parser():
     p.add_argument("--split", choices=("val", "train"), default="val", help="part of the data set")
     p.add_argument("--output", help="folder for the files; without it, the first checkpoint's name with the split: model/student/best.pt writes model/student/best_val/", metavar="DIR")
     p.add_argument("--cache-dir", default=cache_folder(), help="folder for decoded pixels", metavar="DIR")
+    p.add_argument("--clip-model", help="for a published teacher, which does not say what it began from: hub name or local folder; without it, FashionCLIP from the hub", metavar="NAME")
+    p.add_argument("--prompts", help="for a published teacher: JSON file, attribute -> a sentence for each class; without it, clip_model.PROMPTS", metavar="FILE")
     p.add_argument("--batch-size", type=number(int, 1), default=32, help="images per step", metavar="N")
     return p
 # fmt: on
@@ -33,30 +35,6 @@ def parse_args(argv=None):
         parser.error(f"--checkpoint takes one file, or two to compare, not {len(args.checkpoint)}")
     args.output = args.output or f"{os.path.splitext(args.checkpoint[0])[0]}_{args.split}"
     return args
-
-
-def predict(classifier, pixels, batch_size):
-    """Probabilities of a whole data set.
-
-    Args: a `utils.inference.Classifier`; pixels uint8 `(N, 224, 224, 3)`.
-    Returns: dict attribute -> float32 `(N, classes)`.
-    Raises: UserError if there is a NaN among them.
-    """
-    import numpy as np
-    from tqdm import tqdm
-
-    starts = tqdm(
-        range(0, len(pixels), batch_size), os.path.basename(classifier.path), disable=None, leave=False
-    )
-    parts = [classifier(pixels[start : start + batch_size]) for start in starts]
-    probabilities = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    for key, values in probabilities.items():
-        broken = int((~np.isfinite(values)).any(axis=1).sum())
-        if broken:
-            raise UserError(
-                f"{classifier.path}: {key} is NaN for {broken} of {len(values)} images: broken weights"
-            )
-    return probabilities
 
 
 def write_predictions(path, data, probabilities):
@@ -150,7 +128,14 @@ def main(argv=None):
     from utils.inference import load_classifier
 
     logging.start()
-    classifiers = [load_classifier(path) for path in args.checkpoint]
+    classifiers = [
+        load_classifier(path, clip_model=args.clip_model, prompts=args.prompts) for path in args.checkpoint
+    ]
+    published = any(classifier.role == "teacher" and not classifier.meta for classifier in classifiers)
+    if (args.clip_model or args.prompts) and not published:
+        raise UserError(
+            "--clip-model and --prompts are for a published teacher; this checkpoint needs neither"
+        )
     data = load_data(args.data_dir, args.cache_dir, (args.split,))[args.split]
     # The second's files go into a folder of their own.
     folders = [args.output, os.path.join(args.output, "second")][: len(classifiers)]
@@ -160,7 +145,7 @@ def main(argv=None):
     except OSError as error:
         raise UserError(f"--output {args.output}: {error.strerror}; name another folder") from error
 
-    probabilities = [predict(classifier, data.pixels, args.batch_size) for classifier in classifiers]
+    probabilities = [classifier.predict(data.pixels, args.batch_size) for classifier in classifiers]
     results = []
     for classifier, values in zip(classifiers, probabilities):
         figures = statistics.evaluation(values, data.labels)

@@ -123,7 +123,9 @@ def make_job(photos, images, batch_size, precision, whole_greys=False):
     chosen = [index * len(photos.names) // images for index in range(images)]
     paths = photos.paths()
     labels = {key: values[chosen] for key, values in photos.labels.items()}
-    return Job([paths[i] for i in chosen], labels, batch_size, CLIP_CONFIG, precision, whole_greys=whole_greys)
+    return Job(
+        [paths[i] for i in chosen], labels, batch_size, CLIP_CONFIG, precision, whole_greys=whole_greys
+    )
 
 
 def row(work, job, reference, project, ratio):

@@ -35,6 +35,54 @@ def photos(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def work(tmp_path_factory):
+    """A folder with data/, drawn, and student.pt, which tells its photos apart: untrained weights would not."""
+    from networks import Student
+    from utils.checkpoint import save_checkpoint
+    from utils.dataset import letterbox, read_rgb
+    from utils.sample_data import make_sample
+
+    folder = tmp_path_factory.mktemp("work")
+    make_sample(str(folder / "data"), train=6, val=10)
+    photos = [letterbox(read_rgb(path)) for path in sorted((folder / "data" / "val").rglob("*.*g"))]
+    pixels = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2)
+    torch.manual_seed(0)
+    net = Student(distillation=True)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(0, 0.1)
+            module.momentum = 1.0  # the statistics are those of the next batch
+        elif isinstance(module, torch.nn.Linear):
+            torch.nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            torch.nn.init.normal_(module.bias, std=0.1)
+        if hasattr(module, "attention_biases"):
+            module.attention_biases.data.normal_()
+    with torch.no_grad():
+        net.train()(pixels)
+        features = net.eval().backbone(net.normalize(pixels))
+        for head in [*net.class_heads.values(), *net.distillation_heads.values()]:
+            head.bias.copy_(-head.weight @ features.mean(dim=0))
+    meta = dict(net.describe(), role="student", options={"version": "tried"}, metrics={"val_top1": 0.5})
+    save_checkpoint(folder / "student.pt", net, meta)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported(work):
+    """Precision -> ONNX file of that student."""
+    import export
+
+    paths = {precision: work / f"{precision}.onnx" for precision in ("fp32", "fp16", "int8")}
+    for precision, path in paths.items():
+        options = (
+            f"--checkpoint {work}/student.pt --output {path} --data-dir {work}/data --precision {precision}"
+        )
+        export.main(options.split())
+    return paths
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """An empty working directory with a cache of its own."""

@@ -286,8 +286,6 @@ def write_onnx(path):
 
 
 def test_onnx_without_torch(place):
-    pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
     write_onnx("colour.onnx")
     options = "--checkpoint colour.onnx --data-dir data --cache-dir cache --output onnx_out".split()
     program = (
@@ -314,6 +312,30 @@ def test_teacher_train_split_without_matplotlib(place, without_matplotlib, capsy
     assert error.count("the pictures are not drawn") == 1 and "pip install matplotlib" in error
     result, rows = read("plain")
     assert result["role"] == "teacher" and result["images"] == len(rows) == COUNTS["train"]
+
+
+def test_published_teacher(place, capsys):
+    """A bare state dict; what it began from and its prompts are options. Prompts turned round turn the classes round."""
+    import torch
+
+    content = torch.load("teacher.pt")
+    torch.save({k.replace("clip.", "base_model.", 1): v for k, v in content["model"].items()}, "published.pt")
+    prompts = {key: list(sentences)[::-1] for key, sentences in content["meta"]["prompts"].items()}
+    Path("prompts.json").write_text(json.dumps(prompts), encoding="utf-8")
+    options = "--clip-model random --prompts prompts.json".split()
+    assert run("--checkpoint", "published.pt", *options, "--output", "published") == 0
+    assert run("--checkpoint", "teacher.pt", "--output", "ours") == 0
+    (published, turned), (_, rows) = read("published"), read("ours")
+    assert published["role"] == "teacher"
+    for attribute in ATTRIBUTES.values():
+        columns = [f"{attribute.short}_{i}" for i in range(len(attribute.classes))]
+        expected = [float(row[column]) for row in rows for column in columns[::-1]]
+        assert [float(row[column]) for row in turned for column in columns] == pytest.approx(
+            expected, abs=2e-6
+        )
+    capsys.readouterr()
+    assert run("--checkpoint", "teacher.pt", *options) == 2
+    assert "this checkpoint needs neither" in capsys.readouterr().err
 
 
 def test_bad_input(place, without_matplotlib, capsys):

@@ -38,6 +38,12 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = 128 + signal
 
 
+class SkippedPhotos(UserError):
+    """The work is done, except for photos that cannot be read."""
+
+    exit_code = 3
+
+
 def shortened(items, most=20):
     """Lines for a list of problems, cut after `most`."""
     items = list(items)

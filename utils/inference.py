@@ -7,13 +7,14 @@ import json
 import os
 
 import numpy as np
+from tqdm import tqdm
 
 from utils.attributes import ATTRIBUTES, num_classes
+from utils.dataset import SIZE
 from utils.errors import UserError
 
 INPUT = "pixels"  # name of the exported graph's input
 META = "meta"  # key of the exported file's metadata, a JSON object
-SIDE = 224  # pixels
 
 
 class Classifier:
@@ -30,16 +31,35 @@ class Classifier:
         self.path, self.role, self.meta, self._function = path, role, meta, function
 
     def __call__(self, pixels):
-        """RGB uint8 `(N, 224, 224, 3)` array -> dict attribute -> float32 probabilities `(N, classes)`."""
-        return self._function(pixels)
+        """RGB uint8 `(N, 224, 224, 3)` array -> dict attribute -> float32 probabilities `(N, classes)`.
+
+        Raises: UserError if there is a NaN among them.
+        """
+        probabilities = self._function(pixels)
+        for key, values in probabilities.items():
+            if not np.isfinite(values).all():
+                broken = int((~np.isfinite(values)).any(axis=1).sum())
+                raise UserError(
+                    f"{self.path}: {key} is NaN for {broken} of {len(values)} images: broken weights"
+                )
+        return probabilities
+
+    def predict(self, pixels, batch_size):
+        """The same of a whole data set, `batch_size` images at a time, with a progress bar."""
+        starts = range(0, len(pixels), batch_size)
+        bar = tqdm(starts, os.path.basename(self.path), disable=None, leave=False)
+        parts = [self(pixels[start : start + batch_size]) for start in bar]
+        return {key: np.concatenate([part[key] for part in parts]) for key in ATTRIBUTES}
 
 
-def load_classifier(path, threads=None):
+def load_classifier(path, threads=None, clip_model=None, prompts=None):
     """The network in a file, in float32 on the CPU.
 
     Args:
         path: `.onnx` of export.py; any other name is a checkpoint, ours (student, teacher, or export.py's
             `--format pt`) or a published one.
+        clip_model: for a published teacher, hub name or local folder that it began from; None for FashionCLIP.
+        prompts: for a published teacher, JSON file of its prompts; None for this project's.
         threads: of the processor to use, for an `.onnx`; None for all. PyTorch's are set by torch.set_num_threads.
     Returns: Classifier.
     Raises: UserError if the file is missing, is none, or is another model's.
@@ -48,7 +68,11 @@ def load_classifier(path, threads=None):
         raise UserError(
             f"checkpoint {path}: no such file; give a checkpoint (.pt) or an exported file (.onnx)"
         )
-    return _from_onnx(path, threads) if str(path).endswith(".onnx") else _from_checkpoint(path)
+    return (
+        _from_onnx(path, threads)
+        if str(path).endswith(".onnx")
+        else _from_checkpoint(path, clip_model, prompts)
+    )
 
 
 # --- ONNX --------------------------------------------------------------------------------------------
@@ -61,7 +85,7 @@ def _from_onnx(path, threads):
     if found != {INPUT: ("tensor(uint8)", 4)} or outputs != num_classes():
         wanted = ", ".join(f"{key} ({classes})" for key, classes in num_classes().items())
         raise UserError(
-            f"{path}: an ONNX file of another model: it needs the input {INPUT}, uint8 (N, {SIDE}, {SIDE}, 3), "
+            f"{path}: an ONNX file of another model: it needs the input {INPUT}, uint8 (N, {SIZE}, {SIZE}, 3), "
             f"and the outputs {wanted}; export.py writes such files"
         )
     text = session.get_modelmeta().custom_metadata_map.get(META, "{}")
@@ -98,7 +122,7 @@ def _first_line(error):
 # --- PyTorch -----------------------------------------------------------------------------------------
 
 
-def _from_checkpoint(path):
+def _from_checkpoint(path, clip_model, prompts):
     try:
         import torch
     except ImportError as error:
@@ -107,7 +131,7 @@ def _from_checkpoint(path):
         ) from error
     from utils.pixels import to_device
 
-    net, meta = load_network(path)
+    net, meta = load_network(path, clip_model, prompts)
     function = None  # of the network: made at the first call, kept from then on
 
     @torch.no_grad()
@@ -121,24 +145,24 @@ def _from_checkpoint(path):
     return Classifier(path, net.role, meta, classify)
 
 
-def load_network(path):
+def load_network(path, clip_model=None, prompts=None):
     """The network of a checkpoint.
 
-    Args: `path`, a checkpoint of ours or a published one.
+    Args: as of `load_classifier`.
     Returns: (`Student` or `FashionCLIP` in evaluation mode, without gradients, on the CPU; its meta).
     Raises: UserError if the file is no checkpoint, or another network's.
     """
     from utils.checkpoint import load_state, read_file, split
 
     state, meta = split(read_file(path), path)
-    net = _build(state, meta, path)
+    net = _build(state, meta, path, clip_model, prompts)
     load_state(net, net.own_names(state), path)
     return net.requires_grad_(False).eval(), meta
 
 
-def _build(state, meta, path):
+def _build(state, meta, path, clip_model, prompts):
     """The network for a state dict, by its meta, or for a published one by the names of its tensors."""
-    from clip_model import FashionCLIP
+    from clip_model import FashionCLIP, read_prompts
     from networks import Student
     from utils.folding import fold
 
@@ -150,7 +174,9 @@ def _build(state, meta, path):
     if meta.get("role") == FashionCLIP.role:
         return FashionCLIP.from_meta(meta)
     if not meta and any("text_model." in name for name in state):
-        return FashionCLIP("patrickjohncyh/fashion-clip")
+        return FashionCLIP(
+            clip_model or "patrickjohncyh/fashion-clip", read_prompts(prompts) if prompts else None
+        )
     raise UserError(
         f"checkpoint {path}: neither a student's nor a teacher's; it needs one that train.py wrote"
     )

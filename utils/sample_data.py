@@ -268,6 +268,13 @@ def photograph(rng, cutout):
     return photo
 
 
+def draw_photos(count, seed=0):
+    """A list of RGB images, the same at every call, the classes of each attribute in turn."""
+    rng = np.random.default_rng(seed)
+    labels = [{key: i % len(a.classes) for key, a in ATTRIBUTES.items()} for i in range(count)]
+    return [photograph(rng, draw_garment(rng, each)) for each in labels]
+
+
 def write_photo(directory, index, rng):
     """Draws a photo of random labels into a part's directory; returns its row of the CSV."""
     labels = {}

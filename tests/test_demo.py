@@ -1,0 +1,168 @@
+"""The page in a real browser: predict.py's classes, by mouse and by keyboard, and on a phone's width."""
+
+import csv
+import functools
+import http.server
+import threading
+
+import numpy as np
+import pytest
+from browser import Browser, find_chromium
+from PIL import Image
+
+import predict
+from utils import demo
+from utils.attributes import ATTRIBUTES
+from utils.dataset import letterbox, read_rgb
+from utils.errors import UserError
+
+CLOSE = (
+    0.02  # in probability, of a network with random weights, which a grey level sways more than a trained one
+)
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def site(exported, tmp_path_factory):
+    """(folder of the page, its address), served by Python's web server as the README says."""
+    folder = tmp_path_factory.mktemp("site")
+    demo.main([str(exported["fp32"]), "--output", str(folder)])
+    handler = functools.partial(Quiet, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield folder, f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def browser(site, tmp_path_factory):
+    chromium = find_chromium()
+    if not chromium:
+        pytest.skip("no Chromium or Chrome on this machine")
+    browser = Browser(chromium, tmp_path_factory.mktemp("profile"))
+    browser.resize(1100, 900)
+    browser.call("Page.navigate", url=site[1])
+    browser.wait_for("document.querySelector('#status')?.textContent.startsWith('Ready')")
+    yield browser
+    browser.close()
+
+
+def classified(browser, name):
+    """Wait until the page has the classes of a photo; attribute -> (class, probabilities as shown, in percent)."""
+    browser.wait_for(f"document.querySelector('#status').textContent.startsWith('{name}: read')")
+    return browser.run(
+        "Object.fromEntries([...document.querySelectorAll('section')].map(section => [section.dataset.key,"
+        "[+section.dataset.best, [...section.querySelectorAll('.number')].map(x => parseFloat(x.textContent))]]))"
+    )
+
+
+def seen(browser):
+    """The page's letterboxed photo, int64 `(224, 224, 3)`."""
+    values = browser.run(
+        "[...document.querySelector('canvas').getContext('2d').getImageData(0, 0, 224, 224).data]"
+    )
+    return np.array(values).reshape(224, 224, 4)[:, :, :3]
+
+
+@pytest.fixture(scope="module")
+def photos(work, tmp_path_factory):
+    """Ten photos: drawn ones of all kinds of files and shapes."""
+    folder = tmp_path_factory.mktemp("ten photos")
+    turned = Image.Exif()
+    turned[0x0112] = 6  # orientation: to be shown a quarter turn clockwise, which training does not do
+    for i, path in enumerate(sorted((work / "data" / "val").rglob("*.*g"))):
+        with Image.open(path) as opened:
+            photo = opened.convert("RGB")
+        fading = photo.copy()
+        fading.putalpha(Image.linear_gradient("L").resize(photo.size))
+        name, picture, options = {
+            1: ("1.png", photo, {}),
+            2: ("2.jpg", photo, {"exif": turned}),
+            3: ("3.png", fading, {}),
+            4: ("4.jpg", photo.convert("L"), {}),
+            5: ("5.jpg", photo.resize((900, 130)), {"quality": 95}),
+            6: ("6.png", photo.resize((33, 61)), {}),
+            7: ("7.png", photo.quantize(32), {}),
+        }.get(i, (f"{i}.jpg", photo, {}))
+        picture.save(folder / name, **options)
+    return folder
+
+
+def test_classes_equal_predict(browser, site, exported, photos, tmp_path):
+    output = f"--output {tmp_path}/out.csv --probabilities".split()
+    predict.main([str(photos), "--checkpoint", str(exported["fp32"]), *output])
+    with open(tmp_path / "out.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 10
+    for row in rows:
+        browser.choose_file("#file", photos / row["image_name"])
+        shown = classified(browser, row["image_name"])
+        difference = np.abs(seen(browser) - letterbox(read_rgb(photos / row["image_name"])))
+        assert difference.max() <= 2 and difference.mean() < 0.2, row["image_name"]
+        for key, attribute in ATTRIBUTES.items():
+            expected = [float(row[f"{attribute.short}_{i}"]) for i in range(len(attribute.classes))]
+            assert np.abs(np.array(shown[key][1]) / 100 - expected).max() < CLOSE, (row, shown)
+            assert shown[key][0] == int(row[attribute.short]), (row, shown)
+    assert len({tuple(row[a.short] for a in ATTRIBUTES.values()) for row in rows}) > 2  # not one for all
+    assert all(url.startswith((site[1], "blob:", "data:")) for url in browser.requests), browser.requests
+
+
+def test_keyboard(browser):
+    """Tab goes to the file input and from sample to sample; Enter takes one."""
+    browser.run("document.activeElement.blur(), scrollTo(0, 0)")
+    for tag in ("INPUT", "BUTTON", "BUTTON"):
+        browser.press("Tab", 9)
+        assert browser.run("document.activeElement.tagName") == tag
+    browser.press("Enter", 13)
+    shown = classified(browser, "Sample 2")
+    assert all(sum(percents) == pytest.approx(100, abs=0.5) for _, percents in shown.values())
+    assert browser.run("document.querySelector('[aria-pressed=true] img').alt") == "sample 2"
+
+
+def test_dropped(browser):
+    browser.run(
+        "fetch('samples/3.jpg').then(answer => answer.blob()).then(blob => {"
+        " const dataTransfer = new DataTransfer(); dataTransfer.items.add(new File([blob], 'mine.jpg'));"
+        " dispatchEvent(new DragEvent('drop', { dataTransfer, cancelable: true })); })"
+    )
+    classified(browser, "mine.jpg")
+
+
+def test_unreadable_file(browser, tmp_path):
+    (tmp_path / "letter.jpg").write_text("not a picture")
+    browser.choose_file("#file", tmp_path / "letter.jpg")
+    browser.wait_for("document.querySelector('#status').classList.contains('bad')")
+    said = browser.run("document.querySelector('#status').textContent")
+    assert said == "letter.jpg could not be read as a photo. Please try a JPEG, PNG or WebP file."
+    browser.run("document.querySelector('.samples button').click()")
+    classified(browser, "Sample 1")
+    assert not browser.run("document.querySelector('#status').classList.contains('bad')")
+
+
+def test_phone(browser):
+    """Nothing is wider than a small phone's screen, and all class names are there, in both languages."""
+    browser.resize(360, 740, mobile=True)
+    assert browser.run("document.documentElement.scrollWidth") <= 360
+    text = browser.run("document.body.innerText")
+    browser.resize(1100, 900)
+    for attribute in ATTRIBUTES.values():
+        assert all(name in text for name in (*attribute.classes, *attribute.classes_ko))
+
+
+def test_bad_input(exported, tmp_path):
+    output = ["--output", f"{tmp_path}/page"]
+    (tmp_path / "empty").mkdir()
+    for arguments, message in (
+        ([f"{tmp_path}/student.pt"], "the page runs an ONNX file"),
+        ([f"{tmp_path}/absent.onnx"], "no such file"),
+        ([str(exported["int8"]), "--runtime", f"{tmp_path}/empty"], "no ort.wasm.min.mjs"),
+        ([str(exported["int8"]), "--samples", f"{tmp_path}/empty"], "a folder without photos"),
+    ):
+        with pytest.raises(UserError, match=message):
+            demo.main([*arguments, *output])
+    assert not (tmp_path / "page").exists()

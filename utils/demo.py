@@ -1,0 +1,132 @@
+"""Build a static page that runs an exported student in the visitor's own browser.
+
+python -m utils.demo student.onnx --output demo/
+python -m http.server --directory demo 8000      # then open http://localhost:8000
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from utils.attributes import ATTRIBUTES
+from utils.dataset import SIZE, read_rgb
+from utils.errors import UserError, exit_code
+from utils.inference import load_classifier
+from utils.options import Parser, cache_folder
+from utils.sample_data import draw_photos
+
+PACKAGE = "onnxruntime-web@1.30.0"  # MIT licence
+RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+SAMPLES = 6
+LONGEST = 800  # pixels, of a sample photo
+
+
+# fmt: off
+def get_args_parser():
+    p = Parser(prog="python -m utils.demo", description="Build a static page that runs an exported student in the visitor's own browser.")
+    p.add_argument("student", help="ONNX file of export.py; int8 is the quickest to load", metavar="FILE.onnx")
+    p.add_argument("--output", default="demo", help="folder to write the page into", metavar="DIR")
+    p.add_argument("--runtime", help=f"folder with the files of {PACKAGE}'s dist/; without it, npm fetches the package, once", metavar="DIR")
+    p.add_argument("--samples", help=f"folder of photos, of which the first {SAMPLES} are offered as samples; without it they are drawn", metavar="DIR")
+    return p
+# fmt: on
+
+
+def main(argv=None):
+    args = get_args_parser().parse_args(argv)
+    if not args.student.endswith(".onnx"):
+        raise UserError(f"{args.student}: the page runs an ONNX file; make one with export.py")
+    load_classifier(args.student)  # which says so if it is another model's
+    photos = read_samples(args.samples) if args.samples else draw_photos(SAMPLES)
+    runtime = args.runtime or fetch_runtime(cache_folder())
+    absent = [name for name in RUNTIME if not os.path.isfile(os.path.join(runtime, name))]
+    if absent:
+        raise UserError(
+            f"--runtime {runtime}: no {', '.join(absent)}; it needs the folder dist/ of {PACKAGE}"
+        )
+    output = Path(args.output)
+    try:
+        for folder in (output / "ort", output / "samples"):
+            folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(args.student, output / "student.onnx")
+        for name in RUNTIME:
+            shutil.copyfile(os.path.join(runtime, name), output / "ort" / name)
+        samples = [f"samples/{i}.jpg" for i in range(1, len(photos) + 1)]
+        for name, photo in zip(samples, photos):
+            photo.save(output / name, quality=90)
+        (output / "index.html").write_text(page(samples), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--output {args.output}: {error.strerror}; choose another folder") from error
+    print(f"{args.output}: the page; to see it, run: python -m http.server --directory {args.output} 8000")
+
+
+def page(samples):
+    """The page's text. `samples`: addresses of the sample photos, relative to it."""
+    data = {
+        "size": SIZE,
+        "samples": samples,
+        "attributes": [
+            {"key": key, "title": a.column, "en": a.classes, "ko": a.classes_ko}
+            for key, a in ATTRIBUTES.items()
+        ],
+    }
+    text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
+    template = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
+    return template.replace("/*DATA*/", text)
+
+
+def read_samples(folder):
+    """The first photos of a folder and its sub-folders, RGB, at most 800 pixels long."""
+    from predict import find_photos
+
+    if not os.path.isdir(folder):
+        raise UserError(f"--samples {folder}: no such folder")
+    photos = []
+    for _, path in find_photos(folder)[:SAMPLES]:
+        try:
+            photo = Image.fromarray(np.rint(read_rgb(path)).astype(np.uint8))
+        except Exception as error:  # whatever a decoder raises
+            raise UserError(f"--samples: photo {path} cannot be read: {error}") from error
+        photo.thumbnail((LONGEST, LONGEST))
+        photos.append(photo)
+    return photos
+
+
+def fetch_runtime(cache):
+    """Folder with onnxruntime-web's files, taken from the npm package once and then from the cache.
+
+    Raises: UserError if npm is not installed or cannot fetch the package.
+    """
+    folder = os.path.join(cache, PACKAGE.replace("@", "-"))
+    if os.path.isdir(folder):
+        return folder
+    npm = shutil.which("npm")
+    if not npm:
+        raise UserError(f"the page needs {PACKAGE}: install npm, or name its folder dist/ with --runtime")
+    os.makedirs(cache, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as temporary:
+        result = subprocess.run([npm, "pack", PACKAGE], cwd=temporary, capture_output=True, text=True)
+        packed = list(Path(temporary).glob("*.tgz"))
+        if result.returncode or not packed:
+            reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise UserError(f"npm pack {PACKAGE} failed ({reason}); name its folder dist/ with --runtime")
+        files = Path(temporary, "files")
+        files.mkdir()
+        with tarfile.open(packed[0]) as archive:
+            for name in RUNTIME:
+                with archive.extractfile(f"package/dist/{name}") as source:
+                    (files / name).write_bytes(source.read())
+        os.replace(files, folder)
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))
