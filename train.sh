@@ -3,13 +3,14 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
+# exec: a signal to the script is one to the run, which saves itself.
 teacher() {
-    "$PYTHON" train.py --version teacher --seed 214 --lr 1e-6 --optimizer Adam --epochs 10 --batch-size 64 \
+    exec "$PYTHON" train.py --version teacher --seed 214 --lr 1e-6 --optimizer Adam --epochs 10 --batch-size 64 \
         --weight-decay 0.2 --loss-weight True "$@"
 }
 
 student() {
-    "$PYTHON" train.py --version student --seed 214 --lr 1e-3 --min-lr 4e-5 --cos-gamma 0.9 --warmup-epoch 5 \
+    exec "$PYTHON" train.py --version student --seed 214 --lr 1e-3 --min-lr 4e-5 --cos-gamma 0.9 --warmup-epoch 5 \
         --decay-epoch 30 --optimizer AdamW --epochs 10 --batch-size 128 --weight-decay 0.01 --loss CE --ls 0.1 \
         --kd-learning True --teacher teacher/model_5.pt --distillation-type soft --distillation-tau 4 \
         --distillation-alpha 0.9 --loss-weight True --scheduler True "$@"
