@@ -106,7 +106,7 @@ def read_logits(path, names):
         raise UserError(
             f"--teacher-logits {path}: {error.args[0]}; it needs image_name, {', '.join(ATTRIBUTES)}"
         ) from error
-    except (OSError, ValueError, zipfile.BadZipFile, TypeError) as error:
+    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"--teacher-logits {path}: not a readable .npz file ({error})") from error
     known = [str(name) for name in arrays.pop("image_name").ravel()]
     for key, values in arrays.items():
