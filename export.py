@@ -1,10 +1,13 @@
 """Write a trained student as one small file: ONNX in float32, float16 or int8, or folded weights for PyTorch."""
 
 import os
+import shutil
 import sys
+import tempfile
 
 from utils.attributes import ATTRIBUTES
 from utils.errors import UserError, exit_code
+from utils.files import atomic
 from utils.options import Parser, number
 
 MAX_DROP = 0.01  # in mean Top-1, from the checkpoint to the file
@@ -60,17 +63,13 @@ def main(argv=None):
 
     calibration = photos_of(args.data_dir, "train", args.calibration)[0] if args.precision == "int8" else None
     pixels, labels = photos_of(args.data_dir, "val", args.compare)
-    temporary = f"{args.output}.tmp.{args.format}"
-    try:
-        write(fold(net), temporary, export_meta(meta, args), args.format, args.precision, calibration)
-        check_size(args, temporary)
-        compare(args, temporary, pixels, labels)
-        os.replace(temporary, args.output)
-    except OSError as error:
-        raise UserError(f"--output {args.output}: {error.strerror}; choose another file") from error
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    with tempfile.TemporaryDirectory() as scratch:
+        exported = os.path.join(scratch, f"student.{args.format}")
+        write(fold(net), exported, export_meta(meta, args), args.format, args.precision, calibration)
+        check_size(args, exported)
+        compare(args, exported, pixels, labels)
+        with open(exported, "rb") as source, atomic(args.output, binary=True) as file:
+            shutil.copyfileobj(source, file)
 
 
 def check_size(args, path):

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from utils.attributes import ATTRIBUTES
 from utils.dataset import letterbox, read_rgb
 from utils.errors import SkippedPhotos, UserError, exit_code
+from utils.files import atomic
 from utils.inference import load_classifier
 from utils.options import Parser, number
 
@@ -39,21 +40,14 @@ def main(argv=None):
     photos = [photo for path in args.paths for photo in find_photos(path, args.images)]
     classify = load_classifier(args.checkpoint)
 
-    temporary, problems = f"{args.output}.tmp", []
-    try:
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(header(args.probabilities))
-            for names, pixels, failures in batches(photos, args.batch_size):
-                problems += failures
-                if names:
-                    writer.writerows(rows(names, classify(pixels), args.names, args.probabilities))
-        os.replace(temporary, args.output)
-    except OSError as error:
-        raise UserError(f"--output {args.output}: {error.strerror}; choose another file") from error
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    problems = []
+    with atomic(args.output) as file:
+        writer = csv.writer(file)
+        writer.writerow(header(args.probabilities))
+        for names, pixels, failures in batches(photos, args.batch_size):
+            problems += failures
+            if names:
+                writer.writerows(rows(names, classify(pixels), args.names, args.probabilities))
     print(f"{len(photos) - len(problems)} photos: {args.output}")
     if problems:
         raise SkippedPhotos(
