@@ -23,6 +23,7 @@ MAY_CHANGE = {
     "overwrite",
     "resume",
     "save_every_minutes",
+    "save_teacher_logits",
     "tensorboard",
     "version",  # the folders were renamed
 }
@@ -104,12 +105,8 @@ class Progress:
 
     def __init__(self, run, net, optimizer, scheduler, signals, args, meta, constant):
         self.run, self.net, self.optimizer, self.scheduler = run, net, optimizer, scheduler
-        self.signals, self.minutes, self.meta, self.constant = (
-            signals,
-            args.save_every_minutes,
-            meta,
-            constant,
-        )
+        self.signals, self.minutes = signals, args.save_every_minutes
+        self.meta, self.constant = meta, constant
         self.shuffle = torch.Generator().manual_seed(args.seed)
         self.epoch = 1  # the running one
         self._begin_epoch()
@@ -184,7 +181,7 @@ class Progress:
     def _restore(self, saved):
         progress = saved["progress"]
         checkpoint.load_state(self.net, saved["model"], self.run.last_file)
-        try:
+        try:  # a file of another make lacks something, or has it in another shape
             self.optimizer.load_state_dict(progress["optimizer"])
             if self.scheduler:
                 self.scheduler.load_state_dict(progress["scheduler"])
@@ -196,12 +193,7 @@ class Progress:
             torch.set_rng_state(progress["random_state"])
             if progress["cuda_random_state"] is not None and torch.cuda.is_initialized():
                 torch.cuda.set_rng_state(progress["cuda_random_state"])
-        except (
-            KeyError,
-            TypeError,
-            ValueError,
-            RuntimeError,
-        ) as error:  # whatever a file of another make lacks
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"{self.run.last_file}: not the state of this run ({error}); begin anew with --overwrite True"
             ) from error
