@@ -94,10 +94,10 @@ def image_names(path, border):
     if not names:
         raise UserError(f"{path}: no rows")
     for row, name in enumerate(names, 1):
-        if not name:
-            raise UserError(f"{path}: row {row} has no image_name; mend or remove it")
-        if border.is_crossed_by(name):
-            raise UserError(f"{path}: row {row}: {name} leads out of {border.inside}; mend or remove it")
+        try:
+            border.check(name)
+        except ValueError as error:
+            raise UserError(f"{path}: row {row}: {error}; mend or remove it") from error
     return names
 
 

@@ -114,6 +114,9 @@ def read_rgb(path):
             raise ValueError(
                 f"{photo.width} x {photo.height}: more than {MAX_PIXELS // 10**6} million pixels, or {MAX_SIDE} on a side"
             )
+        # A JPEG takes a bit at least for each 8 x 8; Pillow would fill up with grey what is not there.
+        if photo.format in ("JPEG", "MPO") and photo.width * photo.height > 512 * os.path.getsize(path):
+            raise ValueError(f"{photo.width} x {photo.height} in {os.path.getsize(path)} bytes")
         if photo.mode.startswith("I"):  # 16-bit grey
             grey = np.asarray(photo).astype(np.float32) / 257
             if grey.max() > 255:
@@ -139,16 +142,16 @@ def quiet_pillow():
 # --- the CSV -----------------------------------------------------------------------------------------
 
 
-def read_csv(path, folder=None):
+def read_csv(path, folder):
     """Rows of a data set's CSV.
 
-    Args: `folder` of the photos, if it is to be looked at whether all names stay in it.
+    Args: `folder` of the photos, which the names must not leave; whether they are there is not looked at.
     Returns: (list of image names, dict attribute -> int64 array `(N,)`).
     Raises: UserError for a file, column or cell that is missing, for labels out of range and names that lead out.
     """
     columns = ["image_name"] + [attribute.column for attribute in ATTRIBUTES.values()]
     names, labels, problems = [], {key: [] for key in ATTRIBUTES}, []
-    leads_out = Border(folder).is_crossed_by if folder else lambda name: False
+    border = Border(folder)
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(short_lines(file))
@@ -157,7 +160,7 @@ def read_csv(path, folder=None):
                 raise UserError(f"{path}: no column {', '.join(absent)}; it needs {', '.join(columns)}")
             for row in reader:
                 try:
-                    name, values = _parse_row(row, leads_out)
+                    name, values = _parse_row(row, border)
                 except ValueError as error:
                     problems.append(f"line {reader.line_num}: {error}")
                     if len(problems) == MAX_PROBLEMS:
@@ -169,7 +172,8 @@ def read_csv(path, folder=None):
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a readable CSV file ({error})") from error
     if problems:
-        raise UserError(f"{path}: {len(problems)} bad rows, to be mended or removed:\n{shortened(problems)}")
+        count = f"{len(problems)} bad rows" + (" or more" if len(problems) == MAX_PROBLEMS else "")
+        raise UserError(f"{path}: {count}, to be mended or removed:\n{shortened(problems)}")
     if not names:
         raise UserError(f"{path}: no rows")
     return names, {key: np.array(values, dtype=np.int64) for key, values in labels.items()}
@@ -184,28 +188,28 @@ def short_lines(file):
 
 
 class Border:
-    """Around a folder of photos, which may be a link itself: whose names lead out of where it really lies?"""
+    """Around a folder of photos, which may be a link itself: no name may lead out of where it really lies."""
 
     def __init__(self, folder):
         self.folder = folder
         self.inside = os.path.join(os.path.realpath(folder), "")
         self.real = functools.lru_cache(maxsize=None)(os.path.realpath)  # few folders, many photos
 
-    def is_crossed_by(self, name):
+    def check(self, name):
+        """ValueError for a name that leads out, or is none."""
+        if not name:
+            raise ValueError("image_name is empty")
+        if not name.isprintable():
+            raise ValueError(f"image_name {_excerpt(ascii(name))} has characters that cannot be printed")
         path = os.path.join(self.folder, name)  # `name`, if that is absolute
         parent, last = os.path.split(path)
         real = os.path.realpath(path) if os.path.islink(path) else os.path.join(self.real(parent), last)
-        return os.path.isabs(name) or ".." in name.split("/") or not real.startswith(self.inside)
+        if os.path.isabs(name) or ".." in name.split("/") or not real.startswith(self.inside):
+            raise ValueError(f"image_name {_excerpt(name)} leads out of {self.inside}")
 
 
-def _parse_row(row, leads_out):
-    name = row["image_name"]
-    if not name:
-        raise ValueError("image_name is empty")
-    if not name.isprintable():
-        raise ValueError(f"image_name {_excerpt(ascii(name))} has characters that cannot be printed")
-    if leads_out(name):
-        raise ValueError(f"image_name {_excerpt(name)} leads out of the folder of photos")
+def _parse_row(row, border):
+    border.check(row["image_name"])
     values = {}
     for key, attribute in ATTRIBUTES.items():
         cell = (row[attribute.column] or "").strip()
@@ -216,7 +220,7 @@ def _parse_row(row, leads_out):
                 f"{attribute.column} is {_excerpt(cell)}, not a label from 0 to {len(attribute.classes) - 1}"
             )
         values[key] = int(cell)
-    return name, values
+    return row["image_name"], values
 
 
 def _excerpt(text, most=80):
@@ -278,7 +282,7 @@ def _map(path, count):
     """An array of the cache, memory-mapped."""
     try:
         array = np.load(path, mmap_mode="r")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path}: cannot be read ({error}); remove it, to have it made anew") from error
     if array.shape != (count, SIZE, SIZE, 3) or array.dtype != np.uint8:
         raise UserError(f"{path}: not the pixels of {count} photos; remove it, to have them made anew")
