@@ -67,7 +67,9 @@ def letterbox(image):
     height, width = image.shape[:2]
     longer = max(height, width)
     new_height, new_width = (max(1, SIZE * side // longer) for side in (height, width))
-    rows = _resize_matrix(height, new_height) @ image.reshape(height, width * 3).astype(np.float32)
+    rows = _resize_matrix(height, new_height) @ image.reshape(height, width * 3).astype(
+        np.float32, copy=False
+    )
     # Columns become rows, with the three channels of a column one below the other.
     resized = _resize_matrix(width, new_width, channels=3) @ np.ascontiguousarray(rows.T)
     # scikit-image clips to the photo's own range, which shows where the black beyond the border is mixed in.
@@ -123,9 +125,11 @@ def read_rgb(path):
                 raise ValueError(f"image mode {photo.mode} with values above 65535")
             return np.repeat(grey[:, :, None], 3, axis=2)
         if photo.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in photo.info:
-            rgba = np.asarray(photo.convert("RGBA")).astype(np.float32)
-            alpha = rgba[:, :, 3:] / 255
-            return rgba[:, :, :3] * alpha + 255 * (1 - alpha)
+            rgba = np.asarray(photo.convert("RGBA"))
+            rgb, alpha = rgba[:, :, :3].astype(np.float32), rgba[:, :, 3:] / np.float32(255)
+            rgb *= alpha  # in place: a photo may be large
+            rgb += 255 * (1 - alpha)
+            return rgb
         if photo.mode == "F":
             raise ValueError("image of floating-point numbers")
         return np.asarray(photo.convert("RGB"))
