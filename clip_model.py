@@ -40,6 +40,10 @@ PROMPTS = {
     ),
 }
 
+MAX_PROMPTS = 1_000_000  # characters of a file
+MAX_PARAMETERS = 1_000_000_000  # of a checkpoint's CLIP, float32: 4 GB; ViT-H/14 has 986 million
+MAX_LAYERS = 100  # of a tower
+
 # What a CLIP's shape depends on, under the same names in every version of transformers.
 _TOWER_FIELDS = [
     "hidden_size",
@@ -106,11 +110,20 @@ class FashionCLIP(nn.Module):
         self._assemble(clip, prompts, token_ids)
 
     @classmethod
-    def from_meta(cls, meta):
-        """The network of a checkpoint (without its weights): neither hub nor tokenizer is needed."""
+    def from_meta(cls, meta, source="checkpoint"):
+        """The network of a checkpoint (without its weights): neither hub nor tokenizer is needed.
+
+        Raises: UserError that names `source` if the meta describe no CLIP, or an enormous one.
+        """
+        try:
+            clip = _build(_checked_config(meta["clip_config"]))
+        except Exception as error:  # whatever transformers raises at values that make no sense
+            reason = f"{type(error).__name__}: {error}".split("\n")[0]
+            raise UserError(f"{source}: its meta describe no CLIP that can be built ({reason})") from error
+        prompts = check_prompts(meta.get("prompts"), source)
         net = cls.__new__(cls)
         nn.Module.__init__(net)
-        net._assemble(_build(meta["clip_config"]), check_prompts(meta["prompts"]), meta["token_ids"])
+        net._assemble(clip, prompts, _checked_tokens(meta.get("token_ids"), clip, source))
         return net
 
     def _assemble(self, clip, prompts, token_ids):
@@ -178,6 +191,45 @@ class FashionCLIP(nn.Module):
             name = name[len("base_model.") :] if name.startswith("base_model.") else name
             own[name if name.startswith("clip.") else f"clip.{name}"] = value
         return own
+
+
+# --- the meta of a checkpoint ------------------------------------------------------------------------
+
+
+def _checked_config(config):
+    """A checkpoint's configuration, its known fields only, if it is that of a network that fits into the memory."""
+    text, vision, projection = config["text_config"], config["vision_config"], config["projection_dim"]
+    sizes = [projection, text["vocab_size"], text["max_position_embeddings"]]
+    sizes += [vision["image_size"], vision["patch_size"]]
+    for tower in (text, vision):
+        sizes += [tower[f] for f in ("hidden_size", "intermediate_size", "num_hidden_layers")]
+    if not all(type(size) is int and size > 0 for size in sizes):
+        raise ValueError("sizes that are no whole numbers above 0")
+    positions = (vision["image_size"] // vision["patch_size"]) ** 2 + text["max_position_embeddings"]
+    parameters = max(text["hidden_size"], vision["hidden_size"]) * (
+        text["vocab_size"] + positions + 3 * vision["patch_size"] ** 2 + 2 * projection
+    )
+    for tower in (text, vision):
+        layer = tower["hidden_size"] * (4 * tower["hidden_size"] + 2 * tower["intermediate_size"])
+        parameters += layer * tower["num_hidden_layers"]
+    if parameters > MAX_PARAMETERS or max(t["num_hidden_layers"] for t in (text, vision)) > MAX_LAYERS:
+        raise ValueError(f"more than {MAX_PARAMETERS:,} parameters or {MAX_LAYERS} layers")
+    towers = {"text_config": text, "vision_config": vision}
+    known = {name: {f: tower[f] for f in _TOWER_FIELDS if f in tower} for name, tower in towers.items()}
+    return dict(known, projection_dim=projection)
+
+
+def _checked_tokens(token_ids, clip, source):
+    """A checkpoint's token ids, if there are some for each class, all of them in the text tower's vocabulary."""
+    vocabulary = range(clip.config.text_config.vocab_size)
+    complete = isinstance(token_ids, dict) and set(token_ids) == set(ATTRIBUTES)
+    for key, attribute in ATTRIBUTES.items():
+        rows = token_ids[key] if complete else None
+        fits = isinstance(rows, list) and len(rows) == len(attribute.classes)
+        fits = fits and all(isinstance(row, list) and row for row in rows)
+        if not (fits and all(type(i) is int and i in vocabulary for row in rows for i in row)):
+            raise UserError(f"{source}: its meta hold no token ids that fit the classes of {key}")
+    return {key: token_ids[key] for key in ATTRIBUTES}
 
 
 # --- the towers --------------------------------------------------------------------------------------
@@ -300,9 +352,13 @@ def read_prompts(path):
     """Prompts from a JSON file, an object attribute -> list of sentences."""
     try:
         with open(path, encoding="utf-8") as file:
-            return check_prompts(json.load(file), source=path)
-    except (OSError, ValueError) as error:
+            text = file.read(MAX_PROMPTS + 1)
+        if len(text) > MAX_PROMPTS:
+            raise ValueError(f"longer than {MAX_PROMPTS:,} characters")
+        prompts = json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"prompts {path}: not a readable JSON file ({error})") from error
+    return check_prompts(prompts, source=f"prompts {path}")
 
 
 def check_prompts(prompts, source="prompts"):
@@ -313,10 +369,12 @@ def check_prompts(prompts, source="prompts"):
         )
     for key, attribute in ATTRIBUTES.items():
         sentences, classes = prompts[key], len(attribute.classes)
-        if (
-            isinstance(sentences, str)
-            or len(sentences) != classes
-            or not all(isinstance(s, str) for s in sentences)
-        ):
+        fits = isinstance(sentences, (list, tuple)) and len(sentences) == classes
+        if not (fits and all(map(_is_sentence, sentences))):
             raise UserError(f"{source}: {key} needs {classes} sentences, one for each class in label order")
     return {key: list(prompts[key]) for key in ATTRIBUTES}
+
+
+def _is_sentence(text):
+    """Not empty, and no half of a character, which JSON can express and nothing can print."""
+    return isinstance(text, str) and text.strip() and text == text.encode("utf-8", "ignore").decode()

@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.attributes import ATTRIBUTES
-from utils.dataset import letterbox, read_rgb
+from utils.dataset import Border, letterbox, quiet_pillow, read_rgb, short_lines
 from utils.errors import SkippedPhotos, UserError, exit_code
 from utils.files import atomic
 from utils.inference import load_classifier
@@ -77,15 +77,15 @@ def find_photos(path, images=None):
         root = os.path.dirname(path) if images is None else images
         if not os.path.isdir(root or "."):
             raise UserError(f"--images {root}: no such folder")
-        return [(name, os.path.join(root, name)) for name in image_names(path)]
+        return [(name, os.path.join(root, name)) for name in image_names(path, Border(root))]
     return [(os.path.basename(path), path)]
 
 
-def image_names(path):
-    """The column image_name of a CSV; labels are not needed."""
+def image_names(path, border):
+    """The column image_name of a CSV, within the border of the folder of photos; labels are not needed."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(short_lines(file))
             if "image_name" not in (reader.fieldnames or []):
                 raise UserError(f"{path}: no column image_name")
             names = [row["image_name"] for row in reader]
@@ -94,8 +94,10 @@ def image_names(path):
     if not names:
         raise UserError(f"{path}: no rows")
     for row, name in enumerate(names, 1):
-        if not name:
-            raise UserError(f"{path}: row {row} has no image_name; mend or remove it")
+        try:
+            border.check(name)
+        except ValueError as error:
+            raise UserError(f"{path}: row {row}: {error}; mend or remove it") from error
     return names
 
 
@@ -112,7 +114,8 @@ def batches(photos, size):
             return None, f"{photo[1]}: {str(error).strip() or type(error).__name__}"
 
     groups = [photos[first : first + size] for first in range(0, len(photos), size)]
-    with ThreadPoolExecutor(2) as pool, tqdm(total=len(photos), desc="photos", disable=None) as bar:
+    bar = tqdm(total=len(photos), desc="photos", disable=None)
+    with ThreadPoolExecutor(2) as pool, bar, quiet_pillow():
         ahead = [pool.submit(read, photo) for photo in groups[0]]
         for group, following in zip(groups, [*groups[1:], []]):
             results = [future.result() for future in ahead]

@@ -17,14 +17,14 @@ def best_row(version):
         return max(csv.DictReader(file), key=lambda row: float(row["val_top1"]))
 
 
-def majority_top1(path):
-    labels = read_csv(path)[1]
+def majority_top1(sample):
+    labels = read_csv(os.path.join(sample, "Fashion-How24_sub1_val.csv"), os.path.join(sample, "val"))[1]
     return np.mean([np.bincount(labels[key]).max() / len(labels[key]) for key in ATTRIBUTES])
 
 
 def main():
     sample = os.path.join(os.path.dirname(cache_folder()), "sample")
-    majority = majority_top1(os.path.join(sample, "Fashion-How24_sub1_val.csv"))
+    majority = majority_top1(sample)
     best = best_row("sample-student")
     top1 = float(best["val_top1"])
     print(f"sample-student: mean Top-1 {top1:.4f}, the majority classes' score {majority:.4f}")

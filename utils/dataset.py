@@ -1,10 +1,12 @@
 """CSV and photos -> labels, and one array of letterboxed pixels that is made once and memory-mapped."""
 
+import contextlib
 import csv
 import functools
 import hashlib
 import os
 import shutil
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Dict, List, NamedTuple, Tuple
 
@@ -20,6 +22,13 @@ from utils.files import atomic, remove_leftovers
 SIZE = 224  # side of the letterboxed image, pixels
 LETTERBOX_VERSION = 1  # part of the cache's key: raise it when the pixels change
 SPLITS = ("train", "val")
+
+# Beyond these a file is refused before it is decoded or kept: it would fill the memory.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # Pillow knows some that start other programs
+MAX_PIXELS = 40_000_000  # of a photo
+MAX_SIDE = 16_384  # of a photo, pixels
+MAX_LINE = 65_536  # of a CSV, characters
+MAX_PROBLEMS = 1000  # of a CSV, until the rest is not looked at
 
 
 class Table(NamedTuple):
@@ -58,7 +67,9 @@ def letterbox(image):
     height, width = image.shape[:2]
     longer = max(height, width)
     new_height, new_width = (max(1, SIZE * side // longer) for side in (height, width))
-    rows = _resize_matrix(height, new_height) @ image.reshape(height, width * 3).astype(np.float32)
+    rows = _resize_matrix(height, new_height) @ image.reshape(height, width * 3).astype(
+        np.float32, copy=False
+    )
     # Columns become rows, with the three channels of a column one below the other.
     resized = _resize_matrix(width, new_width, channels=3) @ np.ascontiguousarray(rows.T)
     # scikit-image clips to the photo's own range, which shows where the black beyond the border is mixed in.
@@ -96,44 +107,68 @@ def read_rgb(path):
     """A photo as RGB `(h, w, 3)`: uint8, or float32 in 0..255 where alpha or 16 bits make finer values.
 
     Alpha is composited over white, as published. EXIF rotation is not applied, as published.
+    Raises: whatever Pillow does at a file that is no photo; ValueError for one that is too large, before decoding it.
     """
-    with Image.open(path) as photo:
+    if not os.path.isfile(path):  # a pipe would be waited for
+        raise FileNotFoundError("no such file")
+    with Image.open(path, formats=FORMATS) as photo:
+        if photo.width * photo.height > MAX_PIXELS or max(photo.size) > MAX_SIDE:
+            raise ValueError(
+                f"{photo.width} x {photo.height}: more than {MAX_PIXELS // 10**6} million pixels, or {MAX_SIDE} on a side"
+            )
+        # A JPEG takes a bit at least for each 8 x 8; Pillow would fill up with grey what is not there.
+        if photo.format in ("JPEG", "MPO") and photo.width * photo.height > 512 * os.path.getsize(path):
+            raise ValueError(f"{photo.width} x {photo.height} in {os.path.getsize(path)} bytes")
         if photo.mode.startswith("I"):  # 16-bit grey
             grey = np.asarray(photo).astype(np.float32) / 257
             if grey.max() > 255:
                 raise ValueError(f"image mode {photo.mode} with values above 65535")
             return np.repeat(grey[:, :, None], 3, axis=2)
         if photo.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in photo.info:
-            rgba = np.asarray(photo.convert("RGBA")).astype(np.float32)
-            alpha = rgba[:, :, 3:] / 255
-            return rgba[:, :, :3] * alpha + 255 * (1 - alpha)
+            rgba = np.asarray(photo.convert("RGBA"))
+            rgb, alpha = rgba[:, :, :3].astype(np.float32), rgba[:, :, 3:] / np.float32(255)
+            rgb *= alpha  # in place: a photo may be large
+            rgb += 255 * (1 - alpha)
+            return rgb
         if photo.mode == "F":
             raise ValueError("image of floating-point numbers")
         return np.asarray(photo.convert("RGB"))
 
 
+@contextlib.contextmanager
+def quiet_pillow():
+    """No warnings of Pillow's about sizes and metadata: a photo is read or reported. For all threads at once."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
+
+
 # --- the CSV -----------------------------------------------------------------------------------------
 
 
-def read_csv(path):
+def read_csv(path, folder):
     """Rows of a data set's CSV.
 
+    Args: `folder` of the photos, which the names must not leave; whether they are there is not looked at.
     Returns: (list of image names, dict attribute -> int64 array `(N,)`).
-    Raises: UserError for a file, column or cell that is missing, and for labels out of range.
+    Raises: UserError for a file, column or cell that is missing, for labels out of range and names that lead out.
     """
     columns = ["image_name"] + [attribute.column for attribute in ATTRIBUTES.values()]
     names, labels, problems = [], {key: [] for key in ATTRIBUTES}, []
+    border = Border(folder)
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(short_lines(file))
             absent = [column for column in columns if column not in (reader.fieldnames or [])]
             if absent:
                 raise UserError(f"{path}: no column {', '.join(absent)}; it needs {', '.join(columns)}")
             for row in reader:
                 try:
-                    name, values = _parse_row(row)
+                    name, values = _parse_row(row, border)
                 except ValueError as error:
                     problems.append(f"line {reader.line_num}: {error}")
+                    if len(problems) == MAX_PROBLEMS:
+                        break
                     continue
                 names.append(name)
                 for key, value in values.items():
@@ -141,27 +176,59 @@ def read_csv(path):
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a readable CSV file ({error})") from error
     if problems:
-        raise UserError(f"{path}: {len(problems)} bad rows, to be mended or removed:\n{shortened(problems)}")
+        count = f"{len(problems)} bad rows" + (" or more" if len(problems) == MAX_PROBLEMS else "")
+        raise UserError(f"{path}: {count}, to be mended or removed:\n{shortened(problems)}")
     if not names:
         raise UserError(f"{path}: no rows")
     return names, {key: np.array(values, dtype=np.int64) for key, values in labels.items()}
 
 
-def _parse_row(row):
-    name = row["image_name"]
-    if not name:
-        raise ValueError("image_name is empty")
+def short_lines(file):
+    """Lines of a text file, none of them longer than a line can reasonably be."""
+    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), ""), 1):
+        if len(line) > MAX_LINE:
+            raise csv.Error(f"line {number} is longer than {MAX_LINE} characters")
+        yield line
+
+
+class Border:
+    """Around a folder of photos, which may be a link itself: no name may lead out of where it really lies."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.inside = os.path.join(os.path.realpath(folder), "")
+        self.real = functools.lru_cache(maxsize=None)(os.path.realpath)  # few folders, many photos
+
+    def check(self, name):
+        """ValueError for a name that leads out, or is none."""
+        if not name:
+            raise ValueError("image_name is empty")
+        if not name.isprintable():
+            raise ValueError(f"image_name {_excerpt(ascii(name))} has characters that cannot be printed")
+        path = os.path.join(self.folder, name)  # `name`, if that is absolute
+        parent, last = os.path.split(path)
+        real = os.path.realpath(path) if os.path.islink(path) else os.path.join(self.real(parent), last)
+        if os.path.isabs(name) or ".." in name.split("/") or not real.startswith(self.inside):
+            raise ValueError(f"image_name {_excerpt(name)} leads out of {self.inside}")
+
+
+def _parse_row(row, border):
+    border.check(row["image_name"])
     values = {}
     for key, attribute in ATTRIBUTES.items():
         cell = (row[attribute.column] or "").strip()
         if not cell:
             raise ValueError(f"{attribute.column} is empty")
-        if not (cell.isascii() and cell.isdigit() and int(cell) < len(attribute.classes)):
+        if not (cell.isascii() and cell.isdigit() and len(cell) < 9 and int(cell) < len(attribute.classes)):
             raise ValueError(
-                f"{attribute.column} is {cell}, not a label from 0 to {len(attribute.classes) - 1}"
+                f"{attribute.column} is {_excerpt(cell)}, not a label from 0 to {len(attribute.classes) - 1}"
             )
         values[key] = int(cell)
-    return name, values
+    return row["image_name"], values
+
+
+def _excerpt(text, most=80):
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 # --- the array ---------------------------------------------------------------------------------------
@@ -185,8 +252,9 @@ def read_tables(data_dir, splits=SPLITS):
         )
     tables, missing = {}, []
     for split in splits:
-        names, labels = read_csv(os.path.join(data_dir, f"Fashion-How24_sub1_{split}.csv"))
-        tables[split] = Table(names, labels, os.path.join(data_dir, split), [])
+        folder = os.path.join(data_dir, split)
+        names, labels = read_csv(os.path.join(data_dir, f"Fashion-How24_sub1_{split}.csv"), folder)
+        tables[split] = Table(names, labels, folder, [])
         for path in tables[split].paths():
             try:
                 stat = os.stat(path)
@@ -211,7 +279,18 @@ def load_pixels(tables, cache_dir):
     problems = [problem for split in absent for problem in _build(files[split], tables[split].paths(), split)]
     if problems:
         raise UserError(f"{len(problems)} photos cannot be read:\n{shortened(problems)}")
-    return {s: Split(t.names, np.load(files[s], mmap_mode="r"), t.labels) for s, t in tables.items()}
+    return {s: Split(t.names, _map(files[s], len(t.names)), t.labels) for s, t in tables.items()}
+
+
+def _map(path, count):
+    """An array of the cache, memory-mapped."""
+    try:
+        array = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); remove it, to have it made anew") from error
+    if array.shape != (count, SIZE, SIZE, 3) or array.dtype != np.uint8:
+        raise UserError(f"{path}: not the pixels of {count} photos; remove it, to have them made anew")
+    return array
 
 
 def _cache_name(split, table):
@@ -251,7 +330,9 @@ def _build(path, photos, split):
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(photos), SIZE, SIZE, 3)}
     try:
         # Threads do: decoding and the sparse products release the interpreter's lock.
-        with atomic(path, binary=True) as file, ThreadPoolExecutor(_processors()) as pool, bar:
+        with atomic(path, binary=True) as file, ThreadPoolExecutor(
+            _processors()
+        ) as pool, bar, quiet_pillow():
             np.lib.format.write_array_header_1_0(file, header)
             for first in range(0, len(photos), 256):  # at a time: memory, should the disk be slower
                 for pixels in pool.map(decode, photos[first : first + 256]):

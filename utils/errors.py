@@ -45,9 +45,9 @@ class SkippedPhotos(UserError):
 
 
 def shortened(items, most=20):
-    """Lines for a list of problems, cut after `most`."""
+    """Lines for a list of problems, cut after `most`, each after 300 characters."""
     items = list(items)
-    lines = [f"  {item}" for item in items[:most]]
+    lines = ["  " + " ".join(str(item)[:300].splitlines()) for item in items[:most]]
     if len(items) > most:
         lines.append(f"  ... and {len(items) - most} more")
     return "\n".join(lines)

@@ -45,7 +45,7 @@ def photos_of(data_dir, split, count):
             )
         print(f"no {path}: compared on drawn pictures, without their accuracy")
         return np.stack([letterbox(np.asarray(photo)) for photo in draw_photos(PICTURES)]), None
-    names, labels = read_csv(path)
+    names, labels = read_csv(path, os.path.join(data_dir, split))
     chosen = np.unique(np.linspace(0, len(names) - 1, min(count, len(names))).astype(int))
     pixels = np.empty((len(chosen), SIZE, SIZE, 3), np.uint8)
     for place, row in zip(pixels, chosen):

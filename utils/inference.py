@@ -172,7 +172,7 @@ def _build(state, meta, path, clip_model, prompts):
         net = Student(meta.get("distillation", any(name.startswith("dist") for name in heads)))
         return fold(net) if meta.get("folded") else net
     if meta.get("role") == FashionCLIP.role:
-        return FashionCLIP.from_meta(meta)
+        return FashionCLIP.from_meta(meta, f"checkpoint {path}")
     if not meta and any("text_model." in name for name in state):
         return FashionCLIP(
             clip_model or "patrickjohncyh/fashion-clip", read_prompts(prompts) if prompts else None

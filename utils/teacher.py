@@ -36,7 +36,7 @@ def load_teacher(name, clip_model, prompts):
         state, meta = split(read_file(path), path)
         if meta.get("role", FashionCLIP.role) != FashionCLIP.role or any("head_" in key for key in state):
             raise UserError(f"--teacher {name}: {path} is a student's checkpoint; {_existing_checkpoints()}")
-        net = FashionCLIP.from_meta(meta) if meta else FashionCLIP(clip_model, prompts)
+        net = FashionCLIP.from_meta(meta, f"checkpoint {path}") if meta else FashionCLIP(clip_model, prompts)
         load_state(net, net.own_names(state), path)
     return net.requires_grad_(False).eval()
 
