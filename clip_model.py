@@ -11,6 +11,7 @@ from torch import nn
 
 from utils.attention import attend
 from utils.attributes import ATTRIBUTES
+from utils.checkpoint import read_file
 from utils.errors import UserError, shortened
 from utils.pixels import Normalize
 
@@ -307,7 +308,7 @@ def _load_pretrained(name_or_path, prompts):
     from transformers import CLIPModel, CLIPTokenizerFast
 
     try:
-        with _quiet_transformers():
+        with _quiet_transformers(), _own_reader():
             clip, info = CLIPModel.from_pretrained(name_or_path, output_loading_info=True)
             # The slow tokenizer of 4.27 splits apostrophes differently.
             tokenizer = CLIPTokenizerFast.from_pretrained(name_or_path)
@@ -346,6 +347,19 @@ def _quiet_transformers():
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _own_reader():
+    """Transformers reads pytorch_model.bin as we read checkpoints: by itself, 4.27 runs what a pickle says."""
+    from transformers import modeling_utils
+
+    original = modeling_utils.load_state_dict
+    modeling_utils.load_state_dict = lambda path, *args, **options: read_file(path)
+    try:
+        yield
+    finally:
+        modeling_utils.load_state_dict = original
 
 
 def read_prompts(path):

@@ -180,6 +180,25 @@ def test_meta_that_describe_no_teacher(meta, part, change):
     FashionCLIP.from_meta(meta, "checkpoint a.pt")
 
 
+def test_weights_of_a_clip_model_are_data(place):
+    """Also where they are no safetensors; transformers 4.27 would unpickle them as they are."""
+    from safetensors.torch import load_file
+    from test_hub import write_teacher
+
+    Path("clip").mkdir()
+    write_teacher(place / "clip")
+    expected = FashionCLIP("clip").state_dict()
+    state = load_file("clip/model.safetensors")
+    os.remove("clip/model.safetensors")
+    torch.save(state, "clip/pytorch_model.bin")
+    found = FashionCLIP("clip").state_dict()
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+    torch.save({**state, "logit_scale": Harm()}, "clip/pytorch_model.bin")
+    with pytest.raises(UserError, match=r"^CLIP model clip cannot be loaded.*would run posix\.system"):
+        FashionCLIP("clip")
+    assert not os.path.exists("ran")
+
+
 # --- photos ------------------------------------------------------------------------------------------
 
 
