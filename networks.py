@@ -62,7 +62,7 @@ class Student(nn.Module):
 
     @classmethod
     def from_meta(cls, meta):
-        return cls(distillation=meta["distillation"])
+        return cls(distillation=bool(meta.get("distillation")))
 
     @staticmethod
     def own_names(state):

@@ -49,8 +49,9 @@ def read_file(path):
                 f"checkpoint {path}: refused, since reading it would run {foreign}; a checkpoint holds tensors and "
                 "plain values only: where you trust it, load it with torch and save its state dict anew"
             ) from error
-        # Torch's own advice about a pickle that it refuses is to run it all the same.
-        reason = "" if isinstance(error, pickle.UnpicklingError) else str(error).strip().split("\n")[0]
+        reason = str(error).strip().split("\n")[0]
+        if isinstance(error, pickle.UnpicklingError):  # torch's own advice is to run it all the same
+            reason = "no pickle of tensors and plain values, as torch.save writes it"
         raise UserError(
             f"checkpoint {path}: not a readable checkpoint ({reason or type(error).__name__})"
         ) from error

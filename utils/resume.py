@@ -11,6 +11,7 @@ from utils.attributes import ATTRIBUTES
 from utils.engine import check_finite
 from utils.errors import Interrupted, UserError
 from utils.logging import logger
+from utils.run import COLUMNS
 
 # Options that may differ from those the run began with. All others decide what its numbers become, or what it reads.
 MAY_CHANGE = {
@@ -63,13 +64,9 @@ def read(path, options):
     """
     content = checkpoint.read_file(path)
     meta = checkpoint.split(content, path)[1]
-    try:
-        before = dict(meta["options"])
-        absent = KEYS - set(content["progress"])
-    except (KeyError, TypeError, ValueError):
-        absent = KEYS
-    if absent:
+    if not _is_state(meta, content.get("progress")):
         raise UserError(f"{path}: holds no state of a run, as last.pt must; begin anew with --overwrite True")
+    before = meta["options"]
     differences = [
         f"--{name.replace('_', '-')} is {value}, was {before[name]}"
         for name, value in options.items()
@@ -80,6 +77,24 @@ def read(path, options):
             f"--resume: not the options that {os.path.dirname(path)} began with: {'; '.join(differences)}"
         )
     return content
+
+
+def _is_state(meta, progress):
+    """Whether a checkpoint's content is of the form that `Progress.save` writes, as far as it is used before `_restore`."""
+    if not (isinstance(meta.get("options"), dict) and meta.get("precision") in ("fp32", "bf16")):
+        return False
+    if not (isinstance(progress, dict) and set(progress) >= KEYS and isinstance(progress["rows"], list)):
+        return False
+    rows, losses, logits = progress["rows"], progress["losses"], progress["teacher_logits"]
+    return (
+        all(isinstance(row, dict) and set(row) == set(COLUMNS) for row in rows)
+        and all(isinstance(value, (int, float)) for row in rows for value in row.values())
+        and type(progress["epoch"]) is int
+        and torch.is_tensor(losses)
+        and losses.shape[1:] == (len(ATTRIBUTES),)
+        and (logits is None or (isinstance(logits, dict) and set(logits) == set(ATTRIBUTES)))
+        and all(map(torch.is_tensor, (logits or {}).values()))
+    )
 
 
 def check_data(saved, fingerprint, data_dir):

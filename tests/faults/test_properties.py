@@ -115,9 +115,9 @@ def made_up(shared, monkeypatch, request):
 @st.composite
 def spoiled(draw, content):
     """Bytes with a few places overwritten, cut out, doubled, or filled in, or cut off at the end."""
-    for _ in range(draw(st.integers(1, 4))):
+    for _ in range(draw(st.integers(1, 2))):
         start = draw(st.integers(0, max(0, len(content) - 1)))
-        end = min(len(content), start + draw(st.sampled_from([1, 1, 2, 4, 50, 10**9])))
+        end = min(len(content), start + draw(st.sampled_from([0, 1, 1, 1, 2, 4, 50, 10**9])))
         filling = draw(
             st.one_of(
                 st.just(b""),
@@ -186,12 +186,12 @@ def made_up_tables(draw):
     plausible = st.tuples(st.sampled_from(NAMES) | st.text(max_size=10), *[CELLS] * len(ATTRIBUTES))
     lines = [header, *draw(st.lists(rows | plausible, max_size=5))]
     text = draw(st.sampled_from(["\n", "\r\n", "\r"])).join(",".join(line) for line in lines)
-    encoding = draw(st.sampled_from(["utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-7"]))
+    encoding = draw(st.sampled_from(["utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16"]))
     return text.encode(encoding, "replace")
 
 
 @inputs("tables")
-@given(content=st.one_of(made_up_tables(), spoiled(TABLE.encode()), st.binary(max_size=200)))
+@given(content=made_up_tables() | spoiled(TABLE.encode()))
 def test_tables(made_up, content):
     folder = made_up.new / "table"
     if not folder.exists():
@@ -209,7 +209,7 @@ def test_tables(made_up, content):
 
 def photo(kind, mode, **options):
     buffer = io.BytesIO()
-    picture = Image.linear_gradient("L").resize((24, 17))
+    picture = Image.linear_gradient("L").resize((100, 70))
     (picture if mode == "I;16" else picture.convert("RGB")).convert(mode).save(buffer, kind, **options)
     return buffer.getvalue()
 
@@ -224,7 +224,7 @@ PHOTOS = [
 @st.composite
 def lying_png(draw):
     """Its header says another size, depth and kind than its pixels have; the checksum is right."""
-    sides = st.sampled_from([0, 1, 24, 300, 16385, 50_000, 2**31 - 1, 2**32 - 1])
+    sides = st.sampled_from([0, 1, 100, 300, 5000, 16385, 50_000, 2**31 - 1, 2**32 - 1])
     depth = draw(st.sampled_from([1, 2, 4, 8, 16, 7]))
     kind = draw(st.sampled_from([0, 2, 3, 4, 6, 5]))
     header = b"IHDR" + struct.pack(
@@ -235,7 +235,7 @@ def lying_png(draw):
 
 
 @inputs("photos")
-@given(content=st.one_of(st.sampled_from(PHOTOS).flatmap(spoiled), lying_png(), st.binary(max_size=100)))
+@given(content=st.sampled_from(PHOTOS).flatmap(spoiled) | lying_png())
 def test_photos(made_up, content):
     folder = made_up.new / "photos"
     (folder / "val" / "T SHIRT").mkdir(parents=True, exist_ok=True)
@@ -298,14 +298,20 @@ def made_up_checkpoints(draw):
         st.one_of(altered(META), PLAIN, st.fixed_dictionaries({"role": roles, "distillation": PLAIN}))
     )
     content = draw(st.sampled_from([{"model": state, "meta": meta}, state, [state], {"model": meta}]))
-    if isinstance(content, dict) and draw(st.booleans()):
-        progress = dict.fromkeys(KEYS)
-        content["progress"] = draw(altered({**progress, "rows": [], "epoch": 1, "data": ""}) | PLAIN)
     if draw(st.integers(0, 3)) == 0:
         content = [content, draw(st.sampled_from(HARM))]
         if draw(st.booleans()):
             return pickle.dumps(content[1], protocol=draw(st.integers(0, pickle.HIGHEST_PROTOCOL)))
-    return saved(content, draw(st.booleans()), draw(st.sampled_from([2, 2, 2, 4])))
+    return saved(content, draw(st.booleans()), draw(st.sampled_from([2] * 9 + [4])))
+
+
+@st.composite
+def made_up_states_of_runs(draw):
+    """What a last.pt holds, some of it replaced."""
+    progress = {**dict.fromkeys(KEYS), "rows": [], "epoch": 1, "data": "", "losses": torch.zeros(0, 3)}
+    progress.update(draw(st.dictionaries(st.sampled_from(sorted(KEYS)), PLAIN, max_size=3)))
+    meta = draw(st.just(META) | altered(META))
+    return saved({"model": {"a": torch.zeros(1)}, "meta": meta, "progress": draw(st.just(progress) | PLAIN)})
 
 
 VALID = {"model": {"a": torch.arange(6.0), "b": torch.zeros(2, 3)}, "meta": {"role": "student"}}
@@ -314,7 +320,7 @@ FILES = [saved(VALID), saved(VALID, archive=False), save(VALID["model"])]
 
 @inputs("checkpoints")
 @given(
-    content=st.one_of(made_up_checkpoints(), st.sampled_from(FILES).flatmap(spoiled), st.binary(max_size=50)),
+    content=made_up_checkpoints() | made_up_states_of_runs() | st.sampled_from(FILES).flatmap(spoiled),
     ending=st.sampled_from([".pt", ".pt", ".pt", ".safetensors"]),
 )
 def test_checkpoints(made_up, content, ending):
@@ -330,7 +336,7 @@ def test_checkpoints(made_up, content, ending):
     made_up.end_well(
         lambda: load_classifier(str(path), clip_model="random"),
         lambda: load_teacher(str(path), "random", None),
-        lambda: train.main("--version resumed --resume True --data-dir nowhere".split()),
+        lambda: train.main("--version resumed --resume True --data-dir data".split()),
     )
 
 
