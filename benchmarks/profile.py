@@ -4,6 +4,7 @@ import sys
 import tempfile
 
 from benchmarks.__main__ import draw_photos, make_job
+from benchmarks.timing import SETTLING
 from utils.dataset import read_tables
 from utils.errors import exit_code
 from utils.options import Parser, number
@@ -28,7 +29,8 @@ def main(argv=None):
         data_dir = args.data_dir or draw_photos(folder, args.batch_size)
         photos = read_tables(data_dir, ["train"])["train"]
         run = getattr(works, args.side)(make_job(photos, args.batch_size, args.batch_size, args.precision))
-        run()  # warm-up
+        for _ in range(1 + SETTLING):
+            run()
         with profile(activities=[ProfilerActivity.CPU]) as record:
             run()
     print(
