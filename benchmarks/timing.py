@@ -13,9 +13,8 @@ import numpy as np
 
 from utils.errors import UserError
 
-SETTLING = (
-    2  # more warm-ups for the project, which keeps its memory (utils.hardware): it grows in the first steps
-)
+# More warm-ups for the project, which keeps its memory (utils.hardware): it grows in the first steps.
+SETTLING = 2
 
 
 class Job(NamedTuple):
