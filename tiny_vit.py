@@ -60,7 +60,8 @@ class _Attention(timm.models.tiny_vit.Attention):
 
     def forward(self, x):
         """`(B, N, features)` -> the same."""
-        heads = self.qkv(self.norm(x)).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        batch, count, _ = x.shape  # 1.12 cannot export unflatten
+        heads = self.qkv(self.norm(x)).view(batch, count, self.num_heads, -1).transpose(1, 2)
         parts = heads.split([self.key_dim, self.key_dim, self.val_dim], dim=-1)
         attended = attend(*parts, bias=self.get_attention_biases(x.device))
         return self.proj(attended.transpose(1, 2).flatten(2))
