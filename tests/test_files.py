@@ -10,11 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import assert_same_run
 from torch import nn
 
+from utils import logging
 from utils.checkpoint import read_file, save_checkpoint
-from utils.errors import DiskFull, UserError
+from utils.dataset import load_data
+from utils.errors import DiskFull, UserError, exit_code
 from utils.files import atomic, remove_leftovers
+from utils.run import Run
 
 ROOT = Path(__file__).parents[1]
 LEFTOVER = "a.txt.0123abcd.tmp"
@@ -115,6 +119,69 @@ def test_other_files_on_a_full_disk(tmp_path):
                 for _ in range(200):
                     file.write(content)
     assert os.listdir(tmp_path) == []
+
+
+def test_pixels_on_a_full_disk(tmp_path, photos):
+    with largest_file(1_000_000), pytest.raises(DiskFull, match=r"pixels-.*: 2,408,576 bytes are needed"):
+        load_data(str(photos), str(tmp_path))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("weights", [4.5, 5.9])
+def test_a_run_on_a_full_disk_goes_on_when_there_is_room(
+    train, place, small_disk, monkeypatch, capsys, weights
+):
+    """The first last.pt has the weights, the next 3 times them: at the end of epoch 1 it is 5 times, of epoch 2, 8."""
+    train("--version", "a", "--epochs", "3")
+    size = os.path.getsize("model/a/model_1.pt")
+    resize = "mount -o remount,size={} " + str(small_disk)
+    subprocess.run(resize.format(int(weights * size)).split(), check=True)
+    (place / "model" / "b").symlink_to(small_disk)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "check_room", lambda *args: None)  # would find it out before the run begins
+        assert exit_code(lambda: train("--version", "b", "--epochs", "3")) == 4
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: model/b/") and "bytes are needed" in error and "Traceback" not in error
+    assert sorted(os.listdir("model/b"))[:2] == ["best.pt", "last.pt"] and not list(small_disk.glob("*.tmp"))
+    subprocess.run(resize.format(20 * size).split(), check=True)
+    train("--version", "b", "--epochs", "3", "--resume", "True")
+    assert_same_run("b", "a", epochs=3)
+
+
+def fill(folder):
+    with pytest.raises(OSError, match="No space left"):
+        with open(folder / "of others", "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+
+
+def test_nothing_fits_any_more(train, place, small_disk, capsys):
+    (place / "logs").symlink_to(small_disk)
+    (small_disk / "a").mkdir()
+    fill(small_disk)
+    assert exit_code(lambda: train("--version", "a")) == 4
+    error = capsys.readouterr().err
+    assert error.count("error: ") == 1 and "logs/a/" in error and "Traceback" not in error
+
+
+def test_a_log_that_cannot_grow(place, small_disk, capsys):
+    """One error, not a traceback for each line; and saying it does not fail again."""
+    logging.start()
+    logging.to_file(str(small_disk / "a.log"))
+    fill(small_disk)
+
+    def talk():
+        for _ in range(100):
+            logging.logger.info("x" * 100)
+
+    assert exit_code(talk) == 4
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {small_disk}/a.log: ") and error.count("\n") == 1, error
+
+
+def test_a_folder_that_cannot_be_made(fails):
+    Path("model").write_text("")
+    assert "model/a: cannot be written (Not a directory)" in fails("--version", "a")
 
 
 def test_a_killed_writer_leaves_the_old_file_and_the_next_removes_its_half(tmp_path):

@@ -13,7 +13,7 @@ from collections import OrderedDict
 import torch
 
 from utils.errors import UserError, shortened
-from utils.files import atomic
+from utils.files import atomic, failure
 
 # What the pickle of a checkpoint may call, besides the types of storage: what tensors are built with.
 BUILDERS = {
@@ -236,7 +236,10 @@ def save_checkpoint(path, net, meta, **more):
 def link(target, path):
     """Make `path` a symbolic link to `target`, a file in the same folder, in place of what it was."""
     temporary = f"{path}.tmp"
-    if os.path.lexists(temporary):
-        os.remove(temporary)
-    os.symlink(os.path.basename(target), temporary)
-    os.replace(temporary, path)
+    try:
+        if os.path.lexists(temporary):
+            os.remove(temporary)
+        os.symlink(os.path.basename(target), temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise failure(path, error) from error

@@ -42,13 +42,18 @@ def atomic(path, binary=False):
                     os.remove(temporary)
         _sync_folder(folder)
     except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise UserError(f"{path}: cannot be written ({error.strerror})") from error
-        needed, free = raw.needed if raw else 0, shutil.disk_usage(folder).free
-        raise DiskFull(
-            f"{path}: {needed:,} bytes are needed and {free:,} are free ({error.strerror}); "
-            "what was there before is kept: make room, and run it again"
-        ) from error
+        raise failure(path, error, raw.needed if raw else 0) from error
+
+
+def failure(path, error, needed=0):
+    """The error to raise where a file or folder cannot be written because of an OSError; `needed` are its bytes."""
+    if error.errno not in NO_ROOM:
+        return UserError(f"{path}: cannot be written ({error.strerror})")
+    free = shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free
+    return DiskFull(
+        f"{path}: {needed:,} bytes are needed and {free:,} are free ({error.strerror}); "
+        "what was there before is kept: make room, and run it again"
+    )
 
 
 class _Unfailing(io.RawIOBase):

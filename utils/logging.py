@@ -1,10 +1,13 @@
 """One logger: lines on the terminal that leave progress bars whole, and the same lines in the run's file."""
 
+import contextlib
 import logging
 import logging.handlers
 import sys
 
 from tqdm import tqdm
+
+from utils.files import failure
 
 logger = logging.getLogger("fashion")
 
@@ -13,6 +16,20 @@ class _Terminal(logging.Handler):
     def emit(self, record):
         stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
         tqdm.write(self.format(record), file=stream)
+
+
+class _File(logging.FileHandler):
+    """The run's file. That it cannot be written ends the run with one line, instead of a traceback for each."""
+
+    def handleError(self, record):
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            raise error
+        logger.removeHandler(self)
+        with contextlib.suppress(OSError):  # the same again, of what is still to be written
+            self.close()
+        if record.levelno < logging.ERROR:  # with an error the run ends anyway, and the terminal has the line
+            raise failure(self.baseFilename, error, len(self.format(record).encode())) from error
 
 
 def start(process=0):
@@ -31,14 +48,16 @@ def start(process=0):
 
 def to_file(path, append=False):
     """Write what was held back to a new file or, with `append`, behind what is there; and every line to come."""
-    file = logging.FileHandler(path, mode="a" if append else "w", encoding="utf-8")
+    file = _File(path, mode="a" if append else "w", encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    for handler in logger.handlers:
-        if isinstance(handler, logging.handlers.MemoryHandler):
-            handler.setTarget(file)
-            handler.flush()
-            logger.removeHandler(handler)
+    held_back = [
+        handler for handler in logger.handlers if isinstance(handler, logging.handlers.MemoryHandler)
+    ]
+    for handler in held_back:
+        logger.removeHandler(handler)
     logger.addHandler(file)
+    for record in (record for handler in held_back for record in handler.buffer):
+        file.handle(record)
 
 
 def stop():

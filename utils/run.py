@@ -9,7 +9,7 @@ import shutil
 from utils import checkpoint, logging
 from utils.attributes import ATTRIBUTES
 from utils.errors import DiskFull, UserError
-from utils.files import atomic
+from utils.files import atomic, failure
 
 MODEL_ROOT = "model"
 LOG_ROOT = "logs"
@@ -89,6 +89,18 @@ class Run:
         """
         if not self.writes:
             return
+        try:
+            self._begin_files()
+        except OSError as error:
+            raise failure(error.filename, error) from error
+        if self.resumes and not self.is_begun:
+            logging.logger.info(f"--resume: there is no {self.last_file} yet, the run begins")
+        with atomic(self.args_file) as file:
+            json.dump(options, file, indent=2, ensure_ascii=False)
+            file.write("\n")
+        self._write_rows()
+
+    def _begin_files(self):
         os.makedirs(self.model_dir, exist_ok=True)
         os.makedirs(self.log_dir, exist_ok=True)
         # last.pt goes first: half of an earlier run must not look like one that can be resumed.
@@ -99,12 +111,6 @@ class Run:
             if os.path.lexists(path):
                 os.remove(path)
         logging.to_file(self.log_file, append=self.resumes)
-        if self.resumes and not self.is_begun:
-            logging.logger.info(f"--resume: there is no {self.last_file} yet, the run begins")
-        with atomic(self.args_file) as file:
-            json.dump(options, file, indent=2, ensure_ascii=False)
-            file.write("\n")
-        self._write_rows()
 
     def _write_rows(self):
         """metrics.csv, and best.pt, which follows it."""
