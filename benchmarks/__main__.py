@@ -21,8 +21,25 @@ AGREEMENT = 1e-3  # of the two sides' losses, in float32
 
 # ViT-B/32, the shape of FashionCLIP: 151,277,313 weights.
 CLIP_CONFIG = {
-    "text_config": dict(vocab_size=49408, bos_token_id=49406, eos_token_id=49407, pad_token_id=49407),
-    "vision_config": dict(image_size=224, patch_size=32),
+    "text_config": dict(
+        vocab_size=49408,
+        hidden_size=512,
+        intermediate_size=2048,
+        num_hidden_layers=12,
+        num_attention_heads=8,
+        max_position_embeddings=77,
+        bos_token_id=49406,
+        eos_token_id=49407,
+        pad_token_id=49407,
+    ),
+    "vision_config": dict(
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        image_size=224,
+        patch_size=32,
+    ),
     "projection_dim": 512,
 }
 

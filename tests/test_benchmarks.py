@@ -10,7 +10,7 @@ from utils.dataset import read_tables
 
 SMALL_CLIP = {
     "text_config": dict(
-        vocab_size=49408, bos_token_id=49406, eos_token_id=49407, pad_token_id=49407,
+        vocab_size=49408, bos_token_id=49406, eos_token_id=49407, pad_token_id=49407, max_position_embeddings=77,
         hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
     ),
     "vision_config": dict(
