@@ -137,6 +137,8 @@ def _foreign_name(path):
     """What a checkpoint would run: the first name in its pickles that builds no tensor. Nothing is run for it."""
     try:
         for name in _names(path):
+            if not all(part.isidentifier() for part in name.split(".")):
+                return None  # no pickle: bytes that look like one
             if name not in BUILDERS and not (name.startswith("torch.") and name.endswith("Storage")):
                 return name
     except Exception:  # as above, and here it is about the reason only
@@ -150,9 +152,8 @@ def _names(path):
             archive = zipfile.ZipFile(file)
             file = archive.open(_pickle_record(archive))
         pickles, strings = io.BytesIO(file.read(PICKLE_BYTES)), []
-    while (
-        True
-    ):  # an archive holds one, the older format five, then the tensors' bytes, which raise ValueError
+    # An archive holds one, the older format five, then the tensors' bytes, which raise ValueError.
+    while True:
         for opcode, value, _ in pickletools.genops(pickles):
             if opcode.name in ("GLOBAL", "INST"):
                 yield value.replace(" ", ".")
