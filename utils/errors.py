@@ -58,10 +58,15 @@ def exit_code(main):
     try:
         main()
     except UserError as error:
-        # To stderr, and to the run's log if there is one.
-        logging.getLogger("fashion").error(f"error: {error}")
+        _say(logging.ERROR, f"error: {error}")
         return error.exit_code
     except Interrupted as stop:
-        logging.getLogger("fashion").warning(str(stop))
+        _say(logging.WARNING, str(stop))
         return stop.exit_code
     return 0
+
+
+def _say(level, message):
+    from utils.logging import last_words  # which needs more than an import of errors should
+
+    last_words(level, message)
