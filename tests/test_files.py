@@ -137,6 +137,7 @@ def test_a_run_on_a_full_disk_goes_on_when_there_is_room(
     resize = "mount -o remount,size={} " + str(small_disk)
     subprocess.run(resize.format(int(weights * size)).split(), check=True)
     (place / "model" / "b").symlink_to(small_disk)
+    (small_disk / "model_9.pt.0123abcd.tmp").write_text("of a run that was killed")
     with monkeypatch.context() as patch:
         patch.setattr(Run, "check_room", lambda *args: None)  # would find it out before the run begins
         assert exit_code(lambda: train("--version", "b", "--epochs", "3")) == 4

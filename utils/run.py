@@ -9,7 +9,7 @@ import shutil
 from utils import checkpoint, logging
 from utils.attributes import ATTRIBUTES
 from utils.errors import DiskFull, UserError
-from utils.files import atomic, failure
+from utils.files import atomic, failure, remove_leftovers
 
 MODEL_ROOT = "model"
 LOG_ROOT = "logs"
@@ -101,8 +101,9 @@ class Run:
         self._write_rows()
 
     def _begin_files(self):
-        os.makedirs(self.model_dir, exist_ok=True)
-        os.makedirs(self.log_dir, exist_ok=True)
+        for folder in (self.model_dir, self.log_dir):
+            os.makedirs(folder, exist_ok=True)
+            remove_leftovers(folder)
         # last.pt goes first: half of an earlier run must not look like one that can be resumed.
         earlier = (
             [] if self.resumes else [self.last_file, *epoch_files(self.model_dir).values(), self.args_file]
