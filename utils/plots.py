@@ -11,7 +11,7 @@ import sys
 from utils.attributes import ATTRIBUTES
 from utils.errors import UserError, exit_code
 from utils.files import atomic
-from utils.logging import logger, start
+from utils.logging import logger
 from utils.options import Parser
 
 # matplotlib and tensorboard are imported where they are first used: training does without them.
@@ -230,7 +230,6 @@ def main(argv=None):
     parser.add_argument("runs", nargs="+", help="log folder of a run, or a metrics.csv", metavar="LOGS")
     parser.add_argument("--output", default="curves.png", help="the picture, PNG", metavar="FILE")
     args = parser.parse_args(argv)
-    start()
     names = [os.path.basename(os.path.abspath(run)) for run in args.runs]
     runs = {}
     for run, name in zip(args.runs, names):
