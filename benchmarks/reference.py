@@ -10,6 +10,7 @@ import skimage.io
 import skimage.transform
 import torch
 import torch.nn.functional as F
+import transformers
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
 
 from networks import Student
@@ -71,8 +72,9 @@ class Teacher:
     def __init__(self, config, prompts):
         self.clip = build_clip(config)
         self.tokenizer = build_tokenizer(config, prompts)
-        # Told not to divide by 255 what is in 0..1 already; the published code does it again.
-        self.processor = CLIPImageProcessor(do_rescale=False)
+        # Images in 0..1 become whole grey levels in the pinned 4.27, which must be divided by 255. Later versions
+        # leave them as they are, and must be told not to divide again; the published code forgets that.
+        self.processor = CLIPImageProcessor(do_rescale=transformers.__version__.startswith("4.27."))
         self.prompts = prompts
 
     def logits(self, images):
