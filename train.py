@@ -123,7 +123,7 @@ def train(args, signals, world):
     from utils import engine, plots, report, resume
     from utils.dataset import load_pixels, read_tables
     from utils.hardware import choose_precision, make_reproducible
-    from utils.losses import DistillationLoss, class_weights
+    from utils.losses import build_criterion
     from utils.optimizer import build_optimizer, build_scheduler
     from utils.pixels import Images
     from utils.run import Run, metrics_row
@@ -162,10 +162,7 @@ def train(args, signals, world):
     if args.save_teacher_logits and run.writes:
         save_logits(args.save_teacher_logits, data["train"].names, taught)
     del teacher  # it has said all it has to say
-    weights = class_weights(data["train"].labels) if args.loss_weight else None
-    kind = args.distillation_type if args.distils else "none"
-    criterion = DistillationLoss(kind, args.distillation_alpha, args.distillation_tau, weights, args.ls)
-    criterion.to(world.device)
+    criterion = build_criterion(args, data["train"].labels).to(world.device)
     optimizer = build_optimizer(net, args)
     scheduler = build_scheduler(optimizer, args)
     curves = plots.Curves(run.log_dir, args.tensorboard)

@@ -12,7 +12,7 @@ from utils.attributes import ATTRIBUTES
 from utils.checkpoint import load_state
 from utils.distributed import World
 from utils.hardware import Precision, choose_precision, keep_freed_memory, make_reproducible
-from utils.losses import DistillationLoss, class_weights
+from utils.losses import build_criterion, class_weights
 from utils.optimizer import build_optimizer
 from utils.pixels import Images
 
@@ -175,9 +175,7 @@ def _project_epoch(job, net, recipe, taught, array=None, order=None):
     keep_freed_memory()
     make_reproducible(args.seed)
     net.to(memory_format=torch.channels_last)
-    kind = "soft" if taught else "none"
-    weights = class_weights(job.labels)
-    criterion = DistillationLoss(kind, args.distillation_alpha, args.distillation_tau, weights, args.ls)
+    criterion = build_criterion(args, job.labels)
     optimizer = build_optimizer(net, args)
     array = _pixels(job) if array is None else array
     order = torch.arange(len(array)) if order is None else order

@@ -91,3 +91,10 @@ class DistillationLoss(nn.Module):
         if self.kind == "soft":
             return soft_distillation(student, teacher, self.tau)
         return hard_distillation(student, teacher)
+
+
+def build_criterion(args, labels):
+    """The loss that the options ask for. Args: `labels` of the training images, attribute -> int64 `(N,)`."""
+    kind = args.distillation_type if args.distils else "none"
+    weights = class_weights(labels) if args.loss_weight else None
+    return DistillationLoss(kind, args.distillation_alpha, args.distillation_tau, weights, args.ls)
