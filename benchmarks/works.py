@@ -117,6 +117,8 @@ def _plain(job, net):
 
 
 def project_letterbox(job):
+    keep_freed_memory()
+
     def run():
         dataset._resize_matrix.cache_clear()  # as for photos that are read for the first time
         for path in job.paths:

@@ -89,18 +89,26 @@ def _resize_matrix(length, size, channels=1):
     factor = length / size
     sigma = max(0.0, (factor - 1) / 2)
     radius = int(4 * sigma + 0.5)
-    offsets = np.arange(-radius, radius + 1)
-    kernel = np.exp(-0.5 * (offsets / sigma) ** 2) if radius else np.ones(1)
-    kernel, reaches = kernel / kernel.sum(), np.abs(offsets) < length
-    blur = scipy.sparse.diags(kernel[reaches], offsets[reaches], shape=(length, length))
+    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2) if radius else np.ones(1)
+    kernel /= kernel.sum()
     position = (np.arange(size) + 0.5) * factor - 0.5
     left = np.floor(position).astype(int)
-    columns = np.concatenate([left, left + 1])
-    weights = np.concatenate([left + 1 - position, position - left])
-    inside = (columns >= 0) & (columns < length)
-    rows = np.tile(np.arange(size), 2)
-    linear = scipy.sparse.csr_matrix((weights[inside], (rows[inside], columns[inside])), shape=(size, length))
-    return scipy.sparse.kron(linear @ blur, scipy.sparse.identity(channels), "csr").astype(np.float32)
+    # Two neighbours, weighted by their distance, each with the blur around it; beyond the border all is black.
+    near = (left + 1 - position) * ((left >= 0) & (left < length))
+    far = (position - left) * ((left >= -1) & (left < length - 1))
+    weights = np.outer(near, np.append(kernel, 0)) + np.outer(far, np.append(0, kernel))
+    columns = left[:, None] + np.arange(-radius, radius + 2)
+    inside = (weights != 0) & (columns >= 0) & (columns < length)
+    # A row for each channel, in the order that scipy's format asks for.
+    columns = columns[:, None] * channels + np.arange(channels)[:, None]
+    shape = columns.shape
+    inside, weights = (
+        np.broadcast_to(values[:, None], shape) for values in (inside, weights.astype(np.float32))
+    )
+    starts = np.append(0, inside.sum(axis=2).cumsum())
+    return scipy.sparse.csr_matrix(
+        (weights[inside], columns[inside], starts), shape=(size * channels, length * channels)
+    )
 
 
 def read_rgb(path):
@@ -132,7 +140,7 @@ def read_rgb(path):
             return rgb
         if photo.mode == "F":
             raise ValueError("image of floating-point numbers")
-        return np.asarray(photo.convert("RGB"))
+        return np.asarray(photo if photo.mode == "RGB" else photo.convert("RGB"))
 
 
 @contextlib.contextmanager
