@@ -6,6 +6,8 @@ import torch
 
 from utils.attributes import ATTRIBUTES
 from utils.dataset import read_tables
+from utils.errors import exit_code
+from utils.teacher import read_logits, save_logits
 
 SOFT = "--kd-learning True --distillation-type soft --epochs 1".split()
 
@@ -76,3 +78,26 @@ def test_no_such_file(fails, place, content):
     if content is not None:
         (place / "bad.npz").write_bytes(content)
     assert "bad.npz" in fails("--version", "a", *SOFT, "--teacher-logits", "bad.npz")
+
+
+def test_a_damaged_cache_is_named(train, capsys, place):
+    options = [*SOFT, "--teacher", "zero-shot", "--cache-dir", "cache/c"]
+    train("--version", "a", *options)
+    (cached,) = place.glob("cache/c/logits-*.npz")
+    cached.write_bytes(cached.read_bytes()[:-100])
+    assert exit_code(lambda: train("--version", "b", *options)) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert str(cached.relative_to(place)) in message and "remove it, to have it made anew" in message
+    cached.unlink()
+    train("--version", "b", *options, "--resume", "True")
+    assert all(torch.equal(weights("a")[name], value) for name, value in weights("b").items())
+
+
+def test_an_image_that_is_named_twice(place):
+    names = ["b.jpg", "a.jpg", "b.jpg"]
+    logits = {key: torch.randn(3, len(a.classes)) for key, a in ATTRIBUTES.items()}
+    for values in logits.values():
+        values[2] = values[0]
+    save_logits("taught.npz", names, logits)
+    read = read_logits("taught.npz", names)
+    assert all(torch.equal(read[key], logits[key]) for key in logits)

@@ -17,6 +17,7 @@ from utils.logging import logger
 from utils.run import MODEL_ROOT, epoch_files
 
 ZERO_SHOT = "zero-shot"
+LOGITS_VERSION = 2  # part of the cache's key: raise it when a network's logits change
 
 
 def load_teacher(name, clip_model, prompts):
@@ -82,18 +83,19 @@ def _ask(net, data, cache_dir, batch_size, precision):
     path = os.path.join(cache_dir, f"logits-{_fingerprint(net, data, precision)}.npz")
     if os.path.exists(path):
         logger.info(f"teacher's logits: read from {path}")
-        with np.load(path) as file:
-            return {key: torch.from_numpy(file[key]) for key in file.files}
+        try:
+            return read_logits(path, data.names)
+        except UserError as error:
+            raise UserError(f"{error}; remove it, to have it made anew") from error
+    logger.info(f"teacher's logits: computed for {len(data.names)} images, once")
     net.to(data.pixels.device)
     logits = engine.predict(net, data.pixels, batch_size, precision, "teacher's logits")
-    with atomic(path, binary=True) as file:
-        np.savez(file, **{key: values.numpy() for key, values in logits.items()})
-    logger.info(f"teacher's logits: computed for {len(data.names)} images, kept in {path}")
+    save_logits(path, data.names, logits)
     return logits
 
 
 def read_logits(path, names):
-    """Logits from a file of --teacher-logits: arrays `image_name` `(M,)` and, for each attribute, `(M, classes)`.
+    """Logits from a .npz file: arrays `image_name` `(M,)` and, for each attribute, `(M, classes)`.
 
     Args: `names` of the images that need them; the file's rows may be more, and in another order.
     Returns: dict attribute -> float32 tensor `(len(names), classes)`.
@@ -103,42 +105,42 @@ def read_logits(path, names):
         with np.load(path) as file:
             arrays = {key: file[key] for key in ("image_name", *ATTRIBUTES)}
     except KeyError as error:
-        raise UserError(
-            f"--teacher-logits {path}: {error.args[0]}; it needs image_name, {', '.join(ATTRIBUTES)}"
-        ) from error
+        raise UserError(f"{path}: {error.args[0]}; it needs image_name, {', '.join(ATTRIBUTES)}") from error
     except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"--teacher-logits {path}: not a readable .npz file ({error})") from error
+        raise UserError(f"{path}: not a readable .npz file ({error})") from error
     known = [str(name) for name in arrays.pop("image_name").ravel()]
     for key, values in arrays.items():
         expected = (len(known), len(ATTRIBUTES[key].classes))
         if values.shape != expected or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
             raise UserError(
-                f"--teacher-logits {path}: {key} is {values.dtype} {values.shape}; it needs finite numbers {expected}"
+                f"{path}: {key} is {values.dtype} {values.shape}; it needs finite numbers {expected}"
             )
     rows = {name: row for row, name in enumerate(known)}
     if len(rows) < len(known):
-        raise UserError(f"--teacher-logits {path}: {len(known) - len(rows)} names occur more than once")
+        raise UserError(f"{path}: {len(known) - len(rows)} names occur more than once")
     missing = [name for name in names if name not in rows]
     if missing:
-        raise UserError(
-            f"--teacher-logits {path}: no row for {len(missing)} of the images:\n{shortened(missing)}"
-        )
+        raise UserError(f"{path}: no row for {len(missing)} of the images:\n{shortened(missing)}")
     chosen = [rows[name] for name in names]
     return {key: torch.from_numpy(values[chosen].astype(np.float32)) for key, values in arrays.items()}
 
 
 def save_logits(path, names, logits):
-    """Write the file that `read_logits` reads."""
+    """Write the file that `read_logits` reads; an image that is named twice once."""
+    names = np.array(names)
+    rows = np.sort(np.unique(names, return_index=True)[1])
     with atomic(path, binary=True) as file:
-        np.savez(file, image_name=np.array(names), **{key: v.cpu().numpy() for key, v in logits.items()})
-    logger.info(f"teacher's logits: written for {len(names)} images to {path}")
+        np.savez(file, image_name=names[rows], **{key: v.cpu().numpy()[rows] for key, v in logits.items()})
+    logger.info(f"teacher's logits: written to {path}")
 
 
 def _fingerprint(net, data, precision):
     """Hash of all that the logits depend on."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(
-        repr((os.path.basename(data.pixels.array.filename), precision.name, net.token_ids)).encode()
+        repr(
+            (LOGITS_VERSION, os.path.basename(data.pixels.array.filename), precision.name, net.token_ids)
+        ).encode()
     )
     for name, value in net.state_dict().items():
         digest.update(name.encode())
