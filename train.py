@@ -169,8 +169,8 @@ def train(args, signals, world):
 
     meta = {"options": options, "precision": precision.name, **net.describe(), "role": net.role}
     constant = {"data": fingerprint, "teacher_logits": taught}
-    progress = resume.Progress(run, net, optimizer, scheduler, signals, args, meta, constant)
-    signals.defer()
+    progress = resume.Progress(run, net, optimizer, scheduler, signals, world, args, meta, constant)
+    signals.defer(alone=world.size == 1, speaks=world.is_first)
     progress.begin(saved)
     del saved  # twice the weights and more
     parallel = world.parallel(net)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SHORT, rows
+from conftest import SHORT, assert_same_run, rows
 
+from utils import checkpoint
 from utils.attributes import ATTRIBUTES
 from utils.losses import DistillationLoss, class_weights
 
@@ -62,36 +63,67 @@ def test_a_student_of_two_processes(photos, place):
     assert code == 0 and [row["epoch"] for row in rows("student")] == ["1", "2", "3"], output
 
 
-def test_one_that_dies_takes_the_other_down(photos, place):
-    process = subprocess.Popen(
-        command(photos, "--version", "teacher", "--epochs", "1000", "--save-every-minutes", "0.001"),
-        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    try:
-        metrics = Path("logs/teacher/metrics.csv")
-        while not (metrics.exists() and len(rows("teacher")) >= 1):
+@pytest.fixture
+def started(photos, place):
+    """Starts torchrun with these options of train.py, and gives it back once the first epoch is done."""
+    processes = []
+
+    def start(*options):
+        process = subprocess.Popen(
+            command(photos, *options), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        processes.append(process)
+        metrics = Path("logs", options[options.index("--version") + 1], "metrics.csv")
+        while not (metrics.exists() and len(rows(metrics.parent.name)) >= 1):
             assert process.poll() is None, process.stdout.read().decode()
-            time.sleep(0.2)
-        os.kill(_child(process.pid), signal.SIGKILL)
-        start = time.monotonic()
-        output = process.communicate(timeout=90)[0].decode()
-    finally:
+            time.sleep(0.05)
+        return process
+
+    yield start
+    for process in processes:
         process.kill()
+
+
+def test_one_that_dies_takes_the_other_down(started):
+    process = started("--version", "teacher", "--epochs", "1000", "--save-every-minutes", "0.001")
+    os.kill(_children(process.pid)[1], signal.SIGKILL)
+    start = time.monotonic()
+    output = process.communicate(timeout=90)[0].decode()
     assert process.returncode != 0 and time.monotonic() - start < 60
-    # torchrun stops the other one with SIGTERM, which may come before it misses its peer.
-    ends = ("another process of the run has ended", "SIGTERM: stopped in epoch")
-    ours = [line for line in output.splitlines() if any(end in line for end in ends)]
+    ours = [line for line in output.splitlines() if "another process of the run has ended" in line]
     assert len(ours) == 1 and "--resume True" in ours[0] and "Traceback" not in ours[0], output
 
 
-def _child(parent):
-    """The second process that torchrun has started."""
+def test_a_signal_ends_both_at_one_step(started, photos):
+    options = ["--batch-size", "5", "--val-batch-size", "1", "--epochs", "8"]
+    code, output = run(photos, "--version", "whole", *options)
+    assert code == 0, output
+    for version in ("torchrun", "second", "all"):
+        process = started("--version", version, *options)
+        both = _children(process.pid)
+        signalled = {"torchrun": [process.pid], "second": both[1:], "all": [*both, process.pid]}
+        for pid in signalled[version]:
+            os.kill(pid, signal.SIGTERM)
+        output = process.communicate(timeout=60)[0].decode()
+        assert process.returncode != 0
+        said = [line for line in output.splitlines() if "stopped in epoch" in line]
+        assert len(said) == 1 and "another process" not in output, output
+        epoch, step = map(int, re.search(r"epoch (\d+), after step (\d+)", said[0]).groups())
+        saved = checkpoint.read_file(f"model/{version}/last.pt")["progress"]
+        assert (saved["epoch"], len(saved["losses"])) == (epoch, step)
+        code, output = run(photos, "--version", version, *options, "--resume", "True")
+        assert code == 0 and f"epoch {epoch}, {step} steps done" in output, output
+        assert_same_run(version, "whole", 8)
+
+
+def _children(parent):
+    """The two processes that torchrun has started."""
     listed = subprocess.run(
         ["ps", "-o", "pid=,args=", "--ppid", str(parent)], stdout=subprocess.PIPE, check=True
     )
     pids = re.findall(r"^ *(\d+) .*train\.py", listed.stdout.decode(), re.MULTILINE)
     assert len(pids) == 2
-    return int(pids[1])
+    return sorted(map(int, pids))
 
 
 @pytest.mark.parametrize("kind", ["none", "soft", "hard"])

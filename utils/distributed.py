@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import math
 import os
 import re
 
@@ -41,6 +42,7 @@ class World:
     def __enter__(self):
         if self.size > 1:
             dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=PATIENCE)
+            self._hosts = dist.new_group(backend="gloo", timeout=PATIENCE)  # whose talk waits for no GPU
         return self
 
     def __exit__(self, kind, error, traceback):
@@ -70,6 +72,14 @@ class World:
             dist.broadcast_object_list(values)
         return values[0]
 
+    def largest(self, number):
+        """The largest of the processes' integers, in all of them, once all have come here."""
+        if self.size == 1:
+            return number
+        values = torch.tensor([number])
+        dist.all_reduce(values, dist.ReduceOp.MAX, group=self._hosts)
+        return values.item()
+
     def sum(self, tensor):
         """The sum of a tensor over the processes, on the device."""
         tensor = tensor.to(self.device)
@@ -84,6 +94,12 @@ class World:
         """
         mine = indices[self.rank :: self.size]
         return (mine, True) if len(mine) else (indices[:1], False)
+
+    def share(self, count):
+        """This process's share of `count` images: indices, int64, and which of them count, bool; the last image fills
+        up what would be shorter than another's share."""
+        indices = torch.arange(self.rank, math.ceil(count / self.size) * self.size, self.size)
+        return indices.clamp(max=count - 1), indices < count
 
     def parallel(self, net):
         """The network for training: gradients are averaged over the processes, and GPUs share batch norm's figures."""

@@ -95,11 +95,14 @@ def _log_step(epoch, epochs, step, steps, losses, optimizer, speed):
 
 def validate(net, data, batch_size, precision, world, poll):
     """Scores of a data set, see `utils.metrics.scores`; each process predicts its part. Args: as of `predict`."""
-    part, counts = world.part(torch.arange(len(data.names)))
-    logits = predict(net, data.pixels, batch_size, precision, "validation", poll, part)
-    matrices = metrics.confusion_matrices(logits, {key: values[part] for key, values in data.labels.items()})
-    matrices = {key: torch.from_numpy(matrix * counts) for key, matrix in matrices.items()}
-    return metrics.scores({key: world.sum(matrix).cpu().numpy() for key, matrix in matrices.items()})
+    share, counts = world.share(len(data.names))  # as many batches in each process, since they poll together
+    logits = predict(net, data.pixels, batch_size, precision, "validation", poll, share)
+    matrices = metrics.confusion_matrices(
+        {key: values[counts] for key, values in logits.items()},
+        {key: values[share[counts]] for key, values in data.labels.items()},
+    )
+    sums = {key: world.sum(torch.from_numpy(matrix)) for key, matrix in matrices.items()}
+    return metrics.scores({key: matrix.cpu().numpy() for key, matrix in sums.items()})
 
 
 @torch.no_grad()

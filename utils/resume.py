@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 import time
 
 import torch
@@ -113,14 +114,15 @@ class Progress:
         run: `utils.run.Run`; its rows are part of it.
         net, optimizer, scheduler: on their device; scheduler may be None.
         signals: `utils.signals.StopSignals`.
+        world: `utils.distributed.World`.
         args: options (seed, save_every_minutes).
         meta: of the checkpoints, plain values.
         constant: what else is kept with it, unchanged: tensors and plain values by name.
     """
 
-    def __init__(self, run, net, optimizer, scheduler, signals, args, meta, constant):
+    def __init__(self, run, net, optimizer, scheduler, signals, world, args, meta, constant):
         self.run, self.net, self.optimizer, self.scheduler = run, net, optimizer, scheduler
-        self.signals, self.minutes = signals, args.save_every_minutes
+        self.signals, self.world, self.minutes = signals, world, args.save_every_minutes
         self.meta, self.constant = meta, constant
         self.shuffle = torch.Generator().manual_seed(args.seed)
         self.epoch = 1  # the running one
@@ -157,11 +159,16 @@ class Progress:
         self.save()
 
     def poll(self):
-        """To be called between two steps: saves if it is time to, and ends the run if a signal asked for it."""
-        if self.signals.received:
+        """To be called between two steps: saves if it is time to, and ends the run if a signal asked for it.
+
+        Of several processes all call it equally often; a signal that one of them got ends all of them at this step.
+        """
+        received = self.world.largest(self.signals.received or 0)
+        if received:
             self.save()
+            self.world.largest(0)  # none ends before it is saved, since torchrun then ends the others
             raise Interrupted(
-                self.signals.received,
+                signal.Signals(received),
                 f"stopped in epoch {self.epoch}, after step {len(self.losses)}; "
                 f"all is saved in {self.run.last_file}, go on with --resume True",
             )
