@@ -78,21 +78,31 @@ class Process:
 
     def phase(self):
         """Where it was killed, by what it left behind."""
-        said = self.said()
         if self.builds_cache():
             return "cache building"
         if self.unfinished(f"model/{self.version}", f"logs/{self.version}"):
             return "saving"
         if not self.trains():
             return "start"
-        last = re.findall(r"step (\d+)/(\d+)|(rows are labels)|(resumed from)", said)[-1:]
-        if last and last[0][2]:
-            return "saving"  # the epoch's files, the curves, last.pt
-        return "validation" if last and last[0][0] and last[0][0] == last[0][1] else "training"
+        if self.validates():
+            return "validation"
+        # Scores are followed by the epoch's files, the curves, last.pt.
+        return "saving" if self._last_line() == "rows are labels" else "training"
+
+    def validates(self):
+        step = re.match(r"step (\d+)/(\d+)", self._last_line())
+        return bool(step) and step[1] == step[2]
+
+    def reports(self):
+        return "rows are labels" in self.said()
+
+    def _last_line(self):
+        """The last one that tells how far an epoch is, from there on."""
+        return ["", *re.findall(r"step \d+/\d+|rows are labels|resumed from", self.said())][-1]
 
 
-EVENTS = (Process.starts, Process.builds_cache, Process.trains)
-AIMS = (*EVENTS, Process.trains)  # each kill comes at a random moment after one of them, before the next
+EVENTS = (Process.starts, Process.builds_cache, Process.trains, Process.validates)
+AIMS = (*EVENTS, Process.trains)  # each kill comes at a random moment after one of them
 
 
 @pytest.fixture(scope="module")
@@ -111,10 +121,16 @@ def test_killed_runs_end_as_the_run_that_was_not(place, drawn, role):
     os.symlink(drawn, "drawn")
 
     whole = Process(role, "whole")
-    moments = [0.0, whole.wait(Process.builds_cache), whole.wait(Process.trains), whole.wait()]
+    starts, builds_cache, trains, validates, reports = map(whole.wait, (*EVENTS, Process.reports))
+    ends = whole.wait()
+    length = {  # seconds in which the kill may come
+        Process.starts: builds_cache - starts,
+        Process.builds_cache: trains - builds_cache,
+        Process.trains: (ends - trains)
+        / AIMS.count(Process.trains),  # so that it is killed as often before it ends
+        Process.validates: reports - validates,
+    }
     assert whole.process.returncode == 0, whole.said()
-    lengths = [end - begin for begin, end in zip(moments, moments[1:])]  # seconds
-    lengths[2] /= AIMS.count(Process.trains)  # so that the run does not end before its last kill
 
     counts, runs = collections.Counter(), 0
     while sum(counts.values()) < kills:
@@ -127,7 +143,7 @@ def test_killed_runs_end_as_the_run_that_was_not(place, drawn, role):
                 aim = aims.pop()
                 if aim is Process.builds_cache:
                     shutil.rmtree(f"cache-{version}", ignore_errors=True)
-                process.kill(aim, draw.uniform(0, lengths[EVENTS.index(aim)]))
+                process.kill(aim, draw.uniform(0, length[aim]))
             process.wait()
             if process.process.returncode == 0:
                 break
