@@ -84,7 +84,7 @@ def main(argv=None):
     start()
     with tempfile.TemporaryDirectory() as folder:
         photos = read_tables(args.data_dir or draw_photos(folder, 2 * args.batch_size), ["train"])["train"]
-        precisions = head(args)[-1:] if args.quick else head(args)
+        precisions = head(args)
         check_agreement(make_job(photos, 8, 8, "fp32", whole_greys=True))
         logger.info(
             COLUMNS.format(
@@ -117,7 +117,7 @@ def head(args):
         f"batches of {args.batch_size}; median of {args.turns} turns; photos: {args.data_dir or 'drawn'}"
     )
     chosen = facts["precision"] if args.precision == "auto" else args.precision
-    return ["fp32"] if chosen == "fp32" else ["fp32", chosen]
+    return [chosen] if args.quick or chosen == "fp32" else ["fp32", chosen]
 
 
 def check_agreement(job):

@@ -123,11 +123,11 @@ def test_killed_runs_end_as_the_run_that_was_not(place, drawn, role):
     whole = Process(role, "whole")
     starts, builds_cache, trains, validates, reports = map(whole.wait, (*EVENTS, Process.reports))
     ends = whole.wait()
+    turns = AIMS.count(Process.trains)  # so that the run does not end before its last kill
     length = {  # seconds in which the kill may come
         Process.starts: builds_cache - starts,
         Process.builds_cache: trains - builds_cache,
-        Process.trains: (ends - trains)
-        / AIMS.count(Process.trains),  # so that it is killed as often before it ends
+        Process.trains: (ends - trains) / turns,
         Process.validates: reports - validates,
     }
     assert whole.process.returncode == 0, whole.said()
