@@ -1,7 +1,6 @@
-"""The teacher: FashionCLIP (CLIP ViT-B/32) as a prompt classifier, one prompt for each class."""
+"""The teacher: FashionCLIP (CLIP ViT-B/32) as a prompt classifier."""
 
 import contextlib
-import json
 import re
 import zlib
 
@@ -9,39 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from utils.attention import attend
-from utils.attributes import ATTRIBUTES
 from utils.checkpoint import read_file
-from utils.errors import UserError, shortened
+from utils.errors import UserError, first_line, shortened
+from utils.hardware import attend
 from utils.pixels import Normalize
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
-PROMPTS = {
-    "daily": (
-        "a photo of loungewear, comfortable clothes for resting at home such as pajamas, hoodies and sweatpants",
-        "a photo of clothes for a light outing, casual but neat, such as jeans, a t-shirt or a simple dress",
-        "a photo of an office look, business clothes for work such as a blouse, slacks, a skirt or a blazer",
-        "a photo of formal wear, dressy clothes for a ceremony such as a suit with a tie or an evening gown",
-        "a photo of event wear, striking clothes for a party or a stage such as a cocktail dress or a tuxedo",
-        "a photo of sportswear, athletic clothes for exercise such as a tracksuit, leggings or running shoes",
-    ),
-    "gender": (
-        "a photo of mannish style, tailored and masculine clothes such as suits and button-down shirts",
-        "a photo of unisex style, neutral clothes that anyone can wear",
-        "a photo of girlish style, youthful and feminine clothes with sweet, delicate details",
-        "a photo of elegant style, refined and graceful clothes with an air of quiet luxury",
-        "a photo of sexy style, form-fitting or revealing clothes that show the body",
-    ),
-    "embellishment": (
-        "a photo of clothes without decoration",
-        "a photo of clothes with one point of decoration",
-        "a photo of clothes with a lot of decoration",
-    ),
-}
-
-MAX_PROMPTS = 1_000_000  # characters of a file
 MAX_PARAMETERS = 1_000_000_000  # of a checkpoint's CLIP, float32: 4 GB; ViT-H/14 has 986 million
 MAX_LAYERS = 100  # of a tower
 
@@ -91,27 +65,32 @@ class FashionCLIP(nn.Module):
 
     Radford et al., arXiv:2103.00020, section 3.1.4; Chia et al., "FashionCLIP" (arXiv:2204.03972).
 
+    A class with several prompts has the mean of their embeddings, of length 1 before and after.
+
     Args:
+        attributes: `utils.attributes.Attributes`, with the prompts of each class.
         name_or_path: a hub name, a local folder in Hugging Face layout (model and tokenizer), or
             "random": a small CLIP with random weights and a built-in tokenizer.
-        prompts: dict attribute -> a sentence for each class, in label order; None for `PROMPTS`.
-    Raises: UserError if the model cannot be had, or the prompts do not fit the attributes.
+    Raises: UserError if the model cannot be had.
     """
 
     role = "teacher"
 
-    def __init__(self, name_or_path, prompts=None):
+    def __init__(self, attributes, name_or_path):
         super().__init__()
-        prompts = check_prompts(PROMPTS if prompts is None else prompts)
+        sentences = {
+            key: [sentence for prompts in attribute.prompts for sentence in prompts]
+            for key, attribute in attributes.items()
+        }
         if name_or_path == "random":
             clip = _build(_RANDOM_CONFIG)
-            token_ids = {key: [_hash_words(s) for s in sentences] for key, sentences in prompts.items()}
+            token_ids = {key: [_hash_words(s) for s in texts] for key, texts in sentences.items()}
         else:
-            clip, token_ids = _load_pretrained(name_or_path, prompts)
-        self._assemble(clip, prompts, token_ids)
+            clip, token_ids = _load_pretrained(name_or_path, sentences)
+        self._assemble(clip, attributes, token_ids)
 
     @classmethod
-    def from_meta(cls, meta, source="checkpoint"):
+    def from_meta(cls, meta, attributes, source="checkpoint"):
         """The network of a checkpoint (without its weights): neither hub nor tokenizer is needed.
 
         Raises: UserError that names `source` if the meta describe no CLIP, or an enormous one.
@@ -119,33 +98,32 @@ class FashionCLIP(nn.Module):
         try:
             clip = _build(_checked_config(meta["clip_config"]))
         except Exception as error:  # whatever transformers raises at values that make no sense
-            reason = f"{type(error).__name__}: {error}".split("\n")[0]
+            reason = f"{type(error).__name__}: {first_line(error)}"
             raise UserError(f"{source}: its meta describe no CLIP that can be built ({reason})") from error
-        prompts = check_prompts(meta.get("prompts"), source)
+        token_ids = _checked_tokens(meta.get("token_ids"), attributes, clip, source)
         net = cls.__new__(cls)
         nn.Module.__init__(net)
-        net._assemble(clip, prompts, _checked_tokens(meta.get("token_ids"), clip, source))
+        net._assemble(clip, attributes, token_ids)
         return net
 
-    def _assemble(self, clip, prompts, token_ids):
+    def _assemble(self, clip, attributes, token_ids):
         for module in clip.modules():  # 4.27 saves the positions 0, 1, 2 ... with the weights, 5.x does not
             if "position_ids" in dict(module.named_buffers(recurse=False)):
                 module.register_buffer("position_ids", module.position_ids, persistent=False)
         self.clip = clip
-        self.prompts = prompts
-        self.token_ids = token_ids
+        self.attributes = attributes
+        self.token_ids = token_ids  # attribute -> the tokens of each prompt, class by class
         self.normalize = Normalize(CLIP_MEAN, CLIP_STD)
         rows = [row for rows in token_ids.values() for row in rows]
         longest = max(map(len, rows))
         limit = clip.config.text_config.max_position_embeddings
         if longest > limit:
-            raise UserError(
-                f"a prompt has {longest} tokens, the text tower takes {limit}: shorten it (--prompts)"
-            )
+            raise UserError(f"a prompt has {longest} tokens, the text tower takes {limit}: shorten it")
         # The tower is causal and is read at the end token: what is filled in behind it has no effect.
         padded = torch.tensor([row + row[-1:] * (longest - len(row)) for row in rows])
         self.register_buffer("tokens", padded, persistent=False)
         self.register_buffer("ends", torch.tensor([len(row) - 1 for row in rows]), persistent=False)
+        self.prompts_per_class = [len(p) for attribute in attributes.values() for p in attribute.prompts]
 
     def forward(self, pixels, prompt_embeddings=None):
         """Letterboxed RGB pixels, uint8 `(B, 3, 224, 224)` -> dict attribute -> float32 logits `(B, classes)`.
@@ -156,13 +134,16 @@ class FashionCLIP(nn.Module):
         image = self.clip.visual_projection(_encode_images(self.clip.vision_model, self.normalize(pixels)))
         with torch.autocast(image.device.type, enabled=False):
             logits = self.clip.logit_scale.exp() * _unit(image) @ text.t()
-        return dict(zip(ATTRIBUTES, logits.split([len(a.classes) for a in ATTRIBUTES.values()], dim=1)))
+        return dict(zip(self.attributes, logits.split(list(self.attributes.sizes.values()), dim=1)))
 
     def encode_prompts(self):
-        """The prompts' embeddings, float32 `(prompts, projection)`, of length 1."""
+        """The classes' embeddings, float32 `(classes of all attributes, projection)`, of length 1."""
         embeddings = self.clip.text_projection(_encode_texts(self.clip.text_model, self.tokens, self.ends))
         with torch.autocast(embeddings.device.type, enabled=False):
-            return _unit(embeddings)
+            embeddings = _unit(embeddings)
+            if max(self.prompts_per_class) == 1:
+                return embeddings
+            return _unit(torch.stack([part.mean(dim=0) for part in embeddings.split(self.prompts_per_class)]))
 
     def inference(self):
         """A function of pixels for many batches with unchanged weights: the prompts are encoded once."""
@@ -177,13 +158,12 @@ class FashionCLIP(nn.Module):
             for name, tower in (("text_config", config.text_config), ("vision_config", config.vision_config))
         }
         return {
+            "role": self.role,
             "clip_config": dict(towers, projection_dim=config.projection_dim),
-            "prompts": self.prompts,
             "token_ids": self.token_ids,
         }
 
-    @staticmethod
-    def own_names(state):
+    def own_names(self, state):
         """A state dict of ours, a published teacher's or Hugging Face's CLIPModel's, under this class's names."""
         own = {}
         for name, value in state.items():
@@ -220,17 +200,17 @@ def _checked_config(config):
     return dict(known, projection_dim=projection)
 
 
-def _checked_tokens(token_ids, clip, source):
-    """A checkpoint's token ids, if there are some for each class, all of them in the text tower's vocabulary."""
+def _checked_tokens(token_ids, attributes, clip, source):
+    """A checkpoint's token ids, if there are some for each prompt, all of them in the text tower's vocabulary."""
     vocabulary = range(clip.config.text_config.vocab_size)
-    complete = isinstance(token_ids, dict) and set(token_ids) == set(ATTRIBUTES)
-    for key, attribute in ATTRIBUTES.items():
+    complete = isinstance(token_ids, dict) and set(token_ids) == set(attributes)
+    for key, attribute in attributes.items():
         rows = token_ids[key] if complete else None
-        fits = isinstance(rows, list) and len(rows) == len(attribute.classes)
+        fits = isinstance(rows, list) and len(rows) == sum(map(len, attribute.prompts))
         fits = fits and all(isinstance(row, list) and row for row in rows)
         if not (fits and all(type(i) is int and i in vocabulary for row in rows for i in row)):
             raise UserError(f"{source}: its meta hold no token ids that fit the classes of {key}")
-    return {key: token_ids[key] for key in ATTRIBUTES}
+    return {key: token_ids[key] for key in attributes}
 
 
 # --- the towers --------------------------------------------------------------------------------------
@@ -313,9 +293,8 @@ def _load_pretrained(name_or_path, prompts):
             # The slow tokenizer of 4.27 splits apostrophes differently.
             tokenizer = CLIPTokenizerFast.from_pretrained(name_or_path)
     except Exception as error:  # a dozen kinds: no network, no such repository, a broken file, a wrong layout
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"CLIP model {name_or_path} cannot be loaded ({reason}); with --clip-model FOLDER it is read from a "
+            f"CLIP model {name_or_path} cannot be loaded ({first_line(error)}); with --clip-model FOLDER it is read from a "
             "local folder in Hugging Face layout (config.json, weights, vocab.json, merges.txt)"
         ) from error
     tokens = clip.config.text_config.vocab_size
@@ -360,35 +339,3 @@ def _own_reader():
         yield
     finally:
         modeling_utils.load_state_dict = original
-
-
-def read_prompts(path):
-    """Prompts from a JSON file, an object attribute -> list of sentences."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read(MAX_PROMPTS + 1)
-        if len(text) > MAX_PROMPTS:
-            raise ValueError(f"longer than {MAX_PROMPTS:,} characters")
-        prompts = json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"prompts {path}: not a readable JSON file ({error})") from error
-    return check_prompts(prompts, source=f"prompts {path}")
-
-
-def check_prompts(prompts, source="prompts"):
-    """The prompts, attributes in table order; UserError unless there is one sentence for each class."""
-    if not isinstance(prompts, dict) or set(prompts) != set(ATTRIBUTES):
-        raise UserError(
-            f"{source}: needs an object with the keys {', '.join(ATTRIBUTES)}, each a list of sentences"
-        )
-    for key, attribute in ATTRIBUTES.items():
-        sentences, classes = prompts[key], len(attribute.classes)
-        fits = isinstance(sentences, (list, tuple)) and len(sentences) == classes
-        if not (fits and all(map(_is_sentence, sentences))):
-            raise UserError(f"{source}: {key} needs {classes} sentences, one for each class in label order")
-    return {key: list(prompts[key]) for key in ATTRIBUTES}
-
-
-def _is_sentence(text):
-    """Not empty, and no half of a character, which JSON can express and nothing can print."""
-    return isinstance(text, str) and text.strip() and text == text.encode("utf-8", "ignore").decode()

@@ -5,9 +5,10 @@ import json
 import os
 import sys
 
+from utils.options import Parser, cache_folder, number
+
 from utils.errors import UserError, exit_code
 from utils.files import atomic
-from utils.options import Parser, cache_folder, number
 
 MAX_MB = 25  # of the competition, 10^6 bytes
 INTERVALS = ("mean_top1_interval", "mean_acsa_interval")  # in evaluation.json, [lower, upper] of 95 %
@@ -56,8 +57,9 @@ def write_predictions(path, data, probabilities):
 
 def write_evaluation(folder, result, data, probabilities):
     """evaluation.json, predictions.csv and, where matplotlib is installed, the pictures."""
-    from utils import pictures, plots
     from utils.logging import logger
+
+    from utils import pictures, plots
 
     with atomic(os.path.join(folder, "evaluation.json")) as file:
         json.dump(result, file, indent=1, allow_nan=False)
@@ -75,8 +77,9 @@ def write_evaluation(folder, result, data, probabilities):
 
 def say_evaluation(result):
     """The figures of one network, on the terminal."""
-    from utils.attributes import ATTRIBUTES
     from utils.logging import logger, table
+
+    from utils.attributes import ATTRIBUTES
 
     names = ("top1", "acsa", "macro_f1", "ece")
     rows = [[key, *(f"{result[key][name]:.4f}" for name in names)] for key in ATTRIBUTES]
@@ -92,8 +95,9 @@ def say_evaluation(result):
 
 def say_comparison(first, second):
     """Two networks side by side."""
-    from utils.attributes import ATTRIBUTES
     from utils.logging import logger, table
+
+    from utils.attributes import ATTRIBUTES
 
     differences, rows = first["comparison"], []
     for name, title in (("top1", "Top-1"), ("acsa", "ACSA")):

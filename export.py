@@ -5,10 +5,11 @@ import shutil
 import sys
 import tempfile
 
+from utils.options import Parser, number
+
 from utils.attributes import ATTRIBUTES
 from utils.errors import UserError, exit_code
 from utils.files import atomic
-from utils.options import Parser, number
 
 MAX_DROP = 0.01  # in mean Top-1, from the checkpoint to the file
 BATCH = 16  # photos at a time, for the comparison
@@ -45,9 +46,10 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     # PyTorch is imported once the options are known to be right.
+    from utils.folding import fold
+
     from networks import Student
     from utils.export import export_meta, import_onnx, photos_of, write
-    from utils.folding import fold
     from utils.inference import load_network
 
     folder = os.path.dirname(args.output) or "."

@@ -1,10 +1,17 @@
-"""The student: a TinyViT backbone, and per attribute a class head and a distillation head."""
+"""The student, and the only way from a file to a network."""
+
+import copy
 
 import torch
+from timm.utils.model import reparameterize_model
 from torch import nn
 
-from tiny_vit import timm_names, tiny_vit_5m_224
-from utils.attributes import ATTRIBUTES
+from clip_model import FashionCLIP
+from tiny_vit import timm_names, tiny_vit
+from utils.attributes import attributes_of, read_attributes
+from utils.checkpoint import load_state, read_checkpoint
+from utils.cli import CLIP_MODEL
+from utils.errors import UserError
 from utils.pixels import Normalize
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -12,28 +19,30 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Student(nn.Module):
-    """TinyViT-5M with linear heads (5,080,752 parameters with distillation heads, 20 MB).
+    """TinyViT-5M with linear heads (5,080,752 parameters with distillation heads for the competition, 20 MB).
 
     Args:
+        attributes: `utils.attributes.Attributes`.
         distillation: whether each attribute has a second head that learns from the teacher
             (DeiT, arXiv:2012.12877, section 4).
-        weights: of the backbone, see `tiny_vit.tiny_vit_5m_224`.
+        weights: of the backbone, see `tiny_vit.tiny_vit`.
     """
 
     role = "student"
 
-    def __init__(self, distillation=True, weights=None):
+    def __init__(self, attributes, distillation=True, weights=None):
         super().__init__()
+        self.attributes = attributes
         self.distillation = distillation
         self.normalize = Normalize(IMAGENET_MEAN, IMAGENET_STD)
-        self.backbone = tiny_vit_5m_224(weights)
-        self.class_heads = self._heads()
+        self.backbone = tiny_vit("tiny_vit_5m_224", weights)
+        self.class_heads = self._heads()  # by number: a ModuleDict does not take every name
         if distillation:
             self.distillation_heads = self._heads()
 
     def _heads(self):
         features = self.backbone.num_features
-        return nn.ModuleDict({k: nn.Linear(features, len(a.classes)) for k, a in ATTRIBUTES.items()})
+        return nn.ModuleList(nn.Linear(features, classes) for classes in self.attributes.sizes.values())
 
     def forward(self, pixels):
         """Letterboxed RGB pixels, uint8 `(B, 3, 224, 224)` -> dict attribute -> float32 logits `(B, classes)`.
@@ -44,13 +53,16 @@ class Student(nn.Module):
         features = self.backbone(self.normalize(pixels))
         with torch.autocast(features.device.type, enabled=False):
             features = features.float()
-            class_logits = {key: head(features) for key, head in self.class_heads.items()}
+            class_logits = self._logits(self.class_heads, features)
             if not self.distillation:
                 return class_logits
-            distillation_logits = {key: head(features) for key, head in self.distillation_heads.items()}
+            distillation_logits = self._logits(self.distillation_heads, features)
         if self.training:
             return class_logits, distillation_logits
         return {key: (class_logits[key] + distillation_logits[key]) / 2 for key in class_logits}
+
+    def _logits(self, heads, features):
+        return {key: head(features) for key, head in zip(self.attributes, heads)}
 
     def inference(self):
         """A function of pixels for many batches with unchanged weights (the student has nothing to prepare)."""
@@ -58,22 +70,40 @@ class Student(nn.Module):
 
     def describe(self):
         """Plain values from which the network can be built again (see `from_meta`)."""
-        return {"distillation": self.distillation}
+        return {"role": self.role, "distillation": self.distillation}
 
     @classmethod
-    def from_meta(cls, meta):
-        return cls(distillation=bool(meta.get("distillation")))
+    def from_meta(cls, meta, attributes, source="checkpoint"):
+        """The network of a checkpoint, without its weights."""
+        net = cls(attributes, distillation=bool(meta.get("distillation")))
+        return net.folded() if meta.get("folded") else net
 
-    @staticmethod
-    def own_names(state):
-        """A published student's state dict under this class's names; one of this class as it is."""
-        if not any(name.startswith("base_model.") for name in state):
-            return state
+    def folded(self):
+        """The same function without batch norms and with one head per attribute, in evaluation mode, on the CPU.
+
+        Each batch norm goes into the convolution before it. The average of a class head and a distillation
+        head, both linear in the same features, is one head with the average weights and biases. The logits
+        differ by rounding only (about 1e-5).
+        """
+        net = copy.deepcopy(self).eval()
+        net.backbone = reparameterize_model(net.backbone, inplace=True)
+        if net.distillation:
+            with torch.no_grad():
+                for head, other in zip(net.class_heads.parameters(), net.distillation_heads.parameters()):
+                    head.copy_((head + other) / 2)
+            del net.distillation_heads
+            net.distillation = False
+        return net.requires_grad_(False)
+
+    def own_names(self, state):
+        """A state dict of an earlier version or of a published student, under this class's names."""
         heads = {}
-        for key, attribute in ATTRIBUTES.items():
-            heads[f"head_{attribute.short}."] = f"class_heads.{key}."
-            heads[f"dist_head_{attribute.short}."] = f"distillation_heads.{key}."
-        backbone, own = {}, {}
+        for number, (key, attribute) in enumerate(self.attributes.items()):
+            for own, published in (("class_heads", "head"), ("distillation_heads", "dist_head")):
+                heads[f"{published}_{attribute.short}."] = f"{own}.{number}."
+                if not key.isdigit():  # earlier versions had the attribute's name in place of its number
+                    heads[f"{own}.{key}."] = f"{own}.{number}."
+        own, backbone = {}, {}
         for name, value in state.items():
             prefix = next((p for p in heads if name.startswith(p)), None)
             if prefix:
@@ -84,3 +114,45 @@ class Student(nn.Module):
                 own[name] = value
         own.update({f"backbone.{name}": value for name, value in timm_names(backbone).items()})
         return own
+
+
+ROLES = {Student.role: Student, FashionCLIP.role: FashionCLIP}
+
+
+def build_network(args, attributes, meta=None):
+    """The network that the options of train.py ask for; of a resumed run, with its `meta`, without its weights."""
+    if meta:
+        return ROLES[meta["role"]].from_meta(meta, attributes)
+    if not args.kd_learning:
+        return FashionCLIP(attributes, args.clip_model)
+    weights = None if args.student_weights == "none" else args.student_weights
+    return Student(attributes, args.distils, weights)
+
+
+def load_network(path, clip_model=None, prompts=None):
+    """The network of a checkpoint: a student's or a teacher's, ours or a published one.
+
+    Args: for a published teacher, which does not say what it began from: `clip_model`, hub name or local folder,
+        None for FashionCLIP; `prompts`, a JSON file of its prompts, None for this project's.
+    Returns: (`Student` or `FashionCLIP` in evaluation mode, without gradients, on the CPU; its meta, empty for a
+        published one).
+    Raises: UserError if the file is no checkpoint, or another network's.
+    """
+    state, meta = read_checkpoint(path)
+    net = _network_of(state, meta, path, clip_model, prompts)
+    load_state(net, net.own_names(state), path)
+    return net.requires_grad_(False).eval(), meta
+
+
+def _network_of(state, meta, path, clip_model, prompts):
+    """The network that a state dict fits, without its weights. Args: as of `load_network`."""
+    source = f"checkpoint {path}"
+    if meta.get("role") in ROLES:
+        return ROLES[meta["role"]].from_meta(meta, attributes_of(meta, source), source)
+    # A published student names its heads head_* and dist_head_*.
+    heads = [name for name in state if name.startswith(("head_", "dist_head_"))]
+    if not meta and heads:
+        return Student(read_attributes(), any(name.startswith("dist") for name in heads))
+    if not meta and any("text_model." in name for name in state):
+        return FashionCLIP(read_attributes(prompts=prompts), clip_model or CLIP_MODEL)
+    raise UserError(f"{source}: neither a student's nor a teacher's; it needs one that train.py wrote")

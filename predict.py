@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from tqdm import tqdm
+from utils.options import Parser, number
 
 from utils.attributes import ATTRIBUTES
 from utils.dataset import Border, letterbox, quiet_pillow, read_rgb, short_lines
 from utils.errors import SkippedPhotos, UserError, exit_code
 from utils.files import atomic
 from utils.inference import load_classifier
-from utils.options import Parser, number
 
 PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 

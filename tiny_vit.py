@@ -8,39 +8,19 @@ import timm.models.tiny_vit
 import torch
 from torch import nn
 
-from utils.attention import attend
-from utils.checkpoint import as_state_dict, load_state, read_file
-from utils.errors import UserError
-
-# Distilled on ImageNet-22k, without fine-tuning: where the published student starts.
-HUB_IDS = {
-    "tiny_vit_5m_224": "timm/tiny_vit_5m_224.dist_in22k",
-    "tiny_vit_11m_224": "timm/tiny_vit_11m_224.dist_in22k",
-    "tiny_vit_21m_224": "timm/tiny_vit_21m_224.dist_in22k",
-}
+from utils.checkpoint import load_state, read_checkpoint
+from utils.errors import UserError, first_line
+from utils.hardware import attend
 
 
-def tiny_vit_5m_224(weights=None):
-    """TinyViT-5M without a classifier: float `(B, 3, 224, 224)` -> features `(B, 320)`.
+def tiny_vit(variant, weights=None):
+    """A TinyViT without a classifier: float `(B, 3, 224, 224)` -> features `(B, width)`.
 
     Args:
+        variant: timm's name: tiny_vit_5m_224 (320 features), tiny_vit_11m_224 (448), tiny_vit_21m_224 (576).
         weights: None for random ones, a hub id ("owner/name"), or a file (.pth, .pt, .bin, .safetensors).
     Raises: UserError if the weights cannot be had or do not fit.
     """
-    return _tiny_vit("tiny_vit_5m_224", weights)
-
-
-def tiny_vit_11m_224(weights=None):
-    """TinyViT-11M: as `tiny_vit_5m_224`, 448 features."""
-    return _tiny_vit("tiny_vit_11m_224", weights)
-
-
-def tiny_vit_21m_224(weights=None):
-    """TinyViT-21M: as `tiny_vit_5m_224`, 576 features."""
-    return _tiny_vit("tiny_vit_21m_224", weights)
-
-
-def _tiny_vit(variant, weights):
     net = timm.create_model(variant, pretrained=False, num_classes=0, drop_path_rate=0.0)
     # The same weights under the same names, computed faster.
     for module in net.modules():
@@ -50,7 +30,7 @@ def _tiny_vit(variant, weights):
             module.__class__ = _StridedDepthwise
     if weights is not None:
         path = weights if os.path.isfile(weights) else download(weights)
-        state = timm_names(as_state_dict(read_file(path), path))
+        state = timm_names(read_checkpoint(path)[0])
         load_state(net, {name: value for name, value in state.items() if not _is_classifier(name)}, path)
     return net
 
@@ -89,12 +69,11 @@ def timm_names(state):
 
 
 def _timm_name(name):
-    name = re.sub(r"^patch_embed\.seq\.0\.", "patch_embed.conv1.", name)
-    name = re.sub(r"^patch_embed\.seq\.2\.", "patch_embed.conv2.", name)
-    name = re.sub(r"^layers\.(\d+)\.blocks\.", r"stages.\1.blocks.", name)
-    name = re.sub(
-        r"^layers\.(\d+)\.downsample\.", lambda match: f"stages.{int(match[1]) + 1}.downsample.", name
+    name = name.replace("patch_embed.seq.0.", "patch_embed.conv1.").replace(
+        "patch_embed.seq.2.", "patch_embed.conv2."
     )
+    name = re.sub(r"^layers\.(\d+)\.blocks\.", r"stages.\1.blocks.", name)
+    name = re.sub(r"^layers\.(\d+)\.downsample\.", lambda m: f"stages.{int(m[1]) + 1}.downsample.", name)
     name = re.sub(r"^norm_head\.", "head.norm.", name)
     return name.replace(".c.", ".conv.")
 
@@ -112,14 +91,12 @@ def download(hub_id):
     try:
         try:
             return hf_hub_download(hub_id, "model.safetensors")
-        except (
-            LocalEntryNotFoundError
-        ):  # no network, and although a kind of the next, no answer about the file
+        except LocalEntryNotFoundError:  # no network: a kind of the next, but no answer about the file
             raise
         except EntryNotFoundError:
             return hf_hub_download(hub_id, "pytorch_model.bin")
     except Exception as error:  # without a network: the hub client's, the HTTP library's or the system's
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise UserError(
             f"student weights {hub_id} cannot be fetched from the hub ({reason}); {way_out}"
         ) from error

@@ -1,11 +1,8 @@
 """Train the teacher (FashionCLIP) or, with --kd-learning True, the student (TinyViT-5M)."""
 
-import os
 import sys
 
-from utils.errors import exit_code
-from utils.options import Parser, cache_folder, number, version_name
-from utils.signals import StopSignals
+from utils.cli import CLIP_MODEL, Parser, StopSignals, check_folder_of, exit_code, number, version_name
 
 # Torch is imported by main(), once the options are known to be right: --help and typing errors answer at once.
 
@@ -26,15 +23,14 @@ def get_args_parser():
     p.switch(g, "--tensorboard", "also write TensorBoard events, into logs/NAME/tensorboard; needs the package tensorboard")
 
     g = p.add_argument_group("data")
-    g.add_argument("--data-dir", default="./Dataset", help="folder of the data set", metavar="DIR")
-    g.add_argument("--cache-dir", default=cache_folder(), help="folder for decoded pixels and teacher's logits", metavar="DIR")
+    p.data_options(g)
     g.add_argument("--batch-size", type=number(int, 1), default=64, help="images per training step", metavar="N")
     g.add_argument("--val-batch-size", type=number(int, 1), default=32, help="images per step of validation and of the teacher's pass", metavar="N")
 
     g = p.add_argument_group("model")
     p.switch(g, "--kd-learning", "False trains the FashionCLIP teacher, True the TinyViT student")
-    g.add_argument("--clip-model", default="patrickjohncyh/fashion-clip", help="hub name, local folder in Hugging Face layout, or 'random': a small CLIP with random weights", metavar="NAME")
-    g.add_argument("--prompts", help="JSON file, attribute -> a sentence for each class; the default is clip_model.PROMPTS", metavar="FILE")
+    g.add_argument("--clip-model", default=CLIP_MODEL, help="hub name, local folder in Hugging Face layout, or 'random': a small CLIP with random weights", metavar="NAME")
+    g.add_argument("--prompts", help="JSON file, attribute -> for each class a sentence or a list of them; in place of those of --attributes", metavar="FILE")
     g.add_argument("--student-weights", default="timm/tiny_vit_5m_224.dist_in22k", help="hub id, file, or 'none' for random weights", metavar="NAME")
 
     g = p.add_argument_group("distillation, with --kd-learning True")
@@ -96,125 +92,72 @@ def parse_args(argv=None):
         parser.error(
             "--save-teacher-logits needs a teacher to ask: --kd-learning True --teacher, and a --distillation-type"
         )
-    if args.save_teacher_logits and not os.path.isdir(os.path.dirname(args.save_teacher_logits) or "."):
-        parser.error(f"--save-teacher-logits {args.save_teacher_logits}: there is no such folder")
+    if args.save_teacher_logits:
+        check_folder_of(args.save_teacher_logits, "--save-teacher-logits")
     return args
 
 
 def main(argv=None):
     args = parse_args(argv)
     with StopSignals() as signals:
-        from utils import logging
+        from utils import log
         from utils.distributed import World
         from utils.hardware import keep_freed_memory
+        from utils.run import Run
 
         world = World(args.device)
-        logging.start(world.rank)
+        log.start(world.rank)
         keep_freed_memory()
-        with world:
-            train(args, signals, world)
+        defaults = vars(parse_args(["--version", args.version]))
+        with world, Run(args, defaults, world) as run:
+            train(args, run, signals, world)
 
 
-def train(args, signals, world):
-    """One run, from top to bottom."""
-    import torch
-
-    from clip_model import read_prompts
-    from utils import engine, plots, report, resume
+def train(args, run, signals, world):
+    """One run, from top to bottom. Whatever can be wrong is looked at before a file of an earlier run is touched."""
+    from networks import build_network
+    from utils import report
+    from utils.attributes import read_attributes
     from utils.dataset import load_pixels, read_tables
+    from utils.engine import train_one_epoch, validate
     from utils.hardware import choose_precision, make_reproducible
     from utils.losses import build_criterion
-    from utils.optimizer import build_optimizer, build_scheduler
-    from utils.pixels import Images
-    from utils.run import Run, metrics_row
-    from utils.teacher import find_teacher, save_logits, teacher_logits
+    from utils.pixels import on_device
+    from utils.state import TrainState, data_fingerprint
+    from utils.targets import find_teacher, save_logits, teacher_logits
 
-    # Whatever can be wrong is looked at before anything of an earlier run is touched.
-    run = Run(args.version, args.overwrite, args.resume, writes=world.is_first)
-    options = {name: value for name, value in vars(args).items() if name != "distils"}
-    saved = resume.read(run.last_file, options) if args.resume and run.is_begun else None
-    if saved:
-        run.rows = saved["progress"]["rows"]
-        if len(run.rows) >= args.epochs:
-            report.finished(run)
-            return
-    wanted = saved["meta"]["precision"] if saved else args.precision
-    precision = world.agreed(choose_precision(wanted, world.device))
-    tables = read_tables(args.data_dir)
-    fingerprint = resume.data_fingerprint(tables)
-    if saved:
-        resume.check_data(saved, fingerprint, args.data_dir)
-    prompts = read_prompts(args.prompts) if args.prompts and not saved else None
+    if run.is_finished:
+        report.finished(run)
+        return
     make_reproducible(args.seed)
-    net = build_network(args, prompts, saved)
-    teacher = find_teacher(args, prompts, tables["train"].names, saved)
+    precision = world.agreed(choose_precision(run.began_with.get("precision", args.precision), world.device))
+    attributes = read_attributes(args.attributes, args.prompts)
+    tables = read_tables(args.data_dir, attributes, skip_unreadable=args.skip_unreadable)
+    run.check_data(attributes, tables)
+    net = build_network(args, attributes, run.began_with)
+    teacher = run.teacher_logits or find_teacher(args, attributes, tables["train"].names)
     with world.first_alone():
-        data = load_pixels(tables, args.cache_dir)
+        data = load_pixels(tables, args.cache_dir, args.skip_unreadable)
 
-    run.check_room(net, args.epochs, args.keep)
-    run.open(options)
-    report.header(options, net, data, precision, world)
-
-    net.to(world.device, memory_format=torch.channels_last)
-    data = {split: part._replace(pixels=Images(part.pixels, world.device)) for split, part in data.items()}
+    run.check_room(net)
+    run.open(data)
+    report.header(args, net, data, precision, world)
+    state = TrainState(net, args, precision, world, run, signals)
+    data = on_device(data, world.device)
+    criterion = build_criterion(args, data["train"].labels, attributes.sizes, world.device)
     with world.first_alone():
-        taught = teacher_logits(teacher, data["train"], args.cache_dir, args.val_batch_size, precision)
+        targets = teacher_logits(teacher, data["train"], attributes, args, precision)
     if args.save_teacher_logits and run.writes:
-        save_logits(args.save_teacher_logits, data["train"].names, taught)
+        save_logits(args.save_teacher_logits, data["train"].names, targets)
     del teacher  # it has said all it has to say
-    criterion = build_criterion(args, data["train"].labels).to(world.device)
-    optimizer = build_optimizer(net, args)
-    scheduler = build_scheduler(optimizer, args)
-    curves = plots.Curves(run.log_dir, args.tensorboard)
 
-    meta = {"options": options, "precision": precision.name, **net.describe(), "role": net.role}
-    constant = {"data": fingerprint, "teacher_logits": taught}
-    progress = resume.Progress(run, net, optimizer, scheduler, signals, world, args, meta, constant)
-    signals.defer(alone=world.size == 1, speaks=world.is_first)
-    progress.begin(saved)
-    del saved  # twice the weights and more
-    parallel = world.parallel(net)
-
-    for epoch in range(progress.epoch, args.epochs + 1):
-        lr = optimizer.param_groups[0]["lr"]
-        order = progress.order(len(data["train"].names))
-        losses = engine.train_one_epoch(
-            parallel,
-            criterion,
-            data["train"],
-            taught,
-            optimizer,
-            order,
-            args=args,
-            progress=progress,
-            precision=precision,
-            world=world,
-        )
-        scores = engine.validate(net, data["val"], args.val_batch_size, precision, world, progress.poll)
-        if scheduler:
-            scheduler.step()
-
-        row = metrics_row(epoch, lr, losses, scores, progress.seconds())
-        run.save_epoch(net, row, meta)
-        if run.writes:
-            report.epoch(row, scores, args.epochs)
-            curves.update(row)
-        progress.next_epoch()
-        run.prune(args.keep)
+    state.load_or_begin(data_fingerprint(tables), targets)
+    for _ in state.epochs():
+        losses = train_one_epoch(state, data["train"], targets, criterion)
+        scores = validate(state, data["val"])
+        state.finish_epoch(losses, scores)
     if run.writes:
         report.summary(run, data)
-
-
-def build_network(args, prompts, saved):
-    """The network to be trained; of a resumed run, from what it was made from when the run began."""
-    from clip_model import FashionCLIP
-    from networks import Student
-
-    if saved:
-        return (Student if args.kd_learning else FashionCLIP).from_meta(saved["meta"])
-    if args.kd_learning:
-        return Student(args.distils, None if args.student_weights == "none" else args.student_weights)
-    return FashionCLIP(args.clip_model, prompts)
 
 
 if __name__ == "__main__":

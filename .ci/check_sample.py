@@ -4,12 +4,12 @@ import csv
 import os
 
 import numpy as np
+from utils.options import cache_folder
 
 from networks import Student
 from utils.attributes import ATTRIBUTES
 from utils.checkpoint import load_weights
 from utils.dataset import read_csv
-from utils.options import cache_folder
 
 
 def best_row(version):

@@ -10,11 +10,12 @@ import time
 from importlib.metadata import version
 from typing import NamedTuple
 
+from utils.logging import logger, start
+from utils.options import Parser, number
+
 from benchmarks.timing import Job, Side, pair
 from utils.dataset import read_tables
 from utils.errors import UserError, exit_code
-from utils.logging import logger, start
-from utils.options import Parser, number
 from utils.sample_data import make_sample
 
 AGREEMENT = 1e-3  # of the two sides' losses, in float32

@@ -5,12 +5,13 @@ import sys
 import tempfile
 import time
 
+from utils.logging import logger, start
+from utils.options import Parser, number
+
 from benchmarks.__main__ import CLIP_CONFIG
 from benchmarks.timing import Job, Side
 from utils.dataset import Table, load_pixels, read_tables
 from utils.errors import exit_code
-from utils.logging import logger, start
-from utils.options import Parser, number
 from utils.sample_data import make_sample
 
 COLUMNS = "| {:>6} | {:>17} | {:>8} | {:>16} | {:>11} | {:>19} |"

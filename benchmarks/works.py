@@ -3,6 +3,7 @@ that does it once: the training steps return their losses by attribute, the othe
 
 import numpy as np
 import torch
+from utils.optimizer import build_optimizer
 
 import train
 from benchmarks import reference
@@ -13,7 +14,6 @@ from utils.checkpoint import load_state
 from utils.distributed import World
 from utils.hardware import Precision, choose_precision, keep_freed_memory, make_reproducible
 from utils.losses import build_criterion, class_weights
-from utils.optimizer import build_optimizer
 from utils.pixels import Images
 
 CPU = torch.device("cpu")

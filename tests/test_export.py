@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from utils.folding import fold
 
 import export
 from clip_model import PROMPTS
@@ -15,7 +16,6 @@ from utils.attributes import ATTRIBUTES, num_classes
 from utils.checkpoint import save_checkpoint
 from utils.errors import UserError
 from utils.export import prompts_hash
-from utils.folding import fold
 from utils.inference import load_classifier, load_network
 
 SIZES = {"fp32": 21.0, "fp16": 10.8, "int8": 6.5}  # MB at most

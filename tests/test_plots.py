@@ -7,11 +7,11 @@ import sys
 
 import pytest
 from PIL import Image
+from utils.logging import logger
 
 from utils import plots
 from utils.attributes import ATTRIBUTES
 from utils.errors import UserError, exit_code
-from utils.logging import logger
 
 COLUMNS = [
     "epoch",

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from conftest import assert_same_run, rows
+from utils.resume import Progress
 
 from utils.errors import exit_code
-from utils.resume import Progress
 from utils.run import Run
 
 ROOT = Path(__file__).parents[1]

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from utils.teacher import read_logits, save_logits
 
 from utils.attributes import ATTRIBUTES
 from utils.dataset import read_tables
 from utils.errors import exit_code
-from utils.teacher import read_logits, save_logits
 
 SOFT = "--kd-learning True --distillation-type soft --epochs 1".split()
 

@@ -1,312 +1,203 @@
-"""CSV and photos -> labels, and one array of letterboxed pixels that is made once and memory-mapped."""
+"""A data set: its tables, and one array of letterboxed pixels that is made once and memory-mapped."""
 
-import contextlib
-import csv
-import functools
 import hashlib
 import os
 import shutil
-import warnings
-from concurrent.futures import ThreadPoolExecutor
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
-import scipy.sparse
-from PIL import Image
 from tqdm import tqdm
 
-from utils.attributes import ATTRIBUTES
-from utils.errors import DiskFull, UserError, shortened
+from utils.attributes import UNKNOWN, plain_name
+from utils.errors import DiskFull, UserError, excerpt, shortened
 from utils.files import atomic, remove_leftovers
+from utils.photos import LETTERBOX_VERSION, SIZE, Border, read_photos
+from utils.tables import read_rows
 
-SIZE = 224  # side of the letterboxed image, pixels
-LETTERBOX_VERSION = 1  # part of the cache's key: raise it when the pixels change
 SPLITS = ("train", "val")
-
-# Beyond these a file is refused before it is decoded or kept: it would fill the memory.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # Pillow knows some that start other programs
-MAX_PIXELS = 40_000_000  # of a photo
-MAX_SIDE = 16_384  # of a photo, pixels
-MAX_LINE = 65_536  # of a CSV, characters
-MAX_PROBLEMS = 1000  # of a CSV, until the rest is not looked at
+MAX_PROBLEMS = 1000  # of a table, until the rest is not looked at
+MISSING = (-1, -1)  # stamp of a photo that is not there
 
 
-class Table(NamedTuple):
-    """One part of the data set, as its CSV has it."""
+class Split(NamedTuple):
+    """One part of a data set."""
 
-    names: List[str]  # image_name of each row
-    labels: Dict[str, np.ndarray]  # attribute -> int64 (N,)
+    names: List[str]  # of the photos, one for each row
+    labels: Dict[str, np.ndarray]  # attribute -> int64 (N,), -1 where it is not known
     folder: str  # of the photos
     stamps: List[Tuple[int, int]]  # of each photo, size in bytes and time of change in ns
+    place: str  # hash of where it comes from
+    exif: bool  # whether photos are turned as their EXIF says
+    pixels: Optional[np.ndarray] = None  # uint8 (N, 224, 224, 3), memory-mapped, read-only
+    unreadable: Tuple[str, ...] = ()  # a line for each photo that was left out
 
     def paths(self):
         return [os.path.join(self.folder, name) for name in self.names]
 
-
-class Split(NamedTuple):
-    """One part of the data set, with its photos."""
-
-    names: List[str]  # image_name of each row
-    pixels: np.ndarray  # uint8 (N, 224, 224, 3), memory-mapped, read-only
-    labels: Dict[str, np.ndarray]  # attribute -> int64 (N,)
-
-
-# --- one photo ---------------------------------------------------------------------------------------
+    def rows(self, chosen):
+        """The same with these rows only, indices; without pixels."""
+        return self._replace(
+            names=[self.names[i] for i in chosen],
+            labels={name: values[chosen] for name, values in self.labels.items()},
+            stamps=[self.stamps[i] for i in chosen],
+        )
 
 
-def letterbox(image):
-    """Scale the longer side to 224, centre on black.
-
-    The published resize is scikit-image's `resize(mode="constant", anti_aliasing=True)`. Being linear
-    and separable, it is two sparse matrices here, equal to it to 1e-4 of a grey level before rounding.
-
-    Args:
-        image: RGB uint8 `(h, w, 3)`, or float32 of the same range where a photo has finer values.
-    Returns: uint8 `(224, 224, 3)`.
-    """
-    height, width = image.shape[:2]
-    longer = max(height, width)
-    new_height, new_width = (max(1, SIZE * side // longer) for side in (height, width))
-    rows = _resize_matrix(height, new_height) @ image.reshape(height, width * 3).astype(
-        np.float32, copy=False
-    )
-    # Columns become rows, with the three channels of a column one below the other.
-    resized = _resize_matrix(width, new_width, channels=3) @ np.ascontiguousarray(rows.T)
-    # scikit-image clips to the photo's own range, which shows where the black beyond the border is mixed in.
-    resized = np.rint(resized.clip(image.min(), image.max())).astype(np.uint8)
-    top, left = SIZE // 2 - new_height // 2, SIZE // 2 - new_width // 2
-    canvas = np.zeros((SIZE, SIZE, 3), np.uint8)
-    canvas[top : top + new_height, left : left + new_width] = resized.T.reshape(new_height, new_width, 3)
-    return canvas
+# --- tables ------------------------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=1024)
-def _resize_matrix(length, size, channels=1):
-    """One axis of the resize, sparse float32 `(size * channels, length * channels)`.
+def read_tables(data_dir, attributes, splits=SPLITS, skip_unreadable=False):
+    """Read the tables of a data set, and look whether the photos are there: what takes no time.
 
-    Gaussian blur, then linear interpolation, for each of the interleaved channels.
-    """
-    factor = length / size
-    sigma = max(0.0, (factor - 1) / 2)
-    radius = int(4 * sigma + 0.5)
-    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2) if radius else np.ones(1)
-    kernel /= kernel.sum()
-    position = (np.arange(size) + 0.5) * factor - 0.5
-    left = np.floor(position).astype(int)
-    # Two neighbours, weighted by their distance, each with the blur around it; beyond the border all is black.
-    near = (left + 1 - position) * ((left >= 0) & (left < length))
-    far = (position - left) * ((left >= -1) & (left < length - 1))
-    weights = np.outer(near, np.append(kernel, 0)) + np.outer(far, np.append(0, kernel))
-    columns = left[:, None] + np.arange(-radius, radius + 2)
-    inside = (weights != 0) & (columns >= 0) & (columns < length)
-    # A row for each channel, in the order that scipy's format asks for.
-    columns = columns[:, None] * channels + np.arange(channels)[:, None]
-    shape = columns.shape
-    inside, weights = (
-        np.broadcast_to(values[:, None], shape) for values in (inside, weights.astype(np.float32))
-    )
-    starts = np.append(0, inside.sum(axis=2).cumsum())
-    return scipy.sparse.csr_matrix(
-        (weights[inside], columns[inside], starts), shape=(size * channels, length * channels)
-    )
-
-
-def read_rgb(path):
-    """A photo as RGB `(h, w, 3)`: uint8, or float32 in 0..255 where alpha or 16 bits make finer values.
-
-    Alpha is composited over white, as published. EXIF rotation is not applied, as published.
-    Raises: whatever Pillow does at a file that is no photo; ValueError for one that is too large, before decoding it.
-    """
-    if not os.path.isfile(path):  # a pipe would be waited for
-        raise FileNotFoundError("no such file")
-    with Image.open(path, formats=FORMATS) as photo:
-        if photo.width * photo.height > MAX_PIXELS or max(photo.size) > MAX_SIDE:
-            raise ValueError(
-                f"{photo.width} x {photo.height}: more than {MAX_PIXELS // 10**6} million pixels, or {MAX_SIDE} on a side"
-            )
-        # A JPEG takes a bit at least for each 8 x 8; Pillow would fill up with grey what is not there.
-        if photo.format in ("JPEG", "MPO") and photo.width * photo.height > 512 * os.path.getsize(path):
-            raise ValueError(f"{photo.width} x {photo.height} in {os.path.getsize(path)} bytes")
-        if photo.mode.startswith("I"):  # 16-bit grey
-            grey = np.asarray(photo).astype(np.float32) / 257
-            if grey.max() > 255:
-                raise ValueError(f"image mode {photo.mode} with values above 65535")
-            return np.repeat(grey[:, :, None], 3, axis=2)
-        if photo.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in photo.info:
-            rgba = np.asarray(photo.convert("RGBA"))
-            rgb, alpha = rgba[:, :, :3].astype(np.float32), rgba[:, :, 3:] / np.float32(255)
-            rgb *= alpha  # in place: a photo may be large
-            rgb += 255 * (1 - alpha)
-            return rgb
-        if photo.mode == "F":
-            raise ValueError("image of floating-point numbers")
-        return np.asarray(photo if photo.mode == "RGB" else photo.convert("RGB"))
-
-
-@contextlib.contextmanager
-def quiet_pillow():
-    """No warnings of Pillow's about sizes and metadata: a photo is read or reported. For all threads at once."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        yield
-
-
-# --- the CSV -----------------------------------------------------------------------------------------
-
-
-def read_csv(path, folder):
-    """Rows of a data set's CSV.
-
-    Args: `folder` of the photos, which the names must not leave; whether they are there is not looked at.
-    Returns: (list of image names, dict attribute -> int64 array `(N,)`).
-    Raises: UserError for a file, column or cell that is missing, for labels out of range and names that lead out.
-    """
-    columns = ["image_name"] + [attribute.column for attribute in ATTRIBUTES.values()]
-    names, labels, problems = [], {key: [] for key in ATTRIBUTES}, []
-    border = Border(folder)
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(short_lines(file))
-            absent = [column for column in columns if column not in (reader.fieldnames or [])]
-            if absent:
-                raise UserError(f"{path}: no column {', '.join(absent)}; it needs {', '.join(columns)}")
-            for row in reader:
-                try:
-                    name, values = _parse_row(row, border)
-                except ValueError as error:
-                    problems.append(f"line {reader.line_num}: {error}")
-                    if len(problems) == MAX_PROBLEMS:
-                        break
-                    continue
-                names.append(name)
-                for key, value in values.items():
-                    labels[key].append(value)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a readable CSV file ({error})") from error
-    if problems:
-        count = f"{len(problems)} bad rows" + (" or more" if len(problems) == MAX_PROBLEMS else "")
-        raise UserError(f"{path}: {count}, to be mended or removed:\n{shortened(problems)}")
-    if not names:
-        raise UserError(f"{path}: no rows")
-    return names, {key: np.array(values, dtype=np.int64) for key, values in labels.items()}
-
-
-def short_lines(file):
-    """Lines of a text file, none of them longer than a line can reasonably be."""
-    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), ""), 1):
-        if len(line) > MAX_LINE:
-            raise csv.Error(f"line {number} is longer than {MAX_LINE} characters")
-        yield line
-
-
-class Border:
-    """Around a folder of photos, which may be a link itself: no name may lead out of where it really lies."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.inside = os.path.join(os.path.realpath(folder), "")
-        self.real = functools.lru_cache(maxsize=None)(os.path.realpath)  # few folders, many photos
-
-    def check(self, name):
-        """ValueError for a name that leads out, or is none."""
-        if not name:
-            raise ValueError("image_name is empty")
-        if not name.isprintable():
-            raise ValueError(f"image_name {_excerpt(ascii(name))} has characters that cannot be printed")
-        path = os.path.join(self.folder, name)  # `name`, if that is absolute
-        parent, last = os.path.split(path)
-        real = os.path.realpath(path) if os.path.islink(path) else os.path.join(self.real(parent), last)
-        if os.path.isabs(name) or ".." in name.split("/") or not real.startswith(self.inside):
-            raise ValueError(f"image_name {_excerpt(name)} leads out of {self.inside}")
-
-
-def _parse_row(row, border):
-    border.check(row["image_name"])
-    values = {}
-    for key, attribute in ATTRIBUTES.items():
-        cell = (row[attribute.column] or "").strip()
-        if not cell:
-            raise ValueError(f"{attribute.column} is empty")
-        if not (cell.isascii() and cell.isdigit() and len(cell) < 9 and int(cell) < len(attribute.classes)):
-            raise ValueError(
-                f"{attribute.column} is {_excerpt(cell)}, not a label from 0 to {len(attribute.classes) - 1}"
-            )
-        values[key] = int(cell)
-    return row["image_name"], values
-
-
-def _excerpt(text, most=80):
-    return text if len(text) <= most else f"{text[:most]}..."
-
-
-# --- the array ---------------------------------------------------------------------------------------
-
-
-def load_data(data_dir, cache_dir, splits=SPLITS):
-    """`read_tables`, then `load_pixels`: dict split -> Split."""
-    return load_pixels(read_tables(data_dir, splits), cache_dir)
-
-
-def read_tables(data_dir, splits=SPLITS):
-    """Read the CSVs of a data set, and look whether the photos are there: what takes no time.
-
-    Args: `data_dir` holds `Fashion-How24_sub1_{split}.csv` and a folder of photos for each split.
-    Returns: dict split -> Table.
-    Raises: UserError for what is wrong with a CSV, and one that lists all missing photos of all splits.
+    Args: `attributes` with the layout of `data_dir`; with `skip_unreadable`, photos may be missing.
+    Returns: dict split -> Split, without pixels.
+    Raises: UserError for what is wrong with a table, and one that lists all missing photos of all splits.
     """
     if not os.path.isdir(data_dir):
         raise UserError(
             f"no data set at {data_dir}: link it with `ln -s {{dataset path}} ./Dataset`, or name it with --data-dir"
         )
     tables, missing = {}, []
-    for split in splits:
-        folder = os.path.join(data_dir, split)
-        names, labels = read_csv(os.path.join(data_dir, f"Fashion-How24_sub1_{split}.csv"), folder)
-        tables[split] = Table(names, labels, folder, [])
-        for path in tables[split].paths():
-            try:
-                stat = os.stat(path)
-                tables[split].stamps.append((stat.st_size, stat.st_mtime_ns))
-            except OSError as error:
-                missing.append(f"{path}: {error.strerror}")
-    if missing:
-        raise UserError(f"{len(missing)} photos named in the CSV are missing:\n{shortened(missing)}")
+    for name in splits:
+        tables[name], absent = _stamped(_read_split(data_dir, attributes, name))
+        missing += absent
+    if missing and not skip_unreadable:
+        raise UserError(
+            f"{len(missing)} photos named in the table are missing; with --skip-unreadable they are left out:\n"
+            + shortened(missing)
+        )
     return tables
 
 
-def load_pixels(tables, cache_dir):
+def _read_split(data_dir, attributes, name):
+    """A part of the data set, without stamps."""
+    layout = attributes.layout
+    part = layout.val if name == "val" and layout.val else layout.train
+    table, folder = os.path.join(data_dir, part.table), os.path.join(data_dir, part.photos)
+    names, labels, groups = read_table(table, folder, attributes)
+    place = repr(
+        (os.path.realpath(table), os.path.realpath(folder), name, layout.share, layout.group, layout.exif)
+    )
+    split = Split(names, labels, folder, [MISSING] * len(names), _digest(place)[:12], layout.exif)
+    if not layout.share:
+        return split
+    held_out = np.array([_fraction(group) < layout.share for group in groups])
+    chosen = np.flatnonzero(held_out == (name == "val"))
+    if not len(chosen):
+        raise UserError(
+            f"{table}: a share of {layout.share} for validation leaves no row for {name}; there are too few"
+        )
+    return split.rows(chosen)
+
+
+def _fraction(text):
+    """A number from 0 to 1 that depends on the text only."""
+    return int(_digest(text)[:12], 16) / 16**12
+
+
+def _digest(text):
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _stamped(split):
+    """(The split with each photo's size and time, a line for each photo that is not there)."""
+    stamps, missing = [], []
+    for path in split.paths():
+        try:
+            stat = os.stat(path)
+            stamps.append((stat.st_size, stat.st_mtime_ns))
+        except OSError as error:
+            stamps.append(MISSING)
+            missing.append(f"{path}: {error.strerror}")
+    return split._replace(stamps=stamps), missing
+
+
+def read_table(path, folder, attributes, labelled=True):
+    """Rows of a table.
+
+    Args: `folder` of the photos, which the names must not leave; whether they are there is not looked at. Without
+        `labelled`, only the photos' names are read.
+    Returns: (list of names, dict attribute -> int64 array `(N,)`, list of what decides whether a row is held out).
+    Raises: UserError for a file, column or cell that is missing, for cells that are no class and names that lead out.
+    """
+    layout, border = attributes.layout, Border(folder)
+    known = {key: attribute.numbers() for key, attribute in attributes.items()} if labelled else {}
+    unknown = {plain_name(value) for value in layout.unknown}
+    columns = [layout.image, *(attributes[key].column for key in known)]
+    columns += [layout.group] if labelled and layout.group else []
+    names, labels, groups, problems = [], {key: [] for key in known}, [], []
+    for line, row in read_rows(path, columns, layout.encoding):
+        try:
+            border.check(row[layout.image], layout.image)
+            values = [_label(row, attributes[key], numbers, unknown) for key, numbers in known.items()]
+        except ValueError as error:
+            problems.append(f"line {line}: {error}")
+            if len(problems) == MAX_PROBLEMS:
+                break
+            continue
+        names.append(row[layout.image])
+        groups.append(row.get(layout.group) or row[layout.image])
+        for column, value in zip(labels.values(), values):
+            column.append(value)
+    if problems:
+        count = f"{len(problems)} bad rows" + (" or more" if len(problems) == MAX_PROBLEMS else "")
+        raise UserError(f"{path}: {count}, to be mended or removed:\n{shortened(problems)}")
+    if not names:
+        raise UserError(f"{path}: no rows")
+    return names, {key: np.array(values, dtype=np.int64) for key, values in labels.items()}, groups
+
+
+def _label(row, attribute, numbers, unknown):
+    """The class's number of a row, or UNKNOWN. Raises: ValueError for a cell that is neither."""
+    cell = plain_name(row[attribute.column])
+    if cell in unknown:
+        return UNKNOWN
+    if cell not in numbers and cell.isascii() and cell.isdigit() and len(cell) < 9:
+        cell = str(int(cell))  # 01 is 1
+    if cell in numbers:
+        return numbers[cell]
+    if not cell:
+        raise ValueError(f'{attribute.column} is empty; "unknown": [""] in the file of attributes allows it')
+    classes = excerpt(", ".join(f"{number} {name}" for number, name in enumerate(attribute.classes)), 150)
+    raise ValueError(
+        f"{attribute.column} is {excerpt(row[attribute.column])}, which is no class; there are {classes}"
+    )
+
+
+def count_classes(labels, classes):
+    """How often each class occurs, int64 `(classes,)`; labels that are not known do not count."""
+    return np.bincount(labels[labels != UNKNOWN], minlength=classes)
+
+
+# --- pixels ------------------------------------------------------------------------------------------
+
+
+def load_pixels(tables, cache_dir, skip_unreadable=False):
     """Add the letterboxed photos to the tables, decoding what the cache does not hold yet.
 
-    Args: `tables` of `read_tables`; `cache_dir`, where the arrays are kept.
+    Args: `tables` of `read_tables`; `cache_dir`, where the arrays are kept; with `skip_unreadable`, rows whose photo
+        cannot be read are left out.
     Returns: dict split -> Split.
     Raises: UserError that lists all photos, of all splits, that cannot be read, or if there is no room.
     """
-    files = {split: os.path.join(cache_dir, _cache_name(split, table)) for split, table in tables.items()}
-    absent = [split for split in tables if not os.path.exists(files[split])]
-    _check_room(cache_dir, sum(len(tables[split].names) for split in absent) * SIZE * SIZE * 3)
-    problems = [problem for split in absent for problem in _build(files[split], tables[split].paths(), split)]
-    if problems:
-        raise UserError(f"{len(problems)} photos cannot be read:\n{shortened(problems)}")
-    return {s: Split(t.names, _map(files[s], len(t.names)), t.labels) for s, t in tables.items()}
+    files = {name: os.path.join(cache_dir, _cache_name(split)) for name, split in tables.items()}
+    absent = [name for name in tables if not os.path.exists(files[name])]
+    _check_room(cache_dir, sum(len(tables[name].names) for name in absent) * SIZE * SIZE * 3)
+    for name in absent:
+        _build(files[name], tables[name], name)
+    data = {name: _mapped(split, files[name]) for name, split in tables.items()}
+    problems = [line for split in data.values() for line in split.unreadable]
+    if problems and not skip_unreadable:
+        raise UserError(
+            f"{len(problems)} photos cannot be read; with --skip-unreadable they are left out:\n{shortened(problems)}"
+        )
+    return data
 
 
-def _map(path, count):
-    """An array of the cache, memory-mapped."""
-    try:
-        array = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); remove it, to have it made anew") from error
-    if array.shape != (count, SIZE, SIZE, 3) or array.dtype != np.uint8:
-        raise UserError(f"{path}: not the pixels of {count} photos; remove it, to have them made anew")
-    return array
-
-
-def _cache_name(split, table):
+def _cache_name(split):
     """Named by what the pixels depend on: which photos in which order, each one's size and time stamp."""
-    place = hashlib.sha256(os.path.realpath(table.folder).encode()).hexdigest()[:12]
-    content = hashlib.sha256(f"letterbox {LETTERBOX_VERSION}, {SIZE}\n".encode())
-    content.update(repr(list(zip(table.names, table.stamps))).encode())
-    return f"pixels-{place}-{split}-{content.hexdigest()[:20]}.npy"
+    content = f"letterbox {LETTERBOX_VERSION}, {SIZE}\n{list(zip(split.names, split.stamps))!r}"
+    return f"pixels-{split.place}-{_digest(content)[:20]}.npy"
 
 
 def _check_room(cache_dir, needed):
@@ -325,49 +216,49 @@ def _check_room(cache_dir, needed):
         )
 
 
-def _build(path, photos, split):
-    """Decode all photos into the array `path`; returns a list of those that cannot be read (then there is none)."""
+def _build(path, split, name):
+    """Decode a split's photos into the array `path`. Those that cannot be read are listed beside it; black rows at the
+    array's end make up for them, since its length is written first."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(split.names), SIZE, SIZE, 3)}
+    problems = []
+    photos = tqdm(
+        read_photos(split.paths(), split.exif), f"letterboxing {name}", len(split.names), disable=None
+    )
+    with atomic(path, binary=True) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for row, (pixels, problem) in enumerate(photos):
+            if problem:
+                problems.append(f"{row}\t{problem}\n")
+            else:
+                file.write(pixels)
+        for _ in problems:
+            file.write(bytes(SIZE * SIZE * 3))
+        with atomic(_list_of_unreadable(path)) as listed:  # before the array is there
+            listed.writelines(problems)
+    for other in os.listdir(os.path.dirname(path)):  # of an earlier state; runs that have it mapped keep it
+        same = other.startswith(f"pixels-{split.place}-") and not other.endswith(".tmp")
+        if same and not other.startswith(os.path.basename(path)):
+            os.remove(os.path.join(os.path.dirname(path), other))
 
-    def decode(photo):
-        try:
-            return letterbox(read_rgb(photo))
-        except Exception as error:  # whatever a decoder raises: the photo is at fault, and is reported
-            problems.append(f"{photo}: {error}")
 
-    problems, bar = [], tqdm(desc=f"letterboxing {split}", total=len(photos), disable=None)
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(photos), SIZE, SIZE, 3)}
+def _list_of_unreadable(path):
+    """The file with a line for each unreadable photo of an array: its row, a tab, and what is wrong."""
+    return f"{path}.unreadable"
+
+
+def _mapped(split, path):
+    """The split with its pixels of the cache, without the rows of photos that cannot be read."""
     try:
-        # Threads do: decoding and the sparse products release the interpreter's lock.
-        with atomic(path, binary=True) as file, ThreadPoolExecutor(
-            _processors()
-        ) as pool, bar, quiet_pillow():
-            np.lib.format.write_array_header_1_0(file, header)
-            for first in range(0, len(photos), 256):  # at a time: memory, should the disk be slower
-                for pixels in pool.map(decode, photos[first : first + 256]):
-                    bar.update()
-                    if not problems:
-                        file.write(pixels)
-            if problems:
-                raise _Unreadable
-    except _Unreadable:
-        return sorted(problems)
-    _remove_superseded(path)
-    return []
-
-
-class _Unreadable(Exception):
-    """Photos that cannot be read: their array is given up."""
-
-
-def _processors():
-    """Those this process may use, where the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-def _remove_superseded(path):
-    """Remove the arrays of an earlier state of the same photos; runs that have them mapped keep them."""
-    folder, name = os.path.split(path)
-    same = name.rsplit("-", 1)[0] + "-"
-    for other in os.listdir(folder):
-        if other.startswith(same) and other.endswith(".npy") and other != name:
-            os.remove(os.path.join(folder, other))
+        pixels = np.load(path, mmap_mode="r")
+        with open(_list_of_unreadable(path), encoding="utf-8") as file:
+            lines = [line.rstrip("\n").split("\t", 1) for line in file]
+        bad = {int(row): problem for row, problem in lines}
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); remove it, to have it made anew") from error
+    if pixels.shape != (len(split.names), SIZE, SIZE, 3) or pixels.dtype != np.uint8:
+        raise UserError(
+            f"{path}: not the pixels of {len(split.names)} photos; remove it, to have them made anew"
+        )
+    if bad:
+        split = split.rows([row for row in range(len(split.names)) if row not in bad])
+    return split._replace(pixels=pixels[: len(split.names)], unreadable=tuple(bad.values()))

@@ -2,14 +2,13 @@
 
 import contextlib
 import datetime
-import math
 import os
 import re
 
 import torch
 import torch.distributed as dist
 
-from utils.errors import ProcessLost, UserError
+from utils.errors import ProcessLost, UserError, first_line
 from utils.hardware import choose_device
 
 # A process may wait for another one's caches. One that has died is noticed by its closed connections, at once.
@@ -42,7 +41,9 @@ class World:
     def __enter__(self):
         if self.size > 1:
             dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=PATIENCE)
-            self._hosts = dist.new_group(backend="gloo", timeout=PATIENCE)  # whose talk waits for no GPU
+            self._hosts = dist.new_group(
+                backend="gloo", timeout=PATIENCE
+            )  # for numbers that are not on a GPU
         return self
 
     def __exit__(self, kind, error, traceback):
@@ -52,8 +53,8 @@ class World:
             dist.destroy_process_group()
         elif isinstance(error, RuntimeError) and LOST.search(str(error)):
             raise ProcessLost(
-                f"process {self.rank} of {self.size}: another process of the run has ended, and its own message tells "
-                "why; what was saved is kept, go on with --resume True"
+                f"process {self.rank} of {self.size}: lost the connection to the others ({first_line(error)}); if one of "
+                "them has ended, its own message tells why; what was saved is kept, go on with --resume True"
             ) from error
 
     @contextlib.contextmanager
@@ -94,12 +95,6 @@ class World:
         """
         mine = indices[self.rank :: self.size]
         return (mine, True) if len(mine) else (indices[:1], False)
-
-    def share(self, count):
-        """This process's share of `count` images: indices, int64, and which of them count, bool; the last image fills
-        up what would be shorter than another's share."""
-        indices = torch.arange(self.rank, math.ceil(count / self.size) * self.size, self.size)
-        return indices.clamp(max=count - 1), indices < count
 
     def parallel(self, net):
         """The network for training: gradients are averaged over the processes, and GPUs share batch norm's figures."""

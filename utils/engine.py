@@ -1,4 +1,4 @@
-"""One epoch of training, and predictions over a whole data set."""
+"""One epoch of training, and a forward pass over a whole data set."""
 
 import math
 import time
@@ -7,123 +7,121 @@ import torch
 from tqdm import tqdm
 
 from utils import metrics
-from utils.attributes import ATTRIBUTES
 from utils.errors import NonFiniteLoss
-from utils.logging import logger
+from utils.log import logger
 
 GRADIENT_NORM = 5.0  # of --clipping
 
 
-def train_one_epoch(
-    net, criterion, data, teacher_logits, optimizer, order, *, args, progress, precision, world
-):
-    """Train on every image once, in a resumed epoch on those whose turn has not come yet.
+def train_one_epoch(state, data, targets, criterion):
+    """Train on every image once; in a resumed epoch, on those that are left.
 
     Args:
-        net: `Student` or `FashionCLIP`, on its device, as `world.parallel` gives it.
-        criterion: `DistillationLoss`.
+        state: `utils.state.TrainState`; knows the epoch, and is told the losses of each step.
         data: `utils.dataset.Split`, with `utils.pixels.Images` as its pixels.
-        teacher_logits: dict attribute -> float32 `(N, classes)`, or None for a loss of kind none.
-        order: int64 tensor `(N,)` on the CPU, the images in the epoch's order.
-        args: options (batch_size over all processes, epochs, clipping, log_interval).
-        progress: `utils.resume.Progress`; knows the epoch, and is told the losses of each step.
-        precision: `utils.hardware.Precision`.
-        world: `utils.distributed.World`; each process takes its part of every batch.
+        targets: the teacher's logits, dict attribute -> float32 `(N, classes)`, or None for a loss of kind none.
+        criterion: `utils.losses.DistillationLoss`.
     Returns: dict attribute -> loss, the mean over the steps.
     Raises: NonFiniteLoss, at the latest at the next log line.
     """
-    net.train()
-    device = data.pixels.device
+    state.net.train()
+    args, world, device = state.args, state.world, data.pixels.device
     labels = {key: torch.as_tensor(values, device=device) for key, values in data.labels.items()}
-    steps = math.ceil(len(order) / args.batch_size)
-    history = torch.zeros(steps, len(ATTRIBUTES), device=device)
-    epoch, done = progress.epoch, len(progress.losses)
-    history[:done] = progress.losses
+    order = state.order(len(data.names))
+    steps, done = math.ceil(len(order) / args.batch_size), len(state.losses)
+    history = torch.zeros(steps, len(labels), device=device)
+    history[:done] = state.losses
     start = time.perf_counter()
-    bar = tqdm(order.split(args.batch_size)[done:], f"epoch {epoch}/{args.epochs}", disable=None, leave=False)
+    batches = order.split(args.batch_size)[done:]
+    bar = tqdm(batches, f"epoch {state.epoch}/{args.epochs}", disable=None, leave=False)
     for step, batch in enumerate(bar, done + 1):
-        progress.poll()
+        state.poll()
         part, counts = world.part(batch)
         pixels, part, batch = data.pixels.fetch(part), part.to(device), batch.to(device)
-        with precision.autocast(device):
-            outputs = net(pixels)
-        class_logits, distillation_logits = outputs if isinstance(outputs, tuple) else (outputs, None)
+        with state.precision.autocast(device):
+            outputs = state.parallel(pixels)
         losses = criterion(
-            class_logits,
-            distillation_logits,
-            teacher_logits and {key: logits[part] for key, logits in teacher_logits.items()},
+            outputs,
+            targets and {key: logits[part] for key, logits in targets.items()},
             {key: values[part] for key, values in labels.items()},
             {key: values[batch] for key, values in labels.items()},
         )
-        losses = torch.stack([losses[key] for key in ATTRIBUTES]) * counts
-        optimizer.zero_grad(set_to_none=True)
+        losses = torch.stack([losses[key] for key in labels]) * counts
+        state.optimizer.zero_grad(set_to_none=True)
         (world.size * losses.sum()).backward()  # since the processes' gradients are averaged
         if args.clipping:
-            torch.nn.utils.clip_grad_norm_(net.parameters(), GRADIENT_NORM)
-        optimizer.step()
+            torch.nn.utils.clip_grad_norm_(state.net.parameters(), GRADIENT_NORM)
+        state.optimizer.step()
         history[step - 1] = world.sum(losses.detach())
-        progress.losses = history[:step]
+        state.losses = history[:step]
 
         # Not every step, since reading a value waits for the device.
         if step % args.log_interval == 0 or step == steps:
-            check_finite(history[:step], epoch)
+            state.check_finite()
             images = min(step * args.batch_size, len(order)) - done * args.batch_size
-            speed = images / (time.perf_counter() - start)
-            _log_step(epoch, args.epochs, step, steps, history[step - 1], optimizer, speed)
-    return dict(zip(ATTRIBUTES, history.mean(dim=0).tolist()))
+            _log_step(state, f"step {step}/{steps}", images / (time.perf_counter() - start))
+    return dict(zip(labels, history.mean(dim=0).tolist()))
 
 
-def check_finite(history, epoch):
+def check_finite(history, attributes, epoch):
     """NonFiniteLoss for the first loss that is not finite; `history` float `(steps, attributes)`."""
     bad = (~torch.isfinite(history)).nonzero().tolist()
     if bad:
         step, attribute = bad[0]
         raise NonFiniteLoss(
-            f"epoch {epoch}, step {step + 1}: the loss of {list(ATTRIBUTES)[attribute]} is "
+            f"epoch {epoch}, step {step + 1}: the loss of {list(attributes)[attribute]} is "
             f"{history[step, attribute].item()}; try a lower --lr, --clipping True or --precision fp32"
         )
 
 
-def _log_step(epoch, epochs, step, steps, losses, optimizer, speed):
-    parts = ", ".join(f"{key} {loss:.4f}" for key, loss in zip(ATTRIBUTES, losses.tolist()))
-    lr = optimizer.param_groups[0]["lr"]
+def _log_step(state, step, speed):
+    """A line with the last step's losses; `speed` in images/s."""
+    losses = state.losses[-1]
+    parts = ", ".join(f"{key} {loss:.4f}" for key, loss in zip(state.net.attributes, losses.tolist()))
+    lr = state.optimizer.param_groups[0]["lr"]
     logger.info(
-        f"epoch {epoch}/{epochs}  step {step}/{steps}  loss {losses.sum().item():.4f} ({parts})  "
+        f"epoch {state.epoch}/{state.args.epochs}  {step}  loss {losses.sum().item():.4f} ({parts})  "
         f"lr {lr:.3g}  {speed:.1f} images/s"
     )
 
 
-def validate(net, data, batch_size, precision, world, poll):
-    """Scores of a data set, see `utils.metrics.scores`; each process predicts its part. Args: as of `predict`."""
-    share, counts = world.share(len(data.names))  # as many batches in each process, since they poll together
-    logits = predict(net, data.pixels, batch_size, precision, "validation", poll, share)
+def validate(state, data):
+    """Scores of a data set, see `utils.metrics.scores`; each process predicts its part of every batch."""
+    world = state.world
+    batches = torch.arange(len(data.names)).split(state.args.val_batch_size * world.size)
+    parts = [world.part(batch) for batch in batches]
+    logits = predict(
+        state.net, data.pixels, state.precision, [part for part, _ in parts], "validation", state.poll
+    )
+    rows = torch.cat([part if counts else part[:0] for part, counts in parts]).numpy()
+    counted = torch.cat([torch.full((len(part),), counts) for part, counts in parts])
     matrices = metrics.confusion_matrices(
-        {key: values[counts] for key, values in logits.items()},
-        {key: values[share[counts]] for key, values in data.labels.items()},
+        {key: values[counted] for key, values in logits.items()},
+        {key: values[rows] for key, values in data.labels.items()},
     )
     sums = {key: world.sum(torch.from_numpy(matrix)) for key, matrix in matrices.items()}
     return metrics.scores({key: matrix.cpu().numpy() for key, matrix in sums.items()})
 
 
 @torch.no_grad()
-def predict(net, pixels, batch_size, precision, name, poll=None, indices=None):
-    """Logits of a whole data set, in evaluation mode.
+def predict(net, images, precision, batches, title, poll=None):
+    """Logits of images, in evaluation mode.
 
     Args:
         net: `Student` or `FashionCLIP`, on the images' device.
-        pixels: `utils.pixels.Images`.
-        name: on the progress bar.
-        poll: called before each batch; see `utils.resume.Progress`.
-        indices: of the images, int64; all by default.
-    Returns: dict attribute -> float32 `(N, classes)`, on the CPU.
+        images: `utils.pixels.Images`.
+        precision: `utils.hardware.Precision`.
+        batches: list of int64 tensors, the images' indices.
+        title: of the progress bar.
+        poll: called before each batch; see `utils.state.TrainState`.
+    Returns: dict attribute -> float32 `(N, classes)`, on the CPU, in the batches' order.
     """
     net.eval()
     parts = []
-    with precision.autocast(pixels.device):
+    with precision.autocast(images.device):
         classify = net.inference()
-        indices = torch.arange(len(pixels)) if indices is None else indices
-        for batch in tqdm(indices.split(batch_size), name, disable=None, leave=False):
+        for batch in tqdm(batches, title, disable=None, leave=False):
             if poll:
                 poll()
-            parts.append(classify(pixels.fetch(batch)))
-    return {key: torch.cat([part[key] for part in parts]).cpu() for key in ATTRIBUTES}
+            parts.append(classify(images.fetch(batch)))
+    return {key: torch.cat([part[key] for part in parts]).cpu() for key in net.attributes}

@@ -1,7 +1,5 @@
 """Errors that a user can mend: one line, an exit code, no traceback."""
 
-import logging
-
 
 class UserError(Exception):
     """Bad input. The message names the file, row or option, and the way out."""
@@ -22,9 +20,15 @@ class DiskFull(UserError):
 
 
 class ProcessLost(UserError):
-    """Another process of a run of several has ended."""
+    """A run of several processes has lost one of them, or the connection to it."""
 
     exit_code = 5
+
+
+class SkippedPhotos(UserError):
+    """The work is done, except for photos that cannot be read."""
+
+    exit_code = 6
 
 
 class Interrupted(KeyboardInterrupt):
@@ -38,10 +42,10 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = 128 + signal
 
 
-class SkippedPhotos(UserError):
-    """The work is done, except for photos that cannot be read."""
-
-    exit_code = 3
+def first_line(error):
+    """What an exception of another library says, on one line; its type if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def shortened(items, most=20):
@@ -53,20 +57,6 @@ def shortened(items, most=20):
     return "\n".join(lines)
 
 
-def exit_code(main):
-    """Run a command's `main`: 0, or the exit code of a UserError or of a signal, whose message is the last line."""
-    try:
-        main()
-    except UserError as error:
-        _say(logging.ERROR, f"error: {error}")
-        return error.exit_code
-    except Interrupted as stop:
-        _say(logging.WARNING, str(stop))
-        return stop.exit_code
-    return 0
-
-
-def _say(level, message):
-    from utils.logging import last_words  # which needs more than an import of errors should
-
-    last_words(level, message)
+def excerpt(text, most=80):
+    """A text that may be long, for a message."""
+    return text if len(text) <= most else f"{text[:most]}..."

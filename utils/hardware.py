@@ -1,4 +1,4 @@
-"""Where a run computes, in which precision, how it computes the same again, and memory that is kept."""
+"""Where a run computes and in which precision, how it computes the same again, and attention for both networks."""
 
 import ctypes
 import os
@@ -7,6 +7,7 @@ import time
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 from utils.errors import UserError
 
@@ -37,7 +38,7 @@ def keep_freed_memory():
 
 
 def make_reproducible(seed):
-    """Same seed, same machine, same stack: same numbers."""
+    """Same seed, same machine, same stack: same numbers. To be called before anything is computed on a GPU."""
     torch.manual_seed(seed)
     # Without it, even CPUs add the gradients of TinyViT's attention biases in whatever order threads come.
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -90,3 +91,34 @@ def bf16_speedup(device, rounds=20):
             (a @ b).sum().item()  # waits for the device
             best[dtype] = min(best[dtype], time.perf_counter() - start)
     return best[torch.float32] / best[torch.bfloat16]
+
+
+def attend(queries, keys, values, bias=None, causal=False):
+    """softmax(queries keys^T / sqrt(d) + bias) values, heads apart.
+
+    Computed in float32 on CPUs, whatever autocast says: there bf16 is slower, since the products are small.
+
+    Args:
+        queries, keys, values: `(B, heads, N, d)`; values may have another d, and queries another N.
+        bias: float32 `(heads, N, N)`, trained with the rest, or None.
+        causal: each row looks at none after it.
+    Returns: `(B, heads, N, d)`.
+    """
+    if queries.device.type != "cpu":
+        return _attend(queries, keys, values, bias, causal)
+    with torch.autocast("cpu", enabled=False):
+        return _attend(queries.float(), keys.float(), values.float(), bias, causal)
+
+
+def _attend(queries, keys, values, bias, causal):
+    # PyTorch 1.12 does not have the fused one, and the fused one does not train a bias.
+    if bias is None and hasattr(F, "scaled_dot_product_attention"):
+        return F.scaled_dot_product_attention(queries, keys, values, is_causal=causal)
+    scores = queries @ keys.transpose(-2, -1) * queries.shape[-1] ** -0.5
+    if causal:
+        rows, columns = scores.shape[-2:]
+        future = torch.ones(rows, columns, dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(future, float("-inf"))
+    if bias is not None:
+        scores = scores + bias
+    return scores.softmax(dim=-1) @ values

@@ -4,22 +4,24 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from utils.attributes import ATTRIBUTES
+from utils.attributes import UNKNOWN
+from utils.dataset import count_classes
 
 KINDS = ("none", "soft", "hard")
 
 
-def class_weights(labels):
+def class_weights(labels, sizes):
     """Weight of each class, `1 - count / total`, indexed by class id; a class that does not occur gets 1,
     and so does one that occurs alone, where the weighted mean would be 0 / 0.
 
-    Args: `labels` attribute -> int64 `(N,)`. Returns: attribute -> float32 tensor `(classes,)`.
+    Args: `labels` attribute -> int64 `(N,)`, of which only the known ones count; `sizes` attribute -> number of classes.
+    Returns: attribute -> float32 tensor `(classes,)`.
     """
     weights = {}
-    for key, attribute in ATTRIBUTES.items():
-        counts = torch.bincount(torch.as_tensor(labels[key]), minlength=len(attribute.classes))
-        alone = counts == len(labels[key])
-        weights[key] = 1 - (counts * ~alone).float() / len(labels[key])
+    for key, classes in sizes.items():
+        counts = torch.from_numpy(count_classes(labels[key], classes))
+        total = max(1, int(counts.sum()))
+        weights[key] = 1 - (counts * (counts < total)).float() / total
     return weights
 
 
@@ -60,32 +62,43 @@ class DistillationLoss(nn.Module):
         self.alpha = alpha
         self.tau = tau
         self.label_smoothing = label_smoothing
-        for key in ATTRIBUTES:
-            weight = None if class_weights is None else class_weights[key]
-            self.register_buffer(f"weight_{key}", weight)
+        self.weights = class_weights  # not buffers: those do not take every name
 
-    def forward(self, class_logits, distillation_logits, teacher_logits, labels, batch_labels=None):
-        """Dicts attribute -> logits `(B, classes)` or labels int64 `(B,)`; returns attribute -> scalar.
+    def forward(self, outputs, targets, labels, batch_labels=None):
+        """The losses of a batch.
 
-        `batch_labels` are those of the whole batch where this is a part of it: then the losses are the part's
-        contributions, which add up to the batch's.
+        Args:
+            outputs: of a network in training: dict attribute -> logits `(B, classes)`, or a pair of them, of the
+                class heads and of the distillation heads.
+            targets: the teacher's logits, likewise, or None.
+            labels: dict attribute -> int64 `(B,)`; a label that is not known, -1, adds nothing to the cross-entropy.
+            batch_labels: those of the whole batch where this is a part of it: then the losses are the part's
+                contributions, which add up to the batch's.
+        Returns: dict attribute -> scalar.
         """
-        batch_labels = labels if batch_labels is None else batch_labels
+        class_logits, distillation_logits = outputs if isinstance(outputs, tuple) else (outputs, None)
         losses = {}
         for key, logits in class_logits.items():
-            whole = batch_labels[key]
-            loss = self._cross_entropy(logits, labels[key], whole, getattr(self, f"weight_{key}"))
+            whole = labels[key] if batch_labels is None else batch_labels[key]
+            loss = self._cross_entropy(logits, labels[key], whole, self.weights and self.weights[key])
             if self.kind != "none":
-                distilled = self._distillation(distillation_logits[key], teacher_logits[key])
+                distilled = self._distillation(distillation_logits[key], targets[key])
                 loss = (1 - self.alpha) * loss + self.alpha * distilled * (len(labels[key]) / len(whole))
             losses[key] = loss
         return losses
 
     def _cross_entropy(self, logits, labels, whole, weight):
         total = F.cross_entropy(
-            logits.float(), labels, weight=weight, label_smoothing=self.label_smoothing, reduction="sum"
+            logits.float(),
+            labels,
+            weight=weight,
+            label_smoothing=self.label_smoothing,
+            reduction="sum",
+            ignore_index=UNKNOWN,
         )
-        return total / (len(whole) if weight is None else weight[whole].sum())
+        known = whole != UNKNOWN
+        divisor = known.float().sum() if weight is None else (weight[whole.clamp(min=0)] * known).sum()
+        return total / divisor.clamp(min=1e-9)  # without any known label 0 / 1e-9
 
     def _distillation(self, student, teacher):
         if self.kind == "soft":
@@ -93,8 +106,9 @@ class DistillationLoss(nn.Module):
         return hard_distillation(student, teacher)
 
 
-def build_criterion(args, labels):
-    """The loss that the options ask for. Args: `labels` of the training images, attribute -> int64 `(N,)`."""
+def build_criterion(args, labels, sizes, device):
+    """The loss that the options ask for. Args: as of `class_weights`, with the training images' labels."""
     kind = args.distillation_type if args.distils else "none"
-    weights = class_weights(labels) if args.loss_weight else None
+    weights = class_weights(labels, sizes) if args.loss_weight else None
+    weights = weights and {key: weight.to(device) for key, weight in weights.items()}
     return DistillationLoss(kind, args.distillation_alpha, args.distillation_tau, weights, args.ls)

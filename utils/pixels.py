@@ -35,6 +35,11 @@ class Images:
         return self.resident[indices.to(self.device)].permute(0, 3, 1, 2)
 
 
+def on_device(data, device):
+    """The parts of a data set, dict split -> `utils.dataset.Split`, with `Images` as their pixels."""
+    return {name: split._replace(pixels=Images(split.pixels, device)) for name, split in data.items()}
+
+
 def to_device(pixels, device):
     """uint8 array `(B, 224, 224, 3)` -> tensor `(B, 3, 224, 224)`, channels last in memory."""
     return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)

@@ -8,11 +8,10 @@ import glob
 import os
 import sys
 
-from utils.attributes import ATTRIBUTES
-from utils.errors import UserError, exit_code
+from utils.cli import Parser, exit_code
+from utils.errors import UserError
 from utils.files import atomic
-from utils.logging import logger
-from utils.options import Parser
+from utils.log import logger
 
 # matplotlib and tensorboard are imported where they are first used: training does without them.
 
@@ -78,6 +77,11 @@ def draw_curves(runs, path):
     save(figure, path)
 
 
+def attributes_in(columns):
+    """Names of the attributes in the columns of a metrics.csv."""
+    return [column[len("train_loss_") :] for column in columns if column.startswith("train_loss_")]
+
+
 def _one_run(name, columns):
     """Loss, learning rate, Top-1 and ACSA, a line for each attribute."""
     figure = new_figure(10, 7)
@@ -88,7 +92,7 @@ def _one_run(name, columns):
         f"mean Top-1 {columns['val_top1'][best]:.4f}, mean ACSA {columns['val_acsa'][best]:.4f}"
     )
     for (column, title), ax in zip(SCORES.items(), (axes[0], axes[2], axes[3])):
-        for key, color in zip(ATTRIBUTES, _cycle(COLORS)):
+        for key, color in zip(attributes_in(columns), _cycle(COLORS)):
             if f"{column}_{key}" in columns:
                 _line(ax, columns, f"{column}_{key}", color=color, label=key)
         total = "sum" if column == "train_loss" else "mean"
@@ -103,11 +107,12 @@ def _one_run(name, columns):
 
 def _several_runs(runs):
     """A panel for each score of each attribute, a line for each run."""
-    figure = new_figure(3.3 * (1 + len(ATTRIBUTES)), 11)
-    grid = figure.add_gridspec(1 + len(SCORES), 1 + len(ATTRIBUTES))
+    attributes = list(dict.fromkeys(key for columns in runs.values() for key in attributes_in(columns)))
+    figure = new_figure(3.3 * (1 + len(attributes)), 11)
+    grid = figure.add_gridspec(1 + len(SCORES), 1 + len(attributes))
     colors = dict(zip(runs, _cycle(COLORS)))
     for row, (column, title) in enumerate(SCORES.items()):
-        for place, key in enumerate([None, *ATTRIBUTES]):
+        for place, key in enumerate([None, *attributes]):
             ax = figure.add_subplot(grid[row, place])
             for name, columns in runs.items():
                 _line(ax, columns, f"{column}_{key}" if key else column, color=colors[name])
@@ -219,9 +224,9 @@ class Curves:
 
 def _tag(column):
     """TensorBoard's name of a column: val_top1_gender -> val_top1/gender, one group with val_top1."""
-    for key in ATTRIBUTES:
-        if column.endswith(f"_{key}"):
-            return f"{column[: -len(key) - 1]}/{key}"
+    for score in SCORES:
+        if column.startswith(f"{score}_"):
+            return f"{score}/{column[len(score) + 1 :]}"
     return column
 
 

@@ -2,13 +2,15 @@
 
 import os
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
-import numpy as np
 import torch
 
-from utils.attributes import ATTRIBUTES
-from utils.logging import logger, table
+from utils.attributes import UNKNOWN
+from utils.dataset import count_classes
+from utils.files import atomic
+from utils.log import logger, table
+from utils.metrics import mean
 
 PACKAGES = (
     "torch",
@@ -23,45 +25,74 @@ PACKAGES = (
 )
 
 
-def header(options, net, data, precision, world):
+def header(args, net, data, precision, world):
     """Everything that one needs to know to run it again."""
     say = logger.info
+    options = {name: value for name, value in vars(args).items() if name != "distils"}
     say(f"training the {net.role}: {type(net).__name__}")
     say("options: " + "  ".join(f"--{name.replace('_', '-')} {value}" for name, value in options.items()))
-    say(f"python {platform.python_version()}  " + "  ".join(f"{name} {version(name)}" for name in PACKAGES))
+    say(f"python {platform.python_version()}  " + "  ".join(f"{name} {_version(name)}" for name in PACKAGES))
     processes = f"{world.size} processes, each with " if world.size > 1 else ""
     say(f"device: {processes}{_device_name(world.device)}, {torch.get_num_threads()} threads")
     say(f"precision: {precision.name} ({precision.reason})")
-    say(f"seed: {options['seed']}")
-    for split, part in data.items():
-        counts = "  ".join(
-            f"{key} {'/'.join(map(str, np.bincount(part.labels[key], minlength=len(attribute.classes))))}"
-            for key, attribute in ATTRIBUTES.items()
-        )
-        say(f"{split}: {len(part.names)} images, per class {counts}")
+    say(f"seed: {args.seed}")
+    for name, split in data.items():
+        say(f"{name}: {len(split.names)} images, per class {_class_counts(split, net.attributes)}")
     parameters = list(net.parameters())
     size = sum(value.numel() * value.element_size() for value in net.state_dict().values())
     say(f"parameters: {sum(p.numel() for p in parameters):,}, {size / 1e6:.1f} MB on disk")
-    if not options["kd_learning"] and options["clip_model"] == "random":
+    if not args.kd_learning and args.clip_model == "random":
         logger.warning("warning: --clip-model random: a small CLIP with random weights, not FashionCLIP")
-    if options["kd_learning"] and options["student_weights"] == "none":
+    if args.kd_learning and args.student_weights == "none":
         logger.warning("warning: --student-weights none: the student starts from random weights")
+    for key, labels in data["val"].labels.items():
+        if (labels == UNKNOWN).all():
+            logger.warning(
+                f"warning: {key}: no label in validation, so it has no score and no part in the means"
+            )
+
+
+def _class_counts(split, attributes):
+    parts = []
+    for key, attribute in attributes.items():
+        counts = count_classes(split.labels[key], len(attribute.classes))
+        unknown = len(split.names) - counts.sum()
+        parts.append(f"{key} {'/'.join(map(str, counts))}" + (f" ({unknown} not known)" if unknown else ""))
+    return "  ".join(parts)
+
+
+def _version(package):
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
 
 
 def _device_name(device):
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {platform.machine()}"
 
 
-def epoch(row, scores, epochs):
-    """Confusion matrices and scores of one epoch."""
-    for key, attribute in ATTRIBUTES.items():
+def unreadable(data, path):
+    """Say how many photos were left out, and list them in a file; with none, remove that of an earlier run."""
+    lines = [line for split in data.values() for line in split.unreadable]
+    if os.path.exists(path):
+        os.remove(path)
+    if lines:
+        logger.warning(
+            f"warning: {len(lines)} photos cannot be read and are left out; they are listed in {path}"
+        )
+        with atomic(path) as file:
+            file.writelines(f"{line}\n" for line in lines)
+
+
+def epoch(row, matrices, attributes, epochs):
+    """Confusion matrices (dict attribute -> array) and scores (of the row of metrics.csv) of one epoch."""
+    for key, attribute in attributes.items():
         logger.info(f"{key}: rows are labels, columns predictions")
-        rows = [[f"  {i} {name}", *scores["matrix"][key][i]] for i, name in enumerate(attribute.classes)]
+        rows = [[f"  {i} {name}", *matrices[key][i]] for i, name in enumerate(attribute.classes)]
         for line in table(rows, ["", *range(len(attribute.classes))]):
             logger.info(line)
-    rows = [[key, f"{scores['top1'][key]:.4f}", f"{scores['acsa'][key]:.4f}"] for key in ATTRIBUTES]
-    rows.append(["mean", f"{scores['mean_top1']:.4f}", f"{scores['mean_acsa']:.4f}"])
-    for line in table(rows, ["validation", "Top-1", "ACSA"]):
+    for line in score_table("validation", row, attributes):
         logger.info(line)
     logger.info(
         f"epoch {row['epoch']}/{epochs} done: train loss {row['train_loss']:.4f}, "
@@ -69,19 +100,34 @@ def epoch(row, scores, epochs):
     )
 
 
+def score_table(title, row, attributes):
+    """Lines: Top-1 and ACSA of each attribute, and their means, from a row of metrics.csv."""
+    suffixes = {**{key: f"_{key}" for key in attributes}, "mean": ""}
+    cells = [(f"val_top1{suffix}", f"val_acsa{suffix}") for suffix in suffixes.values()]
+    rows = [[name, *(score(row[cell]) for cell in pair)] for name, pair in zip(suffixes, cells)]
+    return table(rows, [title, "Top-1", "ACSA"])
+
+
+def score(value):
+    """A figure of a table; a dash where there is none."""
+    return "-" if value is None else f"{value:.4f}"
+
+
 def majority_top1(data):
     """Mean Top-1 on the validation images of always naming the training images' most frequent classes."""
-    top = {key: np.bincount(labels).argmax() for key, labels in data["train"].labels.items()}
-    return float(np.mean([(data["val"].labels[key] == label).mean() for key, label in top.items()]))
+    shares = []
+    for key, labels in data["train"].labels.items():
+        counts = count_classes(labels, 1)
+        known = data["val"].labels[key][data["val"].labels[key] != UNKNOWN]
+        shares.append((known == counts.argmax()).mean() if len(known) else None)
+    return mean(shares)
 
 
 def summary(run, data):
     """The best epoch, and where everything is."""
     best = run.best
-    rows = [[key, f"{best[f'val_top1_{key}']:.4f}", f"{best[f'val_acsa_{key}']:.4f}"] for key in ATTRIBUTES]
-    rows.append(["mean", f"{best['val_top1']:.4f}", f"{best['val_acsa']:.4f}"])
     logger.info("")
-    for line in table(rows, [f"best: epoch {best['epoch']}", "Top-1", "ACSA"]):
+    for line in score_table(f"best: epoch {best['epoch']}", best, data["train"].labels):
         logger.info(line)
     logger.info(f"always the most frequent classes: mean Top-1 {majority_top1(data):.4f}")
     size = os.path.getsize(run.best_file) / 1e6

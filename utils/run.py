@@ -1,41 +1,80 @@
-"""What a run writes: `logs/<version>/` and `model/<version>/`."""
+"""What a run writes: `logs/<version>/` and `model/<version>/`; and whether it may."""
 
+import contextlib
 import csv
+import errno
+import fcntl
 import json
 import os
 import re
 import shutil
 
-from utils import checkpoint, logging
-from utils.attributes import ATTRIBUTES
+import torch
+
+from utils import checkpoint, log, plots, report
 from utils.errors import DiskFull, UserError
 from utils.files import atomic, failure, remove_leftovers
+from utils.state import KEYS, data_fingerprint
 
 MODEL_ROOT = "model"
 LOG_ROOT = "logs"
 EPOCH_FILE = re.compile(r"model_(\d+)\.pt")
+SCORES = ("train_loss", "val_top1", "val_acsa")
 
-SCORES = ["train_loss", "val_top1", "val_acsa"]
-COLUMNS = ["epoch", "lr", *(c for s in SCORES for c in [s, *(f"{s}_{key}" for key in ATTRIBUTES)]), "seconds"]
+# Options that say nothing about a network and how it was trained: they are not in its checkpoints.
+LOCAL = {
+    "cache_dir",
+    "data_dir",
+    "device",
+    "keep",
+    "log_interval",
+    "overwrite",
+    "resume",
+    "save_every_minutes",
+    "save_teacher_logits",
+    "tensorboard",
+}
+MAY_CHANGE = {*LOCAL, "epochs", "version"}  # when a run is resumed; a version's folders may be renamed
+FILES = ("attributes", "prompts", "teacher_logits")  # options that name a file
+SOURCES = ("clip_model", "student_weights", "teacher")  # that may
+
+
+def columns(attributes):
+    """Of metrics.csv."""
+    scores = (column for score in SCORES for column in [score, *(f"{score}_{key}" for key in attributes)])
+    return ["epoch", "lr", *scores, "seconds"]
+
+
+def public_options(options):
+    """The options for a checkpoint, which others will read: of a path on this machine only its last part."""
+    public = {name: value for name, value in options.items() if name not in {*LOCAL, "distils"}}
+    for name in (*FILES, *SOURCES):
+        value = public.get(name)
+        if value and (name in FILES or os.path.isabs(value) or value.startswith((".", "~"))):
+            public[name] = os.path.basename(os.path.normpath(value))
+    return public
 
 
 def epoch_files(folder):
     """Dict epoch -> path of the checkpoints `model_<epoch>.pt` in a folder, in order of epochs."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
-    found = {
-        int(match[1]): os.path.join(folder, match[0]) for match in map(EPOCH_FILE.fullmatch, names) if match
-    }
-    return dict(sorted(found.items()))
+    matches = filter(None, map(EPOCH_FILE.fullmatch, names))
+    return dict(sorted((int(match[1]), os.path.join(folder, match[0])) for match in matches))
 
 
 class Run:
-    """The files of one version. Nothing is written or removed before `open`.
+    """The files of one version, a context in which no other run may use them. Nothing is written or removed before `open`.
 
-    Args: `writes` is False in all processes of a run but its first: they keep count of the epochs only.
-    Raises: UserError if the version has checkpoints already that are neither to be overwritten nor to be resumed.
+    Args:
+        args: options of train.py; `defaults`, their values where none is given.
+        world: `utils.distributed.World`; all processes but the first keep count of the epochs only.
+    Raises: UserError if the version has checkpoints already that are neither to be overwritten nor to be resumed, or
+        cannot be resumed with these options, or is being trained by another process.
     """
 
-    def __init__(self, version, overwrite=False, resume=False, writes=True):
+    def __init__(self, args, defaults, world):
+        version = args.version
+        self.args, self.writes = args, world.is_first
         self.model_dir = os.path.join(MODEL_ROOT, version)
         self.log_dir = os.path.join(LOG_ROOT, version)
         self.log_file = os.path.join(self.log_dir, f"{version}_training.log")
@@ -44,26 +83,116 @@ class Run:
         self.best_file = os.path.join(self.model_dir, "best.pt")
         self.last_file = os.path.join(self.model_dir, "last.pt")
         self.rows = []  # of the finished epochs, as in metrics.csv
-        self.resumes = resume
-        self.writes = writes
+        self._lock = None
         self.is_begun = os.path.exists(self.last_file)
-        if (self.is_begun or epoch_files(self.model_dir)) and not (resume or overwrite):
+        self._check_version()
+        self._saved = self._read(defaults, world.size) if args.resume and self.is_begun else None
+        self.rows = self._saved["progress"]["rows"] if self._saved else []
+        self.is_finished = self._saved is not None and len(self.rows) >= args.epochs
+
+    def __enter__(self):
+        if os.path.isdir(self.model_dir):
+            self._take_lock()
+        return self
+
+    def __exit__(self, *_):
+        if self._lock is not None:
+            os.close(self._lock)
+
+    def _take_lock(self):
+        """Of the version's folder, until this process ends."""
+        if self._lock is not None or not self.writes:
+            return
+        self._lock = os.open(self.model_dir, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):  # others: a file system without locks
+                raise UserError(
+                    f"{self.model_dir}: another process is training this version; wait for its end, or take another "
+                    "--version"
+                ) from error
+
+    def _check_version(self):
+        has_epochs = bool(epoch_files(self.model_dir))
+        if (self.is_begun or has_epochs) and not (self.args.resume or self.args.overwrite):
             raise UserError(
                 f"{self.model_dir} has checkpoints already: go on with that run with --resume True, "
                 "take another --version, or replace that version's files with --overwrite True"
             )
-        if resume and epoch_files(self.model_dir) and not self.is_begun:
+        if self.args.resume and has_epochs and not self.is_begun:
             raise UserError(
                 f"--resume: {self.model_dir} has checkpoints but no last.pt, from which a run goes on; "
                 "take another --version, or replace that version's files with --overwrite True"
             )
+
+    # --- a resumed run -------------------------------------------------------------------------------
+
+    def _read(self, defaults, processes):
+        """Content of last.pt, see `utils.state.TrainState.save`.
+
+        Raises: UserError if it is none, or lists the options that are not those the run began with.
+        """
+        content = checkpoint.read_file(self.last_file)
+        meta = checkpoint.split(content, self.last_file)[1]
+        if not _is_state(meta, content.get("progress")):
+            raise UserError(
+                f"{self.last_file}: holds no state of a run, as last.pt must; begin anew with --overwrite True"
+            )
+        before = public_options({**defaults, **meta["options"]})
+        now = {**public_options(vars(self.args)), "processes": processes}
+        before["processes"] = content["progress"].get("processes", processes)
+        differences = [
+            f"{'' if name == 'processes' else '--'}{name.replace('_', '-')} is {value}, was {before[name]}"
+            for name, value in now.items()
+            if name not in MAY_CHANGE and value != before[name]
+        ]
+        if differences:
+            raise UserError(
+                f"--resume: not the options that {self.model_dir} began with: {'; '.join(differences)}"
+            )
+        return content
+
+    def check_data(self, attributes, tables):
+        """UserError unless attributes and data set are those that a resumed run began with."""
+        if not self._saved:
+            return
+        before = self._saved["meta"].get("attributes")
+        if before is not None and before != attributes.to_meta():
+            raise UserError(
+                "--resume: the file of attributes, or its prompts, is not what it was when the run began; give that one, "
+                "or begin anew with --overwrite True"
+            )
+        logits = set(self.teacher_logits or attributes)
+        if self._saved["progress"]["data"] != data_fingerprint(tables) or logits != set(attributes):
+            raise UserError(
+                f"--resume: {self.args.data_dir} is not the data set that the run began with: names, labels or sizes "
+                "of photos differ; name that one with --data-dir, or begin anew with --overwrite True"
+            )
+
+    @property
+    def began_with(self):
+        """The meta of a resumed run; empty for a new one."""
+        return self._saved["meta"] if self._saved else {}
+
+    @property
+    def teacher_logits(self):
+        """Those of a resumed run; None for a new one, or without a teacher."""
+        return self._saved and self._saved["progress"]["teacher_logits"]
+
+    def take_saved(self):
+        """Content of the last.pt of a resumed run, once, since it is large; None for a new one."""
+        saved, self._saved = self._saved, None
+        return saved
+
+    # --- its files -----------------------------------------------------------------------------------
 
     @property
     def best(self):
         """Row of the best epoch: the first with the highest mean Top-1."""
         return max(self.rows, key=lambda row: row["val_top1"])
 
-    def check_room(self, net, epochs, keep):
+    def check_room(self, net):
         """Compare what the run's checkpoints will need with what is free, before anything is removed or written.
 
         Raises: DiskFull with both figures.
@@ -71,7 +200,7 @@ class Run:
         weights = checkpoint.size(net.state_dict().values())
         last = weights + 2 * checkpoint.size(net.parameters())  # with Adam's two averages
         # With --keep, these many at once: the newest, the best, and one more until the next last.pt is written.
-        files = epochs if keep is None else min(epochs, keep + 2)
+        files = self.args.epochs if self.args.keep is None else min(self.args.epochs, self.args.keep + 2)
         present = [*epoch_files(self.model_dir).values(), self.last_file]
         present = sum(os.path.getsize(path) for path in present if os.path.exists(path))
         needed = files * weights + 2 * last - present  # last.pt is written beside the one before
@@ -82,10 +211,12 @@ class Run:
                 f"{needed / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free: make room, or keep fewer with --keep N"
             )
 
-    def open(self, options):
+    def open(self, data):
         """Remove an earlier run's files, begin the log and the table, and keep the options.
 
-        To resume a run, set `rows` before: log and checkpoints stay, the table is written from the rows.
+        Of a resumed run log and checkpoints stay, and the table is written from its rows.
+
+        Args: `data`, dict split -> `utils.dataset.Split`, whose unreadable photos are listed.
         """
         if not self.writes:
             return
@@ -93,30 +224,36 @@ class Run:
             self._begin_files()
         except OSError as error:
             raise failure(error.filename, error) from error
-        if self.resumes and not self.is_begun:
-            logging.logger.info(f"--resume: there is no {self.last_file} yet, the run begins")
+        if self.args.resume and not self.is_begun:
+            log.logger.info(f"--resume: there is no {self.last_file} yet, the run begins")
         with atomic(self.args_file) as file:
-            json.dump(options, file, indent=2, ensure_ascii=False)
+            json.dump(
+                {k: v for k, v in vars(self.args).items() if k != "distils"},
+                file,
+                indent=2,
+                ensure_ascii=False,
+            )
             file.write("\n")
-        self._write_rows()
+        self._write_rows(list(data["train"].labels))
+        report.unreadable(data, os.path.join(self.log_dir, "unreadable.txt"))
+        self.curves = plots.Curves(self.log_dir, self.args.tensorboard)
 
     def _begin_files(self):
         for folder in (self.model_dir, self.log_dir):
             os.makedirs(folder, exist_ok=True)
             remove_leftovers(folder)
+        self._take_lock()
         # last.pt goes first: half of an earlier run must not look like one that can be resumed.
-        earlier = (
-            [] if self.resumes else [self.last_file, *epoch_files(self.model_dir).values(), self.args_file]
-        )
-        for path in [*earlier, self.best_file]:
-            if os.path.lexists(path):
+        earlier = [self.last_file, *epoch_files(self.model_dir).values(), self.args_file]
+        for path in [*([] if self.args.resume else earlier), self.best_file]:
+            with contextlib.suppress(FileNotFoundError):
                 os.remove(path)
-        logging.to_file(self.log_file, append=self.resumes)
+        log.to_file(self.log_file, append=self.args.resume)
 
-    def _write_rows(self):
+    def _write_rows(self, attributes):
         """metrics.csv, and best.pt, which follows it."""
         with atomic(self.metrics_file) as file:
-            writer = csv.DictWriter(file, COLUMNS)
+            writer = csv.DictWriter(file, columns(attributes))
             writer.writeheader()
             writer.writerows(self.rows)
         if self.rows:
@@ -125,33 +262,66 @@ class Run:
     def _epoch_file(self, epoch):
         return os.path.join(self.model_dir, f"model_{epoch}.pt")
 
-    def save_epoch(self, net, row, meta):
-        """Write the epoch's checkpoint, then its row, then `best.pt`."""
+    def meta(self, state):
+        """What a checkpoint says besides its weights: plain values, from which the network can be built again."""
+        return {
+            "options": public_options(vars(self.args)),
+            "precision": state.precision.name,
+            "attributes": state.net.attributes.to_meta(),
+            **state.net.describe(),
+        }
+
+    def finish_epoch(self, state, lr, losses, scores):
+        """Write the epoch's checkpoint, then its row, then `best.pt`; log it, and draw the curves.
+
+        Args: `state`, TrainState; `lr`, the epoch's; `losses` attribute -> mean training loss; `scores` from
+            `utils.metrics.scores`.
+        """
+        row = metrics_row(state.epoch, lr, losses, scores, round(state.seconds(), 2))
         if self.writes:
-            meta = dict(meta, epoch=row["epoch"], metrics=row)
-            checkpoint.save_checkpoint(self._epoch_file(row["epoch"]), net, meta)
+            meta = dict(self.meta(state), epoch=row["epoch"], metrics=row)
+            checkpoint.save_checkpoint(self._epoch_file(row["epoch"]), state.net, meta)
         self.rows.append(row)
         if self.writes:
-            self._write_rows()
+            self._write_rows(losses)
+            report.epoch(row, scores["matrix"], state.net.attributes, self.args.epochs)
+            self.curves.update(row)
 
-    def prune(self, keep):
-        """Remove the checkpoints of all epochs but the newest `keep` and the best; None keeps all."""
-        if keep is None or not self.writes:
+    def prune(self):
+        """Remove the checkpoints of all epochs but the newest --keep and the best."""
+        if self.args.keep is None or not self.writes:
             return
         for epoch, path in epoch_files(self.model_dir).items():
-            if epoch <= len(self.rows) - keep and epoch != self.best["epoch"]:
+            if epoch <= len(self.rows) - self.args.keep and epoch != self.best["epoch"]:
                 os.remove(path)
 
 
 def metrics_row(epoch, lr, losses, scores, seconds):
-    """One row of metrics.csv, plain numbers by `COLUMNS`.
+    """One row of metrics.csv, plain numbers by `columns`; None for an attribute that has no score.
 
-    Args: `losses` attribute -> mean training loss; `scores` from `utils.metrics.evaluate`; `seconds` of the epoch.
+    Args: `losses` attribute -> mean training loss; `scores` from `utils.metrics.scores`; `seconds` of the epoch.
     """
-    row = {"epoch": epoch, "lr": lr, "train_loss": sum(losses.values()), "seconds": round(seconds, 2)}
+    row = {"epoch": epoch, "lr": lr, "train_loss": sum(losses.values()), "seconds": seconds}
     row.update(val_top1=scores["mean_top1"], val_acsa=scores["mean_acsa"])
-    for key in ATTRIBUTES:
+    for key in losses:
         row[f"train_loss_{key}"] = losses[key]
         row[f"val_top1_{key}"] = scores["top1"][key]
         row[f"val_acsa_{key}"] = scores["acsa"][key]
-    return {column: row[column] for column in COLUMNS}
+    return {column: row[column] for column in columns(losses)}
+
+
+def _is_state(meta, progress):
+    """Whether a checkpoint's content is of the form that `TrainState.save` writes, as far as it is used before it is loaded."""
+    if not (isinstance(meta.get("options"), dict) and meta.get("precision") in ("fp32", "bf16")):
+        return False
+    if not (isinstance(progress, dict) and set(progress) >= KEYS and isinstance(progress["rows"], list)):
+        return False
+    rows, losses, logits = progress["rows"], progress["losses"], progress["teacher_logits"]
+    return (
+        all(isinstance(row, dict) and {"epoch", "val_top1", "val_acsa"} <= set(row) for row in rows)
+        and all(isinstance(value, (int, float, type(None))) for row in rows for value in row.values())
+        and type(progress["epoch"]) is int
+        and torch.is_tensor(losses)
+        and losses.dim() == 2
+        and (logits is None or (isinstance(logits, dict) and all(map(torch.is_tensor, logits.values()))))
+    )

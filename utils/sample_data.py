@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFilter
 from tqdm import tqdm
 
-from utils.attributes import ATTRIBUTES, num_classes
+from utils.attributes import read_attributes
 from utils.errors import UserError
 
 PARTS = ("train", "val")
@@ -271,7 +271,7 @@ def photograph(rng, cutout):
 def draw_photos(count, seed=0):
     """A list of RGB images, the same at every call, the classes of each attribute in turn."""
     rng = np.random.default_rng(seed)
-    labels = [{key: i % len(a.classes) for key, a in ATTRIBUTES.items()} for i in range(count)]
+    labels = [{key: i % len(looks) for key, looks in LOOKS.items()} for i in range(count)]
     return [photograph(rng, draw_garment(rng, each)) for each in labels]
 
 
@@ -290,7 +290,7 @@ def write_photo(directory, index, rng):
     else:
         photograph(rng, cutout).save(directory / name, quality=90)
     box = zip(BOX_COLUMNS, cutout.getchannel("A").getbbox())
-    return {"image_name": name, **dict(box), **{ATTRIBUTES[key].column: labels[key] for key in labels}}
+    return {"image_name": name, **dict(box), **{key.capitalize(): label for key, label in labels.items()}}
 
 
 def write_sample(directory, arguments):
@@ -329,8 +329,8 @@ def make_sample(directory, train=480, val=120, seed=0):
     arguments = {"train": train, "val": val, "seed": seed}
     if min(train, val) < 1 or seed < 0:
         raise UserError(f"--train and --val begin at 1 and --seed at 0: got {train}, {val} and {seed}")
-    if num_classes() != {key: len(looks) for key, looks in LOOKS.items()}:
-        raise UserError("utils/sample_data.py cannot draw the classes of utils/attributes.py")
+    if read_attributes().sizes != {key: len(looks) for key, looks in LOOKS.items()}:
+        raise UserError("utils/sample_data.py cannot draw the classes of utils/fashion_how.json")
     try:
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             if holds_sample(directory, arguments):

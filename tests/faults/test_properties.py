@@ -21,6 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save
+from utils.resume import KEYS
+from utils.teacher import load_teacher
 
 import evaluate
 import export
@@ -32,8 +34,6 @@ from utils.attributes import ATTRIBUTES
 from utils.checkpoint import save_checkpoint
 from utils.errors import exit_code
 from utils.inference import load_classifier
-from utils.resume import KEYS
-from utils.teacher import load_teacher
 
 INPUTS = int(os.environ.get("FAULT_INPUTS", 200))
 SHARES = {"tables": 0.25, "photos": 0.25, "checkpoints": 0.25, "prompts": 0.1, "options": 0.15}

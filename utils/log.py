@@ -46,21 +46,11 @@ def start(process=0):
     logger.addHandler(logging.handlers.MemoryHandler(capacity=10**6, flushLevel=logging.CRITICAL + 1))
 
 
-def last_words(level, message):
-    """The line that ends a command: logged if logging has been started, otherwise only on stderr."""
-    if any(isinstance(handler, _Terminal) for handler in logger.handlers):
-        logger.log(level, message)
-    else:
-        print(message, file=sys.stderr)
-
-
 def to_file(path, append=False):
     """Write what was held back to a new file or, with `append`, behind what is there; and every line to come."""
     file = _File(path, mode="a" if append else "w", encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    held_back = [
-        handler for handler in logger.handlers if isinstance(handler, logging.handlers.MemoryHandler)
-    ]
+    held_back = [h for h in logger.handlers if isinstance(h, logging.handlers.MemoryHandler)]
     for handler in held_back:
         logger.removeHandler(handler)
     logger.addHandler(file)

@@ -3,11 +3,12 @@
 import sys
 import tempfile
 
+from utils.options import Parser, number
+
 from benchmarks.__main__ import draw_photos, make_job
 from benchmarks.timing import SETTLING
 from utils.dataset import read_tables
 from utils.errors import exit_code
-from utils.options import Parser, number
 
 
 def main(argv=None):

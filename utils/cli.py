@@ -1,0 +1,167 @@
+"""What every command shares: strict options, errors of one line with an exit code, and signals."""
+
+import argparse
+import logging
+import math
+import os
+import signal
+import sys
+
+from utils.errors import Interrupted, UserError
+
+_TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
+CLIP_MODEL = "patrickjohncyh/fashion-clip"  # the hub's FashionCLIP
+
+
+# --- options -----------------------------------------------------------------------------------------
+
+
+def boolean(text):
+    """True, False, 1, 0, yes or no, in any case."""
+    if text.lower() in _TRUE:
+        return True
+    if text.lower() in _FALSE:
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is none of True, False, 1, 0, yes, no")
+
+
+def number(kind, low, high=math.inf, *, above=False, below=False):
+    """A type for numbers from `low` to `high`; `above` and `below` leave out the bound itself."""
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        fits = (value > low if above else value >= low) and (value < high if below else value <= high)
+        if not fits or value == math.inf:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {description}")
+        return value
+
+    description = "a whole number" if kind is int else "a number"
+    description += f" above {low}" if above else f" of at least {low}"
+    if high != math.inf:
+        description += f" and below {high}" if below else f" and at most {high}"
+    return parse
+
+
+def version_name(text):
+    """A name for a folder under `logs/` and `model/`."""
+    if text in ("", ".", "..") or set(text) & set('/\\:*?"<>|') or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a plain folder name")
+    return text
+
+
+def cache_folder():
+    """This project's folder for caches, by the XDG rules."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(base, "fashion-attributes", "cache")
+
+
+class Parser(argparse.ArgumentParser):
+    """Strict: no shortened options, and what is wrong is a UserError of one line."""
+
+    def __init__(self, **kwargs):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+
+    def error(self, message):
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+    @staticmethod
+    def switch(group, name, help):
+        """Add a boolean option, False by default; the bare flag means True."""
+        group.add_argument(
+            name, type=boolean, nargs="?", const=True, default=False, metavar="True|False", help=help
+        )
+
+    @staticmethod
+    def data_options(group):
+        """Add the options that name a data set, the same in every command that reads one."""
+        add = group.add_argument
+        add("--attributes", help="JSON file of the attributes, the tables and the photos", metavar="FILE")
+        add("--data-dir", default="./Dataset", help="folder of the data set", metavar="DIR")
+        add(
+            "--cache-dir",
+            default=cache_folder(),
+            help="folder for what is computed once: decoded pixels, teacher's logits",
+            metavar="DIR",
+        )
+        Parser.switch(
+            group,
+            "--skip-unreadable",
+            "leave out photos that cannot be read, instead of ending with a list of them",
+        )
+
+
+def check_folder_of(path, option="--output"):
+    """UserError unless there is the folder that a file is to be written into."""
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        raise UserError(f"{option} {path}: there is no folder {folder}; make it first")
+
+
+# --- the end of a command ----------------------------------------------------------------------------
+
+
+def exit_code(main):
+    """Run a command's `main`: 0, or the exit code of a UserError or of a signal, whose message is the last line."""
+    try:
+        main()
+    except UserError as error:
+        _say(logging.ERROR, f"error: {error}")
+        return error.exit_code
+    except Interrupted as stop:
+        _say(logging.WARNING, str(stop))
+        return stop.exit_code
+    except KeyboardInterrupt:
+        _say(logging.WARNING, "SIGINT: stopped; no file is half written")
+        return 128 + signal.SIGINT
+    return 0
+
+
+def _say(level, message):
+    """By the logger once it has a terminal, otherwise on stderr."""
+    logger = logging.getLogger("fashion")
+    if logger.handlers:
+        logger.log(level, message)
+    else:
+        print(message, file=sys.stderr)
+
+
+class StopSignals:
+    """While this context lasts, the first SIGINT or SIGTERM raises `Interrupted` wherever the program is.
+
+    From `defer` on, when much is being changed step by step, it is only noted in `received`, for the loop to
+    look at between two steps. A second signal ends the process at once, with the system's own action.
+    """
+
+    def __init__(self):
+        self.received = None  # signal.Signals
+        self._before = {}
+        self._deferred = self._alone = self._speaks = False
+
+    def __enter__(self):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def defer(self, alone=True, speaks=True):
+        """Only note signals. Args: whether this process is the run's only one; whether it says what it has noted.
+
+        One of several processes ignores further signals: torchrun may repeat one, and kills after 30 s by itself.
+        """
+        self._deferred, self._alone, self._speaks = True, alone, speaks
+
+    def _handle(self, number, _frame):
+        self.received = signal.Signals(number)
+        for each in self._before:
+            signal.signal(each, signal.SIG_IGN if self._deferred and not self._alone else signal.SIG_DFL)
+        if not self._deferred:
+            raise Interrupted(self.received, "stopped before training began, nothing was to be saved")
+        if self._speaks:  # not by the logger: the signal may have come while it was writing
+            again = "; once more, and it ends at once" if self._alone else ""
+            os.write(2, f"\n{self.received.name}: this step is finished and saved{again}\n".encode())

@@ -1,0 +1,198 @@
+"""Photos: one read and letterboxed; many, with those that cannot be read."""
+
+import contextlib
+import functools
+import os
+import warnings
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import scipy.sparse
+from PIL import Image, ImageOps
+
+from utils.errors import UserError, excerpt, first_line
+
+SIZE = 224  # side of the letterboxed image, pixels
+LETTERBOX_VERSION = 1  # part of the cache's key: raise it when the pixels change
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+
+# Beyond these a photo is refused before it is decoded: it would fill the memory.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # Pillow knows some that start other programs
+MAX_PIXELS = 40_000_000
+MAX_SIDE = 16_384
+
+
+# --- one photo ---------------------------------------------------------------------------------------
+
+
+def letterbox(image):
+    """Scale the longer side to 224, centre on black.
+
+    The published resize is scikit-image's `resize(mode="constant", anti_aliasing=True)`. Being linear
+    and separable, it is two sparse matrices here, equal to it to 1e-4 of a grey level before rounding.
+
+    Args:
+        image: RGB uint8 `(h, w, 3)`, or float32 of the same range where a photo has finer values.
+    Returns: uint8 `(224, 224, 3)`.
+    """
+    height, width = image.shape[:2]
+    longer = max(height, width)
+    new_height, new_width = (max(1, SIZE * side // longer) for side in (height, width))
+    flat = image.reshape(height, width * 3).astype(np.float32, copy=False)
+    rows = _resize_matrix(height, new_height) @ flat
+    # Columns become rows, with the three channels of a column one below the other.
+    resized = _resize_matrix(width, new_width, channels=3) @ np.ascontiguousarray(rows.T)
+    # scikit-image clips to the photo's own range, which shows where the black beyond the border is mixed in.
+    resized = np.rint(resized.clip(image.min(), image.max())).astype(np.uint8)
+    top, left = SIZE // 2 - new_height // 2, SIZE // 2 - new_width // 2
+    canvas = np.zeros((SIZE, SIZE, 3), np.uint8)
+    canvas[top : top + new_height, left : left + new_width] = resized.T.reshape(new_height, new_width, 3)
+    return canvas
+
+
+@functools.lru_cache(maxsize=1024)
+def _resize_matrix(length, size, channels=1):
+    """One axis of the resize, sparse float32 `(size * channels, length * channels)`.
+
+    Gaussian blur, then linear interpolation, for each of the interleaved channels.
+    """
+    factor = length / size
+    sigma = max(0.0, (factor - 1) / 2)
+    radius = int(4 * sigma + 0.5)
+    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2) if radius else np.ones(1)
+    kernel /= kernel.sum()
+    position = (np.arange(size) + 0.5) * factor - 0.5
+    left = np.floor(position).astype(int)
+    # Two neighbours, weighted by their distance, each with the blur around it; beyond the border all is black.
+    near = (left + 1 - position) * ((left >= 0) & (left < length))
+    far = (position - left) * ((left >= -1) & (left < length - 1))
+    weights = np.outer(near, np.append(kernel, 0)) + np.outer(far, np.append(0, kernel))
+    columns = left[:, None] + np.arange(-radius, radius + 2)
+    inside = (weights != 0) & (columns >= 0) & (columns < length)
+    # A row for each channel, in the order that scipy's format asks for.
+    columns = columns[:, None] * channels + np.arange(channels)[:, None]
+    shape = columns.shape
+    inside = np.broadcast_to(inside[:, None], shape)
+    weights = np.broadcast_to(weights.astype(np.float32)[:, None], shape)
+    starts = np.append(0, inside.sum(axis=2).cumsum())
+    return scipy.sparse.csr_matrix(
+        (weights[inside], columns[inside], starts), shape=(size * channels, length * channels)
+    )
+
+
+def read_rgb(path, exif=False):
+    """A photo as RGB `(h, w, 3)`: uint8, or float32 in 0..255 where alpha or 16 bits make finer values.
+
+    Alpha is composited over white, as published.
+
+    Args: `exif`, whether it is turned as its EXIF says (as published, it is not).
+    Raises: whatever Pillow does at a file that is no photo; ValueError for one that is too large, before decoding it.
+    """
+    if not os.path.isfile(path):  # a pipe would be waited for
+        raise FileNotFoundError("no such file")
+    with Image.open(path, formats=FORMATS) as photo:
+        _check_size(photo, os.path.getsize(path))
+        if exif:
+            photo = ImageOps.exif_transpose(photo)
+        if photo.mode.startswith("I"):  # 16-bit grey
+            grey = np.asarray(photo).astype(np.float32) / 257
+            if grey.max() > 255:
+                raise ValueError(f"image mode {photo.mode} with values above 65535")
+            return np.repeat(grey[:, :, None], 3, axis=2)
+        if photo.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in photo.info:
+            rgba = np.asarray(photo.convert("RGBA"))
+            rgb, alpha = rgba[:, :, :3].astype(np.float32), rgba[:, :, 3:] / np.float32(255)
+            rgb *= alpha  # in place: a photo may be large
+            rgb += 255 * (1 - alpha)
+            return rgb
+        if photo.mode == "F":
+            raise ValueError("image of floating-point numbers")
+        return np.asarray(photo if photo.mode == "RGB" else photo.convert("RGB"))
+
+
+def _check_size(photo, size):
+    """ValueError for an opened photo that is too large, or larger than a file of `size` bytes can hold."""
+    width, height = photo.size
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        million = MAX_PIXELS // 10**6
+        raise ValueError(f"{width} x {height}: more than {million} million pixels, or {MAX_SIDE} on a side")
+    # A JPEG takes a bit at least for each 8 x 8; Pillow would fill up with grey what is not there.
+    if photo.format in ("JPEG", "MPO") and width * height > 512 * size:
+        raise ValueError(f"{width} x {height} in {size} bytes")
+
+
+# --- many photos -------------------------------------------------------------------------------------
+
+
+def read_photos(paths, exif=False, prepare=letterbox):
+    """Read photos in order, with some threads that work ahead: decoding and the resize release the interpreter's lock.
+
+    Args: `exif` as of `read_rgb`; `prepare`, what is made of each RGB array.
+    Yields: for each path (what `prepare` returned, None), or (None, a line that names the photo and what is wrong).
+    """
+
+    def read(path):
+        try:
+            return prepare(read_rgb(path, exif)), None
+        except Exception as error:  # whatever a decoder raises: the photo is at fault, and is reported
+            return None, f"{path}: {first_line(error)}"
+
+    workers = processors()
+    with ThreadPoolExecutor(workers) as pool, _quiet_pillow():
+        ahead, rest = deque(), iter(paths)
+        try:
+            for path in rest:
+                ahead.append(pool.submit(read, path))
+                if len(ahead) > 32 * workers:  # as much memory as that, should the reader be slower
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+@contextlib.contextmanager
+def _quiet_pillow():
+    """No warnings of Pillow's about sizes and metadata: a photo is read or reported. For all threads at once."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
+
+
+def processors():
+    """Those this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def find_photos(folder):
+    """Names of the photos in a folder and its sub-folders, relative to it, in order. Raises: UserError if there is none."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders.sort()
+        found += [os.path.join(place, name) for name in sorted(files) if name.lower().endswith(SUFFIXES)]
+    if not found:
+        raise UserError(f"{folder}: a folder without photos ({' '.join(SUFFIXES)})")
+    return [os.path.relpath(photo, folder).replace(os.sep, "/") for photo in found]
+
+
+class Border:
+    """Around a folder of photos, which may be a link itself: no name may lead out of where it really lies."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.inside = os.path.join(os.path.realpath(folder), "")
+        self.real = functools.lru_cache(maxsize=None)(os.path.realpath)  # few folders, many photos
+
+    def check(self, name, column="image_name"):
+        """ValueError for a name that leads out, or is none; `column` is where it stands."""
+        if not name:
+            raise ValueError(f"{column} is empty")
+        if not name.isprintable():
+            raise ValueError(f"{column} {excerpt(ascii(name))} has characters that cannot be printed")
+        path = os.path.join(self.folder, name)  # `name`, if that is absolute
+        parent, last = os.path.split(path)
+        real = os.path.realpath(path) if os.path.islink(path) else os.path.join(self.real(parent), last)
+        if os.path.isabs(name) or ".." in name.split("/") or not real.startswith(self.inside):
+            raise ValueError(f"{column} {excerpt(name)} leads out of {self.inside}")

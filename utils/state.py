@@ -1,0 +1,211 @@
+"""All that training changes, as one object: saved between two steps, it goes on to the same numbers."""
+
+import hashlib
+import signal
+import time
+
+import torch
+
+from utils import checkpoint
+from utils.engine import check_finite
+from utils.errors import Interrupted, UserError
+from utils.hardware import TORCH
+from utils.log import logger
+from utils.scheduler import CosineAnnealingWarmUpRestarts
+
+# The recipe's betas come with the optimizer; None leaves PyTorch's own.
+OPTIMIZERS = {"Adam": (torch.optim.Adam, (0.9, 0.98)), "AdamW": (torch.optim.AdamW, None)}
+
+# What a last.pt holds under "progress".
+KEYS = {
+    "cuda_random_state",
+    "data",
+    "epoch",
+    "losses",
+    "optimizer",
+    "order_state",
+    "random_state",
+    "rows",
+    "scheduler",
+    "seconds",
+    "teacher_logits",
+}
+
+
+def build_optimizer(net, args):
+    """Adam or AdamW. With a scheduler its own learning rate is --min-lr, where each cycle starts."""
+    kind, betas = OPTIMIZERS[args.optimizer]
+    settings = {"lr": args.min_lr if args.scheduler else args.lr, "weight_decay": args.weight_decay}
+    if TORCH >= (2, 4):  # the first that has it on CPUs, too: one pass over the weights instead of ten
+        settings["fused"] = True
+    if betas:
+        settings["betas"] = betas
+    return kind(net.parameters(), **settings)
+
+
+def build_scheduler(optimizer, args):
+    """The schedule of --scheduler True, or None."""
+    if not args.scheduler:
+        return None
+    return CosineAnnealingWarmUpRestarts(
+        optimizer, T_0=args.decay_epoch, eta_max=args.lr, T_up=args.warmup_epoch, gamma=args.cos_gamma
+    )
+
+
+def data_fingerprint(tables):
+    """Hash of a data set's names, labels and sizes of photos; not of the folder, which may move.
+
+    Args: `tables` of `utils.dataset.read_tables`.
+    """
+    digest = hashlib.sha256()
+    for name, split in tables.items():
+        labels = {key: values.tolist() for key, values in split.labels.items()}
+        digest.update(repr((name, split.names, labels, [size for size, _ in split.stamps])).encode())
+    return digest.hexdigest()
+
+
+class TrainState:
+    """The network, its optimizer and schedule, and how far training is.
+
+    Args:
+        net: `Student` or `FashionCLIP`; it is moved to the device.
+        args: options of train.py.
+        precision: `utils.hardware.Precision`.
+        world: `utils.distributed.World`.
+        run: `utils.run.Run`, whose rows are part of the state; None for training that is not saved.
+        signals: `utils.cli.StopSignals`, with `run`.
+    """
+
+    def __init__(self, net, args, precision, world, run=None, signals=None):
+        self.net = net.to(world.device, memory_format=torch.channels_last)
+        self.args, self.precision, self.world, self.run, self.signals = args, precision, world, run, signals
+        self.optimizer = build_optimizer(net, args)
+        self.scheduler = build_scheduler(self.optimizer, args)
+        self.shuffle = torch.Generator().manual_seed(args.seed)
+        self.parallel = net  # as several processes train it
+        self.kept = {}  # what is saved with the state, unchanged
+        self.epoch = 1  # the running one
+        self._begin_epoch()
+
+    def _begin_epoch(self):
+        self.losses = torch.zeros(0, len(self.net.attributes))  # of the epoch's finished steps
+        self.order_state = self.shuffle.get_state()
+        self.started = time.perf_counter()
+
+    def load_or_begin(self, fingerprint, targets):
+        """Go on from the run's last.pt if it is resumed; otherwise write the first one.
+
+        Args: kept with the state: `fingerprint` of the data set, and `targets`, the teacher's logits or None.
+        """
+        self.kept = {"data": fingerprint, "teacher_logits": targets, "processes": self.world.size}
+        self.signals.defer(alone=self.world.size == 1, speaks=self.world.is_first)
+        saved = self.run.take_saved()
+        if saved:
+            self._load(saved)
+            path = self.run.last_file
+            logger.info(f"resumed from {path}: epoch {self.epoch}, {len(self.losses)} steps done")
+        else:
+            self.save()
+        self.saved_at = time.monotonic()
+        self.parallel = self.world.parallel(self.net)
+
+    def epochs(self):
+        """The numbers of the epochs that are left; each must be finished by `finish_epoch`."""
+        while self.epoch <= self.args.epochs:
+            yield self.epoch
+
+    def order(self, images):
+        """The running epoch's order of images, int64 `(images,)`; to be called once an epoch."""
+        return torch.randperm(images, generator=self.shuffle)
+
+    def finish_epoch(self, losses, scores):
+        """Step the schedule, write the epoch's files, and save.
+
+        Args: `losses` of `utils.engine.train_one_epoch`, `scores` of `utils.engine.validate`.
+        """
+        lr = self.optimizer.param_groups[0]["lr"]
+        if self.scheduler:
+            self.scheduler.step()
+        # Steps that were lost and done again do not count in the seconds.
+        self.run.finish_epoch(self, lr, losses, scores)
+        self.epoch += 1
+        self._begin_epoch()
+        self.save()
+        self.run.prune()
+
+    def check_finite(self):
+        """Raises: NonFiniteLoss if one of the epoch's losses is not finite."""
+        check_finite(self.losses, self.net.attributes, self.epoch)
+
+    def poll(self):
+        """To be called between two steps: saves if it is time to, and ends the run if a signal asked for it.
+
+        Of several processes all call it equally often; a signal that one of them got ends all of them at this step.
+        """
+        if self.run is None:
+            return
+        received = self.world.largest(self.signals.received or 0)
+        if received:
+            self.save()
+            self.world.largest(0)  # none ends before it is saved, since torchrun then ends the others
+            raise Interrupted(
+                signal.Signals(received),
+                f"stopped in epoch {self.epoch}, after step {len(self.losses)}; "
+                f"all is saved in {self.run.last_file}, go on with --resume True",
+            )
+        if time.monotonic() - self.saved_at >= 60 * self.args.save_every_minutes:
+            self.save()
+            logger.info(f"epoch {self.epoch}  step {len(self.losses)}  saved in {self.run.last_file}")
+
+    def seconds(self):
+        """Spent on the running epoch, without steps that were lost and done again."""
+        return time.perf_counter() - self.started
+
+    def save(self):
+        """Write last.pt: an epoch's checkpoint, and under "progress" whatever else training changes.
+
+        Raises: NonFiniteLoss rather than keep weights that are lost.
+        """
+        self.check_finite()
+        self.saved_at = time.monotonic()
+        if self.run.writes:
+            meta = dict(self.run.meta(self), epoch=self.epoch - 1)
+            checkpoint.save_checkpoint(self.run.last_file, self.net, meta, progress=self.state_dict())
+
+    def state_dict(self):
+        """All but the network's weights: tensors and plain values."""
+        return {
+            "epoch": self.epoch,
+            "losses": self.losses.cpu().clone(),
+            "seconds": self.seconds(),
+            "rows": self.run.rows,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler and self.scheduler.state_dict(),
+            "order_state": self.order_state,
+            "random_state": torch.get_rng_state(),
+            "cuda_random_state": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+            **self.kept,
+        }
+
+    def _load(self, saved):
+        """Args: the content of a last.pt, of whose form `utils.run.Run` has made sure."""
+        progress, path = saved["progress"], self.run.last_file
+        checkpoint.load_state(self.net, self.net.own_names(saved["model"]), path)
+        try:  # a file of another make lacks something, or has it in another shape
+            self.optimizer.load_state_dict(progress["optimizer"])
+            if self.scheduler:
+                self.scheduler.load_state_dict(progress["scheduler"])
+            self.shuffle.set_state(progress["order_state"])
+            self.epoch = progress["epoch"]
+            self._begin_epoch()
+            self.losses = self.losses.new_zeros(len(progress["losses"]), self.losses.shape[1]).copy_(
+                progress["losses"]
+            )
+            self.started -= progress["seconds"]
+            torch.set_rng_state(progress["random_state"])
+            if progress["cuda_random_state"] is not None and torch.cuda.is_initialized():
+                torch.cuda.set_rng_state(progress["cuda_random_state"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"{path}: not the state of this run ({error}); begin anew with --overwrite True"
+            ) from error

@@ -1,0 +1,172 @@
+"""What teaches a student: the logits of a network, asked once per image and kept in the cache, or those of a file."""
+
+import hashlib
+import os
+import zipfile
+
+import numpy as np
+import torch
+
+from clip_model import FashionCLIP
+from networks import load_network
+from utils import engine
+from utils.errors import UserError, shortened
+from utils.files import atomic
+from utils.log import logger
+from utils.run import MODEL_ROOT, epoch_files
+
+ZERO_SHOT = "zero-shot"
+LOGITS_VERSION = 2  # part of the cache's key: raise it when a network's logits change
+PREFIX = "logits."  # of an array's name in a file, before the attribute's
+
+
+class LogitsFile:
+    """Logits of a .npz file: arrays `image_name` `(M,)` and, for each attribute, `logits.<attribute>` `(M, classes)`,
+    where the prefix may be left out.
+
+    Args: `sizes`, attribute -> number of classes.
+    Raises: UserError for a file that is none or does not fit.
+    """
+
+    def __init__(self, path, sizes):
+        self.path = path
+        try:
+            with np.load(path) as file:
+                names = [str(name) for name in file["image_name"].ravel()]
+                self.arrays = {
+                    key: file[PREFIX + key if PREFIX + key in file.files else key] for key in sizes
+                }
+        except KeyError as error:
+            raise UserError(f"{path}: {error.args[0]}; it needs image_name, {', '.join(sizes)}") from error
+        except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path}: not a readable .npz file ({error})") from error
+        for key, values in self.arrays.items():
+            expected = (len(names), sizes[key])
+            if values.shape != expected or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+                raise UserError(
+                    f"{path}: {key} is {values.dtype} {values.shape}; it needs finite numbers {expected}"
+                )
+        self.rows = {name: row for row, name in enumerate(names)}
+        if len(self.rows) < len(names):
+            raise UserError(f"{path}: {len(names) - len(self.rows)} names occur more than once")
+
+    def check(self, names):
+        """UserError unless there is a row for each of these images."""
+        missing = [name for name in names if name not in self.rows]
+        if missing:
+            raise UserError(f"{self.path}: no row for {len(missing)} of the images:\n{shortened(missing)}")
+
+    def logits(self, names):
+        """Dict attribute -> float32 tensor `(len(names), classes)`. Raises: as `check`."""
+        self.check(names)
+        chosen = [self.rows[name] for name in names]
+        return {
+            key: torch.from_numpy(values[chosen].astype(np.float32)) for key, values in self.arrays.items()
+        }
+
+
+def save_logits(path, names, logits):
+    """Write the file that `LogitsFile` reads; an image that is named twice once."""
+    names = np.array(names)
+    rows = np.sort(np.unique(names, return_index=True)[1])
+    with atomic(path, binary=True) as file:
+        arrays = {PREFIX + key: values.cpu().numpy()[rows] for key, values in logits.items()}
+        np.savez(file, image_name=names[rows], **arrays)
+    logger.info(f"teacher's logits: written to {path}")
+
+
+def find_teacher(args, attributes, names):
+    """What teaches the student of a run: a frozen network or a `LogitsFile`; None if nothing does.
+
+    Args: `args`, options of train.py; `names` of the training images.
+    Raises: UserError if the teacher does not exist, is a student, or has other attributes.
+    """
+    if not args.distils:
+        return None
+    if args.teacher_logits:
+        file = LogitsFile(args.teacher_logits, attributes.sizes)
+        if not args.skip_unreadable:
+            file.check(names)
+        return file
+    if args.teacher == ZERO_SHOT:
+        return FashionCLIP(attributes, args.clip_model).requires_grad_(False).eval()
+    path = os.path.join(MODEL_ROOT, args.teacher)
+    if not os.path.isfile(path):
+        raise UserError(f"--teacher {args.teacher}: no {path}; {_existing_checkpoints()}")
+    net, _ = load_network(path, args.clip_model, args.prompts)
+    if net.role != FashionCLIP.role:
+        raise UserError(
+            f"--teacher {args.teacher}: {path} is a student's checkpoint; {_existing_checkpoints()}"
+        )
+    differences = net.attributes.differences(attributes)
+    if differences:
+        raise UserError(
+            f"--teacher {args.teacher}: other attributes than the student's; of the teacher (first) and the student "
+            f"(second):\n{shortened(differences)}"
+        )
+    return net
+
+
+def _existing_checkpoints():
+    folders = sorted(os.listdir(MODEL_ROOT)) if os.path.isdir(MODEL_ROOT) else []
+    found = {folder: epoch_files(os.path.join(MODEL_ROOT, folder)) for folder in folders}
+    lists = [
+        f"{folder}/model_{{{','.join(map(str, epochs))}}}.pt" for folder, epochs in found.items() if epochs
+    ]
+    return f"there are: {'  '.join(lists)}" if lists else f"there is no checkpoint under {MODEL_ROOT}/ yet"
+
+
+def teacher_logits(teacher, data, attributes, args, precision):
+    """The logits of every training image, computed once per teacher, data set and precision.
+
+    Args: `teacher` of `find_teacher`, or the logits themselves; `data`, `utils.dataset.Split` with `Images` as its
+        pixels; `attributes` of the student; `args`, options of train.py.
+    Returns: dict attribute -> float32 tensor `(N, classes)`, on the images' device; None without a teacher.
+    """
+    if teacher is None:
+        return None
+    if isinstance(teacher, dict):
+        logits = teacher
+    elif isinstance(teacher, LogitsFile):
+        logits = teacher.logits(data.names)
+    else:
+        logits = _ask(teacher, data, attributes, args, precision)
+    return {key: values.to(data.pixels.device) for key, values in logits.items()}
+
+
+def _ask(net, data, attributes, args, precision):
+    """The network's logits, from the cache if they are there; the student's classes may have another order."""
+    path = os.path.join(args.cache_dir, f"logits-{_fingerprint(net, data, precision)}.npz")
+    if os.path.exists(path):
+        logger.info(f"teacher's logits: read from {path}")
+        try:
+            logits = LogitsFile(path, net.attributes.sizes).logits(data.names)
+        except UserError as error:
+            raise UserError(f"{error}; remove it, to have it made anew") from error
+    else:
+        logger.info(f"teacher's logits: computed for {len(data.names)} images, once")
+        net.to(data.pixels.device)
+        batches = torch.arange(len(data.names)).split(args.val_batch_size)
+        logits = engine.predict(net, data.pixels, precision, batches, "teacher's logits")
+        for key, values in logits.items():
+            if not torch.isfinite(values).all():
+                raise UserError(
+                    f"--teacher {args.teacher}: its logits of {key} are not finite: broken weights"
+                )
+        save_logits(path, data.names, logits)
+    taught = {}
+    for key, attribute in attributes.items():
+        order = [net.attributes[key].classes.index(name) for name in attribute.classes]
+        taught[key] = logits[key][:, order]
+    return taught
+
+
+def _fingerprint(net, data, precision):
+    """Hash of all that the logits depend on."""
+    digest = hashlib.blake2b(digest_size=16)
+    about = (LOGITS_VERSION, os.path.basename(data.pixels.array.filename), precision.name, net.token_ids)
+    digest.update(repr((*about, net.prompts_per_class)).encode())
+    for name, value in net.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,93 @@
+"""Reads a checkpoint as data without torch's `weights_only`, which PyTorch 1.12 does not have: tensors and plain values.
+
+Newer versions use it only to name what a checkpoint that they refuse would run.
+"""
+
+import io
+import os
+import pickle
+import tarfile
+import zipfile
+from collections import OrderedDict
+
+import torch
+
+# What the pickle of a checkpoint may call, besides the types of storage: what tensors are built with.
+BUILDERS = {
+    "collections.OrderedDict": OrderedDict,
+    "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
+    "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter,
+}
+
+
+class ForeignName(pickle.UnpicklingError):
+    """A pickle calls something that builds no tensor; the message is its name. It was not run."""
+
+
+def is_archive(path):
+    """Whether a file is a zip archive, as torch.save has written since 1.6, and not the older row of pickles."""
+    with open(path, "rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
+def load(path):
+    """Content of what torch.save wrote. Raises: ForeignName; whatever a file that is none causes."""
+    if is_archive(path):
+        return _read_archive(path)
+    if tarfile.is_tarfile(path):
+        raise ValueError("of a PyTorch older than 0.4")
+    options = {} if torch.__version__.startswith("1.") else {"weights_only": False}  # the reader is this one
+    return torch.load(path, map_location="cpu", pickle_module=_DataPickle, **options)
+
+
+class _DataUnpickler(pickle._Unpickler):
+    """In Python, since C can be made to crash."""
+
+    def find_class(self, module, name):
+        if module == "torch" and name.endswith("Storage") and name.isidentifier():
+            return getattr(torch, name)
+        if f"{module}.{name}" not in BUILDERS:
+            raise ForeignName(f"{module}.{name}")
+        return BUILDERS[f"{module}.{name}"]
+
+
+class _DataPickle:
+    """What torch.load uses of a pickle module."""
+
+    Unpickler = _DataUnpickler
+
+    @staticmethod
+    def load(file, **options):
+        return _DataUnpickler(file, **options).load()
+
+
+def _read_archive(path):
+    """Torch 1.12 itself takes a storage to be as long as the pickle says, and reads beyond its end."""
+    with zipfile.ZipFile(path) as archive:
+        pickled = _pickle_record(archive)
+        folder, storages = os.path.dirname(pickled), {}
+
+        def read_storage(saved):
+            _, kind, key, _, length = saved
+            if key not in storages:
+                content = bytearray(archive.read(f"{folder}/data/{key}"))
+                values = (
+                    torch.frombuffer(content, dtype=kind.dtype)
+                    if content
+                    else torch.empty(0, dtype=kind.dtype)
+                )
+                storages[key] = values.storage()
+            if len(storages[key]) != length:
+                raise ValueError(f"storage {key} has {len(storages[key])} values instead of {length}")
+            return storages[key]
+
+        unpickler = _DataUnpickler(io.BytesIO(archive.read(pickled)))
+        unpickler.persistent_load = read_storage
+        return unpickler.load()
+
+
+def _pickle_record(archive):
+    found = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+    if len(found) != 1:
+        raise ValueError("an archive, but not one of torch.save")
+    return found[0]
