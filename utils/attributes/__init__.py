@@ -1,6 +1,4 @@
-"""The attributes that are predicted, as a JSON file describes them; a draft of that file from a table.
-
-    python -m utils.attributes TABLE.csv --image COLUMN --photos FOLDER --output FILE.json
+"""The attributes that are predicted, as a JSON file describes them: read, checked, and kept in checkpoints.
 
 The file's form is described in docs/attributes.md. Without one, the attributes are those of fashion_how.json.
 """
