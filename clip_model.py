@@ -20,44 +20,31 @@ MAX_PARAMETERS = 1_000_000_000  # of a checkpoint's CLIP, float32: 4 GB; ViT-H/1
 MAX_LAYERS = 100  # of a tower
 
 # What a CLIP's shape depends on, under the same names in every version of transformers.
-_TOWER_FIELDS = [
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "hidden_act",
-    "layer_norm_eps",
-    "vocab_size",
-    "max_position_embeddings",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-    "image_size",
-    "patch_size",
-]
+_SHAPE_FIELDS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+_TOWER_FIELDS = (
+    *_SHAPE_FIELDS,
+    *"hidden_act layer_norm_eps vocab_size max_position_embeddings image_size patch_size".split(),
+    *"bos_token_id eos_token_id pad_token_id".split(),
+)
 
-_RANDOM_CONFIG = {
-    "text_config": dict(
-        vocab_size=4096,
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=77,
-        bos_token_id=4094,
-        eos_token_id=4095,
-        pad_token_id=4095,
-    ),
-    "vision_config": dict(
-        hidden_size=192,
-        intermediate_size=384,
-        num_hidden_layers=4,
-        num_attention_heads=3,
-        image_size=224,
-        patch_size=32,
-    ),
-    "projection_dim": 128,
-}
+
+def clip_config(text, vision, projection, vocabulary):
+    """The configuration of a CLIP for photos of 224 x 224 in patches of 32, as plain values.
+
+    Args: `text`, `vision`: hidden size, intermediate size, layers and heads of each tower; `projection`, size of the
+        embeddings; `vocabulary`, number of tokens, the last two of which begin and end a sentence.
+    """
+    begin, end = vocabulary - 2, vocabulary - 1
+    tokens = dict(bos_token_id=begin, eos_token_id=end, pad_token_id=end, vocab_size=vocabulary)
+    return {
+        "text_config": dict(zip(_SHAPE_FIELDS, text), max_position_embeddings=77, **tokens),
+        "vision_config": dict(zip(_SHAPE_FIELDS, vision), image_size=224, patch_size=32),
+        "projection_dim": projection,
+    }
+
+
+# With random weights, for trying the procedure; FashionCLIP's shape is in the benchmarks.
+_SMALL = clip_config((128, 256, 2, 2), (192, 384, 4, 3), projection=128, vocabulary=4096)
 
 
 class FashionCLIP(nn.Module):
@@ -78,12 +65,9 @@ class FashionCLIP(nn.Module):
 
     def __init__(self, attributes, name_or_path):
         super().__init__()
-        sentences = {
-            key: [sentence for prompts in attribute.prompts for sentence in prompts]
-            for key, attribute in attributes.items()
-        }
+        sentences = {key: [s for prompts in a.prompts for s in prompts] for key, a in attributes.items()}
         if name_or_path == "random":
-            clip = _build(_RANDOM_CONFIG)
+            clip = _build(_SMALL)
             token_ids = {key: [_hash_words(s) for s in texts] for key, texts in sentences.items()}
         else:
             clip, token_ids = _load_pretrained(name_or_path, sentences)
@@ -152,16 +136,11 @@ class FashionCLIP(nn.Module):
 
     def describe(self):
         """Plain values from which the network can be built again (see `from_meta`)."""
-        config = self.clip.config
-        towers = {
-            name: {f: getattr(tower, f) for f in _TOWER_FIELDS if getattr(tower, f, None) is not None}
-            for name, tower in (("text_config", config.text_config), ("vision_config", config.vision_config))
-        }
-        return {
-            "role": self.role,
-            "clip_config": dict(towers, projection_dim=config.projection_dim),
-            "token_ids": self.token_ids,
-        }
+        config = {"projection_dim": self.clip.config.projection_dim}
+        for name in ("text_config", "vision_config"):
+            fields = {f: getattr(getattr(self.clip.config, name), f, None) for f in _TOWER_FIELDS}
+            config[name] = {field: value for field, value in fields.items() if value is not None}
+        return {"role": self.role, "clip_config": config, "token_ids": self.token_ids}
 
     def own_names(self, state):
         """A state dict of ours, a published teacher's or Hugging Face's CLIPModel's, under this class's names."""
@@ -180,10 +159,8 @@ class FashionCLIP(nn.Module):
 def _checked_config(config):
     """A checkpoint's configuration, its known fields only, if it is that of a network that fits into the memory."""
     text, vision, projection = config["text_config"], config["vision_config"], config["projection_dim"]
-    sizes = [projection, text["vocab_size"], text["max_position_embeddings"]]
-    sizes += [vision["image_size"], vision["patch_size"]]
-    for tower in (text, vision):
-        sizes += [tower[f] for f in ("hidden_size", "intermediate_size", "num_hidden_layers")]
+    sizes = [projection, text["vocab_size"], text["max_position_embeddings"], vision["image_size"]]
+    sizes += [vision["patch_size"], *(tower[field] for tower in (text, vision) for field in _SHAPE_FIELDS)]
     if not all(type(size) is int and size > 0 for size in sizes):
         raise ValueError("sizes that are no whole numbers above 0")
     positions = (vision["image_size"] // vision["patch_size"]) ** 2 + text["max_position_embeddings"]
@@ -195,9 +172,10 @@ def _checked_config(config):
         parameters += layer * tower["num_hidden_layers"]
     if parameters > MAX_PARAMETERS or max(t["num_hidden_layers"] for t in (text, vision)) > MAX_LAYERS:
         raise ValueError(f"more than {MAX_PARAMETERS:,} parameters or {MAX_LAYERS} layers")
-    towers = {"text_config": text, "vision_config": vision}
-    known = {name: {f: tower[f] for f in _TOWER_FIELDS if f in tower} for name, tower in towers.items()}
-    return dict(known, projection_dim=projection)
+    known = {"projection_dim": projection}
+    for name in ("text_config", "vision_config"):
+        known[name] = {field: config[name][field] for field in _TOWER_FIELDS if field in config[name]}
+    return known
 
 
 def _checked_tokens(token_ids, attributes, clip, source):
@@ -277,7 +255,7 @@ def _build(config):
 
 def _hash_words(sentence):
     """The built-in tokenizer of the random CLIP: begin, a hash of each word, end."""
-    text = _RANDOM_CONFIG["text_config"]
+    text = _SMALL["text_config"]
     words = re.findall(r"\w+", sentence.lower())
     hashes = [zlib.crc32(word.encode()) % text["bos_token_id"] for word in words]
     return [text["bos_token_id"], *hashes, text["eos_token_id"]]

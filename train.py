@@ -1,5 +1,6 @@
 """Train the teacher (FashionCLIP) or, with --kd-learning True, the student (TinyViT-5M)."""
 
+import argparse
 import sys
 
 from utils.cli import CLIP_MODEL, Parser, StopSignals, check_folder_of, exit_code, number, version_name
@@ -66,13 +67,21 @@ def get_args_parser():
 # fmt: on
 
 
+class Options(argparse.Namespace):
+    """The options of a run."""
+
+    @property
+    def distils(self):
+        """Whether a student learns from a teacher."""
+        return self.kd_learning and self.distillation_type != "none"
+
+
 def parse_args(argv=None):
     """The options, checked against each other."""
     parser = get_args_parser()
-    args = parser.parse_args(argv)
+    args = parser.parse_args(argv, Options())
     if args.resume and args.overwrite:
         parser.error("--resume goes on with a run, --overwrite removes it: give one of the two")
-    args.distils = args.kd_learning and args.distillation_type != "none"
     if args.decay_epoch <= args.warmup_epoch:
         parser.error(
             f"--decay-epoch {args.decay_epoch} is the length of a cycle, warm-up included: "

@@ -12,25 +12,14 @@ from utils.files import atomic
 from utils.log import logger, table
 from utils.metrics import mean
 
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "transformers",
-    "timm",
-    "scikit-image",
-    "scikit-learn",
-    "scipy",
-    "numpy",
-    "pillow",
-)
+PACKAGES = "torch torchvision transformers timm scikit-image scikit-learn scipy numpy pillow".split()
 
 
 def header(args, net, data, precision, world):
     """Everything that one needs to know to run it again."""
     say = logger.info
-    options = {name: value for name, value in vars(args).items() if name != "distils"}
     say(f"training the {net.role}: {type(net).__name__}")
-    say("options: " + "  ".join(f"--{name.replace('_', '-')} {value}" for name, value in options.items()))
+    say("options: " + "  ".join(f"--{name.replace('_', '-')} {value}" for name, value in vars(args).items()))
     say(f"python {platform.python_version()}  " + "  ".join(f"{name} {_version(name)}" for name in PACKAGES))
     processes = f"{world.size} processes, each with " if world.size > 1 else ""
     say(f"device: {processes}{_device_name(world.device)}, {torch.get_num_threads()} threads")

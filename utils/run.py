@@ -22,18 +22,10 @@ EPOCH_FILE = re.compile(r"model_(\d+)\.pt")
 SCORES = ("train_loss", "val_top1", "val_acsa")
 
 # Options that say nothing about a network and how it was trained: they are not in its checkpoints.
-LOCAL = {
-    "cache_dir",
-    "data_dir",
-    "device",
-    "keep",
-    "log_interval",
-    "overwrite",
-    "resume",
-    "save_every_minutes",
-    "save_teacher_logits",
-    "tensorboard",
-}
+LOCAL = set(
+    "cache_dir data_dir device keep log_interval overwrite resume save_every_minutes save_teacher_logits "
+    "tensorboard".split()
+)
 MAY_CHANGE = {*LOCAL, "epochs", "version"}  # when a run is resumed; a version's folders may be renamed
 FILES = ("attributes", "prompts", "teacher_logits")  # options that name a file
 SOURCES = ("clip_model", "student_weights", "teacher")  # that may
@@ -47,7 +39,7 @@ def columns(attributes):
 
 def public_options(options):
     """The options for a checkpoint, which others will read: of a path on this machine only its last part."""
-    public = {name: value for name, value in options.items() if name not in {*LOCAL, "distils"}}
+    public = {name: value for name, value in options.items() if name not in LOCAL}
     for name in (*FILES, *SOURCES):
         value = public.get(name)
         if value and (name in FILES or os.path.isabs(value) or value.startswith((".", "~"))):
@@ -227,13 +219,7 @@ class Run:
         if self.args.resume and not self.is_begun:
             log.logger.info(f"--resume: there is no {self.last_file} yet, the run begins")
         with atomic(self.args_file) as file:
-            json.dump(
-                {k: v for k, v in vars(self.args).items() if k != "distils"},
-                file,
-                indent=2,
-                ensure_ascii=False,
-            )
-            file.write("\n")
+            file.write(json.dumps(vars(self.args), indent=2, ensure_ascii=False) + "\n")
         self._write_rows(list(data["train"].labels))
         report.unreadable(data, os.path.join(self.log_dir, "unreadable.txt"))
         self.curves = plots.Curves(self.log_dir, self.args.tensorboard)
@@ -301,13 +287,15 @@ def metrics_row(epoch, lr, losses, scores, seconds):
 
     Args: `losses` attribute -> mean training loss; `scores` from `utils.metrics.scores`; `seconds` of the epoch.
     """
-    row = {"epoch": epoch, "lr": lr, "train_loss": sum(losses.values()), "seconds": seconds}
-    row.update(val_top1=scores["mean_top1"], val_acsa=scores["mean_acsa"])
-    for key in losses:
-        row[f"train_loss_{key}"] = losses[key]
-        row[f"val_top1_{key}"] = scores["top1"][key]
-        row[f"val_acsa_{key}"] = scores["acsa"][key]
-    return {column: row[column] for column in columns(losses)}
+    row = {"epoch": epoch, "lr": lr}
+    figures = (
+        (sum(losses.values()), losses),
+        (scores["mean_top1"], scores["top1"]),
+        (scores["mean_acsa"], scores["acsa"]),
+    )
+    for score, (total, parts) in zip(SCORES, figures):
+        row.update({score: total, **{f"{score}_{key}": value for key, value in parts.items()}})
+    return {**row, "seconds": seconds}
 
 
 def _is_state(meta, progress):
