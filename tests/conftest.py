@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from utils import checkpoint, logging
-from utils.errors import exit_code
+from utils import checkpoint, log
+from utils.attributes import read_attributes
+from utils.cli import exit_code
 
+ATTRIBUTES = read_attributes()  # the competition's
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text(encoding="utf-8"))
 
 # One tiny run of main(); the rest is the procedure's.
@@ -40,7 +42,7 @@ def work(tmp_path_factory):
     """A folder with data/, drawn, and student.pt, which tells its photos apart: untrained weights would not."""
     from networks import Student
     from utils.checkpoint import save_checkpoint
-    from utils.dataset import letterbox, read_rgb
+    from utils.photos import letterbox, read_rgb
     from utils.sample_data import make_sample
 
     folder = tmp_path_factory.mktemp("work")
@@ -48,7 +50,7 @@ def work(tmp_path_factory):
     photos = [letterbox(read_rgb(path)) for path in sorted((folder / "data" / "val").rglob("*.*g"))]
     pixels = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2)
     torch.manual_seed(0)
-    net = Student(distillation=True)
+    net = Student(ATTRIBUTES, distillation=True)
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.weight.data.uniform_(0.5, 1.5)
@@ -62,9 +64,10 @@ def work(tmp_path_factory):
     with torch.no_grad():
         net.train()(pixels)
         features = net.eval().backbone(net.normalize(pixels))
-        for head in [*net.class_heads.values(), *net.distillation_heads.values()]:
+        for head in [*net.class_heads, *net.distillation_heads]:
             head.bias.copy_(-head.weight @ features.mean(dim=0))
-    meta = dict(net.describe(), role="student", options={"version": "tried"}, metrics={"val_top1": 0.5})
+    meta = dict(net.describe(), attributes=ATTRIBUTES.to_meta(), options={"version": "tried"})
+    meta["metrics"] = {"val_top1": 0.5}
     save_checkpoint(folder / "student.pt", net, meta)
     return folder
 
@@ -89,7 +92,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     yield tmp_path
-    logging.stop()
+    log.stop()
 
 
 @pytest.fixture
@@ -183,12 +186,12 @@ def golden_weights(state, seed=0):
 def published_student_names(state):
     """Own name -> name in a published student checkpoint (the inverse of what Student.own_names does)."""
     heads = {"class_heads": "head", "distillation_heads": "dist_head"}
+    shorts = [attribute.short for attribute in ATTRIBUTES.values()]
     names = {}
     for name in state:
         parts = name.split(".")
         if parts[0] in heads:
-            short = {"embellishment": "embel"}.get(parts[1], parts[1])
-            names[name] = f"{heads[parts[0]]}_{short}.{parts[2]}"
+            names[name] = f"{heads[parts[0]]}_{shorts[int(parts[1])]}.{parts[2]}"
             continue
         parts = ["base_model", *parts[1:]]
         if parts[1] == "patch_embed":

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SHORT, assert_same_run, rows
+from conftest import ATTRIBUTES, SHORT, assert_same_run, rows
 
 from utils import checkpoint
-from utils.attributes import ATTRIBUTES
 from utils.losses import DistillationLoss, class_weights
 
 ROOT = Path(__file__).parents[1]
@@ -90,8 +89,11 @@ def test_one_that_dies_takes_the_other_down(started):
     start = time.monotonic()
     output = process.communicate(timeout=90)[0].decode()
     assert process.returncode != 0 and time.monotonic() - start < 60
-    ours = [line for line in output.splitlines() if "another process of the run has ended" in line]
+    ours = [line for line in output.splitlines() if "lost the connection to the others" in line]
     assert len(ours) == 1 and "--resume True" in ours[0] and "Traceback" not in ours[0], output
+    assert re.search(r"\(.*(closed by peer|reset by peer|broken pipe).*\)", ours[0], re.IGNORECASE), (
+        "without its cause"
+    )
 
 
 def test_a_signal_ends_both_at_one_step(started, photos):
@@ -107,7 +109,7 @@ def test_a_signal_ends_both_at_one_step(started, photos):
         output = process.communicate(timeout=60)[0].decode()
         assert process.returncode != 0
         said = [line for line in output.splitlines() if "stopped in epoch" in line]
-        assert len(said) == 1 and "another process" not in output, output
+        assert len(said) == 1 and "lost the connection" not in output, output
         epoch, step = map(int, re.search(r"epoch (\d+), after step (\d+)", said[0]).groups())
         saved = checkpoint.read_file(f"model/{version}/last.pt")["progress"]
         assert (saved["epoch"], len(saved["losses"])) == (epoch, step)
@@ -130,14 +132,19 @@ def _children(parent):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_parts_of_a_batch_add_up(kind, weighted):
     torch.manual_seed(0)
-    batch = {key: torch.randint(len(a.classes), (7,)) for key, a in ATTRIBUTES.items()}
+    batch = {
+        key: torch.randint(-1, len(a.classes), (7,)) for key, a in ATTRIBUTES.items()
+    }  # some are not known
     logits = [{key: torch.randn(7, len(a.classes)) for key, a in ATTRIBUTES.items()} for _ in range(3)]
-    weights = class_weights({key: labels.tolist() for key, labels in batch.items()}) if weighted else None
+    labels = {key: values.numpy() for key, values in batch.items()}
+    weights = class_weights(labels, ATTRIBUTES.sizes) if weighted else None
     criterion = DistillationLoss(kind, 0.9, 4.0, weights, 0.1)
-    whole = criterion(*logits, batch)
+    outputs, targets = logits[0] if kind == "none" else tuple(logits[:2]), logits[2]
+    whole = criterion(outputs, targets, batch)
     parts = []
     for rows_ in (torch.arange(0, 7, 2), torch.arange(1, 7, 2)):
-        cut = [{key: values[rows_] for key, values in one.items()} for one in (*logits, batch)]
-        parts.append(criterion(*cut, batch))
+        mine = [{key: values[rows_] for key, values in one.items()} for one in (*logits, batch)]
+        outputs = mine[0] if kind == "none" else tuple(mine[:2])
+        parts.append(criterion(outputs, *mine[2:], batch))
     for key in ATTRIBUTES:
         assert sum(part[key] for part in parts).item() == pytest.approx(whole[key].item(), abs=1e-6)

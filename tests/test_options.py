@@ -82,7 +82,7 @@ def test_false(text):
             "--save-teacher-logits",
         ),
         ("--version a --save-teacher-logits b.npz", "--kd-learning"),
-        (f"{SOFT} --save-teacher-logits nowhere/b.npz", "no such folder"),
+        (f"{SOFT} --save-teacher-logits nowhere/b.npz", "there is no folder nowhere"),
         ("--version a --kd-learning True --distillation-type soft", "zero-shot"),
     ],
 )

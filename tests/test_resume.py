@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from conftest import assert_same_run, rows
-from utils.resume import Progress
 
-from utils.errors import exit_code
+from utils.cli import exit_code
 from utils.run import Run
+from utils.state import TrainState
 
 ROOT = Path(__file__).parents[1]
 STUDENT = (
@@ -46,13 +46,13 @@ def kill_at(monkeypatch, owner, name, call, before=True):
 
 # Two epochs of two steps, and a batch of validation each.
 MOMENTS = {
-    "before the first last.pt": (Progress, "begin", 1, True),
-    "in epoch 1": (Progress, "poll", 2, True),
-    "in validation": (Progress, "poll", 3, True),
+    "before the first last.pt": (TrainState, "load_or_begin", 1, True),
+    "in epoch 1": (TrainState, "poll", 2, True),
+    "in validation": (TrainState, "poll", 3, True),
     "between checkpoint and row": (Run, "_write_rows", 3, True),
-    "between row and last.pt": (Progress, "next_epoch", 2, True),
-    "after epoch 1": (Progress, "next_epoch", 1, False),
-    "in epoch 2": (Progress, "poll", 5, False),
+    "between row and last.pt": (Run, "finish_epoch", 2, False),
+    "after epoch 1": (TrainState, "finish_epoch", 1, False),
+    "in epoch 2": (TrainState, "poll", 5, False),
 }
 
 
@@ -100,7 +100,7 @@ def test_the_teacher_and_the_prompts_are_those_of_the_beginning(train, monkeypat
     train("--version", "t", "--epochs", "1")
     options = [*OFTEN, *STUDENT, "--teacher", "t/model_1.pt"]
     train("--version", "whole", *options)
-    revive = kill_at(monkeypatch, Progress, "poll", 2, False)
+    revive = kill_at(monkeypatch, TrainState, "poll", 2, False)
     with pytest.raises(Killed):
         train("--version", "killed", *options)
     revive()
@@ -113,7 +113,7 @@ def test_the_teacher_and_the_prompts_are_those_of_the_beginning(train, monkeypat
 def test_a_signal_saves_and_ends_the_run(train, monkeypatch, name, capfd):
     train("--version", "whole")
     number, handlers = signal.Signals[name], [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
-    real, steps = Progress.poll, []
+    real, steps = TrainState.poll, []
 
     def poll(self):
         steps.append(len(self.losses))
@@ -121,9 +121,9 @@ def test_a_signal_saves_and_ends_the_run(train, monkeypatch, name, capfd):
             os.kill(os.getpid(), number)
         real(self)
 
-    monkeypatch.setattr(Progress, "poll", poll)
+    monkeypatch.setattr(TrainState, "poll", poll)
     assert exit_code(lambda: train("--version", "a")) == 128 + number
-    monkeypatch.setattr(Progress, "poll", real)
+    monkeypatch.setattr(TrainState, "poll", real)
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
     said = (
         f"{name}: stopped in epoch 1, after step 1; all is saved in model/a/last.pt, go on with --resume True"
@@ -137,10 +137,10 @@ def test_a_signal_saves_and_ends_the_run(train, monkeypatch, name, capfd):
 
 
 def test_a_signal_before_training(train, monkeypatch, capsys):
-    from utils import dataset
+    from utils import photos
 
     once = [os.kill]
-    monkeypatch.setattr(dataset, "read_rgb", lambda path: once and once.pop()(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(photos, "read_rgb", lambda *_: once and once.pop()(os.getpid(), signal.SIGTERM))
     assert exit_code(lambda: train("--version", "a")) == 143
     assert (
         capsys.readouterr().err.strip().splitlines()[-1].startswith("SIGTERM: stopped before training began")
@@ -150,7 +150,7 @@ def test_a_signal_before_training(train, monkeypatch, capsys):
 
 def test_a_second_signal_ends_it_at_once():
     code = (
-        "import os, signal; from utils.signals import StopSignals\n"
+        "import os, signal; from utils.cli import StopSignals\n"
         "with StopSignals() as signals:\n"
         "    signals.defer()\n"
         "    for _ in range(2): os.kill(os.getpid(), signal.SIGTERM)\n"

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from utils.teacher import read_logits, save_logits
+from conftest import ATTRIBUTES
 
-from utils.attributes import ATTRIBUTES
+from utils.cli import exit_code
 from utils.dataset import read_tables
-from utils.errors import exit_code
+from utils.targets import PREFIX, LogitsFile, save_logits
 
 SOFT = "--kd-learning True --distillation-type soft --epochs 1".split()
 
@@ -15,7 +15,7 @@ SOFT = "--kd-learning True --distillation-type soft --epochs 1".split()
 @pytest.fixture
 def rows(photos):
     """What such a file holds for the training images, with numbers of no teacher."""
-    names = read_tables(str(photos), ["train"])["train"].names
+    names = read_tables(str(photos), ATTRIBUTES, ["train"])["train"].names
     random = np.random.RandomState(0)
     logits = {key: random.randn(len(names), len(a.classes)) for key, a in ATTRIBUTES.items()}
     return {"image_name": np.array(names), **logits}
@@ -30,10 +30,10 @@ def test_a_file_teaches_as_its_teacher_does(train, place):
     with np.load("taught.npz") as file:
         saved = {key: file[key] for key in file.files}
     order = np.random.RandomState(0).permutation(len(saved["image_name"]))
-    np.savez("shuffled.npz", **{key: values[order] for key, values in saved.items()})
-    np.savez(
-        "others.npz", **{key: values[::-1] if key == "daily" else values for key, values in saved.items()}
-    )
+    bare = {key.replace(PREFIX, ""): values for key, values in saved.items()}  # as earlier versions wrote it
+    assert set(bare) == {"image_name", *ATTRIBUTES}
+    np.savez("shuffled.npz", **{key: values[order] for key, values in bare.items()})
+    np.savez("others.npz", **{**saved, PREFIX + "daily": saved[PREFIX + "daily"][::-1]})
     for version in ("shuffled", "others"):
         train("--version", version, *SOFT, "--teacher-logits", f"{version}.npz")
     asked, shuffled, others = weights("asked"), weights("shuffled"), weights("others")
@@ -99,5 +99,5 @@ def test_an_image_that_is_named_twice(place):
     for values in logits.values():
         values[2] = values[0]
     save_logits("taught.npz", names, logits)
-    read = read_logits("taught.npz", names)
+    read = LogitsFile("taught.npz", ATTRIBUTES.sizes).logits(names)
     assert all(torch.equal(read[key], logits[key]) for key in logits)

@@ -7,15 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from conftest import ATTRIBUTES
+
 from clip_model import FashionCLIP
-from networks import Student
-from utils.attributes import ATTRIBUTES
-from utils.checkpoint import load_weights, read_meta
+from networks import load_network
 from utils.losses import class_weights
-from utils.run import COLUMNS
+from utils.run import columns
 
 ROOT = Path(__file__).parents[1]
 STUDENT = "--kd-learning True --optimizer AdamW --lr 1e-3 --scheduler True --warmup-epoch 1".split()
@@ -47,7 +48,7 @@ def test_teacher_then_students(train, photos, capsys):
     assert "best.pt" in log
 
     table = rows("teacher")
-    assert list(table[0]) == COLUMNS and [row["epoch"] for row in table] == ["1", "2"]
+    assert list(table[0]) == columns(ATTRIBUTES) and [row["epoch"] for row in table] == ["1", "2"]
     for row in table:
         parts = [float(row[f"train_loss_{key}"]) for key in ATTRIBUTES]
         assert float(row["train_loss"]) == pytest.approx(sum(parts))
@@ -59,10 +60,9 @@ def test_teacher_then_students(train, photos, capsys):
     best = max(table, key=lambda row: float(row["val_top1"]))["epoch"]
     assert os.readlink("model/teacher/best.pt") == f"model_{best}.pt"
 
-    meta = read_meta("model/teacher/model_2.pt")
+    net, meta = load_network("model/teacher/model_2.pt")  # neither hub nor --clip-model
     assert meta["role"] == "teacher" and meta["epoch"] == 2 and meta["precision"] == "fp32"
-    net = FashionCLIP.from_meta(meta)  # neither hub nor --clip-model
-    load_weights(net, "model/teacher/model_2.pt")
+    assert isinstance(net, FashionCLIP) and net.attributes == ATTRIBUTES
 
     soft = [
         *STUDENT,
@@ -82,7 +82,7 @@ def test_teacher_then_students(train, photos, capsys):
     assert all(torch.equal(first[name], second[name]) for name in first), "same seed, other numbers"
     assert [row["lr"] for row in rows("soft")] == ["1e-06", "0.001"]
     assert os.path.getsize("model/soft/model_2.pt") < 25e6
-    load_weights(Student(), "model/soft/best.pt")
+    assert load_network("model/soft/best.pt")[0].attributes == ATTRIBUTES
 
 
 @pytest.mark.parametrize("kind", ["hard", "none"])
@@ -124,9 +124,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(fails, monkeypatch):
 
 
 def test_class_weights_are_indexed_by_class():
-    labels = {key: torch.tensor([0, 0, 0, 1]) for key in ATTRIBUTES}
+    labels = {key: np.array([0, 0, 0, 1]) for key in ATTRIBUTES}
     for key, attribute in ATTRIBUTES.items():
-        assert class_weights(labels)[key].tolist() == [0.25, 0.75] + [1.0] * (len(attribute.classes) - 2)
+        assert class_weights(labels, ATTRIBUTES.sizes)[key].tolist() == [0.25, 0.75] + [1.0] * (
+            len(attribute.classes) - 2
+        )
 
 
 def test_help_is_instant_and_complete():
