@@ -1,5 +1,6 @@
 """Tables: CSV files of any of three separators, read as text, line by line."""
 
+import codecs
 import csv
 
 from utils.errors import UserError
@@ -15,7 +16,7 @@ def read_rows(path, columns, encoding="utf-8"):
     Yields: (line number, dict column -> cell; empty where the row is too short).
     Raises: UserError for a file that is none, or that lacks a column.
     """
-    if encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
+    if codecs.lookup(encoding).name == "utf-8":
         encoding = "utf-8-sig"
     try:
         with open(path, newline="", encoding=encoding) as file:
@@ -28,13 +29,16 @@ def read_rows(path, columns, encoding="utf-8"):
                 raise UserError(
                     f"{path}: no column {', '.join(absent)}; there are {', '.join(header) or 'none'}"
                 )
+            twice = [column for column in columns if header.count(column) > 1]
+            if twice:
+                raise UserError(f"{path}: more than one column {twice[0]}; rename all but one")
             reader = csv.reader(lines, delimiter=separator)
             for row in reader:
                 if row:
                     yield reader.line_num + 1, dict(zip(header, row + [""] * (len(header) - len(row))))
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path}: not {encoding.replace('-sig', '')} ({error.reason} at byte {error.start}); save it as UTF-8, or "
+            f"{path}: not {encoding.replace('-sig', '')} ({error.reason}); save it as UTF-8, or "
             'name its encoding in the file of attributes, such as "encoding": "cp949", which Korean spreadsheets write'
         ) from error
     except (OSError, UnicodeError, csv.Error) as error:

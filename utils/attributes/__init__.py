@@ -3,9 +3,9 @@
 The file's form is described in docs/attributes.md. Without one, the attributes are those of fashion_how.json.
 """
 
-import codecs
 import copy
 import json
+import math
 import os
 from difflib import get_close_matches
 from typing import Dict, NamedTuple, Optional, Tuple
@@ -14,7 +14,7 @@ from utils.errors import UserError, excerpt
 
 FASHION_HOW = os.path.join(os.path.dirname(__file__), "fashion_how.json")
 PROMPT = "a photo of a garment, {attribute}: {name}"  # of a class that has none in the file
-MAX_CHARACTERS = 10_000_000  # of a JSON file
+MAX_CHARACTERS = 2_000_000  # of a JSON file
 MAX_CLASSES = 1000
 MAX_NAME = 200  # characters
 UNKNOWN = -1  # the label of a cell that says nothing
@@ -148,15 +148,12 @@ def read_json(path, what):
     """Content of a JSON file. Raises: UserError, also where an object has a name twice."""
 
     def unique(pairs):
-        names = [name for name, _ in pairs]
-        twice = (
-            next((name for name in names if names.count(name) > 1), None)
-            if len(set(names)) < len(names)
-            else None
-        )
-        if twice is not None:
-            raise ValueError(f"{excerpt(twice)!r} stands twice in one object")
-        return dict(pairs)
+        found = {}
+        for name, value in pairs:
+            if name in found:
+                raise ValueError(f"{excerpt(name)!r} stands twice in one object")
+            found[name] = value
+        return found
 
     try:
         with open(path, encoding="utf-8-sig") as file:
@@ -174,12 +171,11 @@ def plain_name(text):
 
 
 def is_number(text):
-    """Whether a text is a number, in digits."""
+    """Whether a text is a number; "nan" and "infinity" are words."""
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True
 
 
 # --- checks ------------------------------------------------------------------------------------------
@@ -212,10 +208,9 @@ class _Check:
 
     def text(self, value, place, most=MAX_NAME):
         fits = isinstance(value, str) and value.strip() and len(value) <= most and value.isprintable()
-        if not fits:
-            self.fail(
-                place, f"must be a printable text of 1 to {most} characters, not {excerpt(ascii(value))}"
-            )
+        if not fits:  # of other things only the kind is told: they may be deep, or enormous
+            found = excerpt(ascii(value[:100])) if isinstance(value, str) else type(value).__name__
+            self.fail(place, f"must be a printable text of 1 to {most} characters, not {found}")
         return value
 
     def texts(self, value, place, count=None):
@@ -233,7 +228,7 @@ def _read_layout(content, check):
     val = content.get("val", {})
     held_out = isinstance(val, (int, float)) and not isinstance(val, bool)
     if held_out and not 0 < val < 1:
-        check.fail("val", f"{val} is not a share of the training table, above 0 and below 1, such as 0.2")
+        check.fail("val", "a share of the training table must be above 0 and below 1, such as 0.2")
     group = content.get("group")
     if group is not None and not held_out:
         check.fail(
@@ -246,9 +241,9 @@ def _read_layout(content, check):
         check.fail("exif", "must be true or false")
     encoding = check.text(content.get("encoding", "utf-8"), "encoding")
     try:
-        codecs.lookup(encoding)
-    except LookupError:
-        check.fail("encoding", f"Python knows no {encoding}; utf-8 and cp949 are two that it knows")
+        "".encode(encoding)
+    except (LookupError, ValueError):  # ValueError: of one that is made to fail
+        check.fail("encoding", f"Python reads no texts in {encoding}, but in utf-8 and cp949, for example")
     if "name" in content:
         check.text(content["name"], "name")
     return Layout(
