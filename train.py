@@ -133,7 +133,7 @@ def train(args, run, signals, world):
     from utils.losses import build_criterion
     from utils.pixels import on_device
     from utils.state import TrainState, data_fingerprint
-    from utils.targets import find_teacher, save_logits, teacher_logits
+    from utils.targets import find_teacher, save_logits
 
     if run.is_finished:
         report.finished(run)
@@ -144,7 +144,7 @@ def train(args, run, signals, world):
     tables = read_tables(args.data_dir, attributes, skip_unreadable=args.skip_unreadable)
     run.check_data(attributes, tables)
     net = build_network(args, attributes, run.began_with)
-    teacher = run.teacher_logits or find_teacher(args, attributes, tables["train"].names)
+    teacher = None if run.began_with else find_teacher(args, attributes, tables["train"].names, precision)
     with world.first_alone():
         data = load_pixels(tables, args.cache_dir, args.skip_unreadable)
 
@@ -155,14 +155,14 @@ def train(args, run, signals, world):
     data = on_device(data, world.device)
     criterion = build_criterion(args, data["train"].labels, attributes.sizes, world.device)
     with world.first_alone():
-        targets = teacher_logits(teacher, data["train"], attributes, args, precision)
+        targets = teacher.logits(data["train"]) if teacher else run.teacher_logits
     if args.save_teacher_logits and run.writes:
         save_logits(args.save_teacher_logits, data["train"].names, targets)
     del teacher  # it has said all it has to say
 
     state.load_or_begin(data_fingerprint(tables), targets)
     for _ in state.epochs():
-        losses = train_one_epoch(state, data["train"], targets, criterion)
+        losses = train_one_epoch(state, data["train"], criterion)
         scores = validate(state, data["val"])
         state.finish_epoch(losses, scores)
     if run.writes:

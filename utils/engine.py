@@ -13,13 +13,12 @@ from utils.log import logger
 GRADIENT_NORM = 5.0  # of --clipping
 
 
-def train_one_epoch(state, data, targets, criterion):
+def train_one_epoch(state, data, criterion):
     """Train on every image once; in a resumed epoch, on those that are left.
 
     Args:
-        state: `utils.state.TrainState`; knows the epoch, and is told the losses of each step.
+        state: `utils.state.TrainState`; knows the epoch and the teacher's logits, and is told the losses of each step.
         data: `utils.dataset.Split`, with `utils.pixels.Images` as its pixels.
-        targets: the teacher's logits, dict attribute -> float32 `(N, classes)`, or None for a loss of kind none.
         criterion: `utils.losses.DistillationLoss`.
     Returns: dict attribute -> loss, the mean over the steps.
     Raises: NonFiniteLoss, at the latest at the next log line.
@@ -42,7 +41,7 @@ def train_one_epoch(state, data, targets, criterion):
             outputs = state.parallel(pixels)
         losses = criterion(
             outputs,
-            targets and {key: logits[part] for key, logits in targets.items()},
+            state.targets and {key: logits[part] for key, logits in state.targets.items()},
             {key: values[part] for key, values in labels.items()},
             {key: values[batch] for key, values in labels.items()},
         )

@@ -83,7 +83,8 @@ class TrainState:
         self.scheduler = build_scheduler(self.optimizer, args)
         self.shuffle = torch.Generator().manual_seed(args.seed)
         self.parallel = net  # as several processes train it
-        self.kept = {}  # what is saved with the state, unchanged
+        self.targets = None  # the teacher's logits, dict attribute -> float32 (N, classes), on the device
+        self.fingerprint = None  # of the data set
         self.epoch = 1  # the running one
         self._begin_epoch()
 
@@ -95,9 +96,10 @@ class TrainState:
     def load_or_begin(self, fingerprint, targets):
         """Go on from the run's last.pt if it is resumed; otherwise write the first one.
 
-        Args: kept with the state: `fingerprint` of the data set, and `targets`, the teacher's logits or None.
+        Args: `fingerprint` of the data set; `targets`, the teacher's logits, or None. Both are saved with the state.
         """
-        self.kept = {"data": fingerprint, "teacher_logits": targets, "processes": self.world.size}
+        self.fingerprint = fingerprint
+        self.targets = targets and {key: values.to(self.world.device) for key, values in targets.items()}
         self.signals.defer(alone=self.world.size == 1, speaks=self.world.is_first)
         saved = self.run.take_saved()
         if saved:
@@ -184,7 +186,9 @@ class TrainState:
             "order_state": self.order_state,
             "random_state": torch.get_rng_state(),
             "cuda_random_state": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
-            **self.kept,
+            "data": self.fingerprint,
+            "teacher_logits": self.targets,
+            "processes": self.world.size,
         }
 
     def _load(self, saved):

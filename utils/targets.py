@@ -21,7 +21,7 @@ PREFIX = "logits."  # of an array's name in a file, before the attribute's
 
 
 class LogitsFile:
-    """Logits of a .npz file: arrays `image_name` `(M,)` and, for each attribute, `logits.<attribute>` `(M, classes)`,
+    """A teacher that has spoken: logits of a .npz file: arrays `image_name` `(M,)` and, for each attribute, `logits.<attribute>` `(M, classes)`,
     where the prefix may be left out.
 
     Args: `sizes`, attribute -> number of classes.
@@ -56,13 +56,70 @@ class LogitsFile:
         if missing:
             raise UserError(f"{self.path}: no row for {len(missing)} of the images:\n{shortened(missing)}")
 
-    def logits(self, names):
-        """Dict attribute -> float32 tensor `(len(names), classes)`. Raises: as `check`."""
-        self.check(names)
-        chosen = [self.rows[name] for name in names]
+    def logits(self, data):
+        """Dict attribute -> float32 tensor `(N, classes)` for the images of a `utils.dataset.Split`. Raises: as `check`."""
+        self.check(data.names)
+        chosen = [self.rows[name] for name in data.names]
         return {
             key: torch.from_numpy(values[chosen].astype(np.float32)) for key, values in self.arrays.items()
         }
+
+
+class Network:
+    """A teacher that is asked once per image; what it says is kept in the cache.
+
+    Args: `net`, frozen; `attributes` of the student, whose classes may have another order; `args`, options of train.py;
+        `precision`, `utils.hardware.Precision`.
+    """
+
+    def __init__(self, net, attributes, args, precision):
+        self.net, self.attributes, self.args, self.precision = net, attributes, args, precision
+
+    def logits(self, data):
+        """Dict attribute -> float32 tensor `(N, classes)` for the images of a `utils.dataset.Split` with `Images` as its
+        pixels. Raises: UserError if they are not finite, or the cache is damaged."""
+        path = os.path.join(self.args.cache_dir, f"logits-{self._fingerprint(data)}.npz")
+        if os.path.exists(path):
+            logger.info(f"teacher's logits: read from {path}")
+            try:
+                logits = LogitsFile(path, self.net.attributes.sizes).logits(data)
+            except UserError as error:
+                raise UserError(f"{error}; remove it, to have it made anew") from error
+        else:
+            logits = self._ask(data)
+            save_logits(path, data.names, logits)
+        taught = {}
+        for key, attribute in self.attributes.items():
+            order = [self.net.attributes[key].classes.index(name) for name in attribute.classes]
+            taught[key] = logits[key][:, order]
+        return taught
+
+    def _ask(self, data):
+        logger.info(f"teacher's logits: computed for {len(data.names)} images, once")
+        self.net.to(data.pixels.device)
+        batches = torch.arange(len(data.names)).split(self.args.val_batch_size)
+        logits = engine.predict(self.net, data.pixels, self.precision, batches, "teacher's logits")
+        for key, values in logits.items():
+            if not torch.isfinite(values).all():
+                raise UserError(
+                    f"--teacher {self.args.teacher}: its logits of {key} are not finite: broken weights"
+                )
+        return logits
+
+    def _fingerprint(self, data):
+        """Hash of all that the logits depend on."""
+        net, digest = self.net, hashlib.blake2b(digest_size=16)
+        about = (
+            LOGITS_VERSION,
+            os.path.basename(data.pixels.array.filename),
+            self.precision.name,
+            net.token_ids,
+        )
+        digest.update(repr((*about, net.prompts_per_class)).encode())
+        for name, value in net.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
 
 def save_logits(path, names, logits):
@@ -75,10 +132,10 @@ def save_logits(path, names, logits):
     logger.info(f"teacher's logits: written to {path}")
 
 
-def find_teacher(args, attributes, names):
-    """What teaches the student of a run: a frozen network or a `LogitsFile`; None if nothing does.
+def find_teacher(args, attributes, names, precision):
+    """What teaches the student of a run, with a method `logits(data)`; None if nothing does.
 
-    Args: `args`, options of train.py; `names` of the training images.
+    Args: `args`, options of train.py; `attributes` of the student; `names` of the training images.
     Raises: UserError if the teacher does not exist, is a student, or has other attributes.
     """
     if not args.distils:
@@ -89,7 +146,13 @@ def find_teacher(args, attributes, names):
             file.check(names)
         return file
     if args.teacher == ZERO_SHOT:
-        return FashionCLIP(attributes, args.clip_model).requires_grad_(False).eval()
+        net = FashionCLIP(attributes, args.clip_model).requires_grad_(False).eval()
+    else:
+        net = _load_teacher(args, attributes)
+    return Network(net, attributes, args, precision)
+
+
+def _load_teacher(args, attributes):
     path = os.path.join(MODEL_ROOT, args.teacher)
     if not os.path.isfile(path):
         raise UserError(f"--teacher {args.teacher}: no {path}; {_existing_checkpoints()}")
@@ -114,59 +177,3 @@ def _existing_checkpoints():
         f"{folder}/model_{{{','.join(map(str, epochs))}}}.pt" for folder, epochs in found.items() if epochs
     ]
     return f"there are: {'  '.join(lists)}" if lists else f"there is no checkpoint under {MODEL_ROOT}/ yet"
-
-
-def teacher_logits(teacher, data, attributes, args, precision):
-    """The logits of every training image, computed once per teacher, data set and precision.
-
-    Args: `teacher` of `find_teacher`, or the logits themselves; `data`, `utils.dataset.Split` with `Images` as its
-        pixels; `attributes` of the student; `args`, options of train.py.
-    Returns: dict attribute -> float32 tensor `(N, classes)`, on the images' device; None without a teacher.
-    """
-    if teacher is None:
-        return None
-    if isinstance(teacher, dict):
-        logits = teacher
-    elif isinstance(teacher, LogitsFile):
-        logits = teacher.logits(data.names)
-    else:
-        logits = _ask(teacher, data, attributes, args, precision)
-    return {key: values.to(data.pixels.device) for key, values in logits.items()}
-
-
-def _ask(net, data, attributes, args, precision):
-    """The network's logits, from the cache if they are there; the student's classes may have another order."""
-    path = os.path.join(args.cache_dir, f"logits-{_fingerprint(net, data, precision)}.npz")
-    if os.path.exists(path):
-        logger.info(f"teacher's logits: read from {path}")
-        try:
-            logits = LogitsFile(path, net.attributes.sizes).logits(data.names)
-        except UserError as error:
-            raise UserError(f"{error}; remove it, to have it made anew") from error
-    else:
-        logger.info(f"teacher's logits: computed for {len(data.names)} images, once")
-        net.to(data.pixels.device)
-        batches = torch.arange(len(data.names)).split(args.val_batch_size)
-        logits = engine.predict(net, data.pixels, precision, batches, "teacher's logits")
-        for key, values in logits.items():
-            if not torch.isfinite(values).all():
-                raise UserError(
-                    f"--teacher {args.teacher}: its logits of {key} are not finite: broken weights"
-                )
-        save_logits(path, data.names, logits)
-    taught = {}
-    for key, attribute in attributes.items():
-        order = [net.attributes[key].classes.index(name) for name in attribute.classes]
-        taught[key] = logits[key][:, order]
-    return taught
-
-
-def _fingerprint(net, data, precision):
-    """Hash of all that the logits depend on."""
-    digest = hashlib.blake2b(digest_size=16)
-    about = (LOGITS_VERSION, os.path.basename(data.pixels.array.filename), precision.name, net.token_ids)
-    digest.update(repr((*about, net.prompts_per_class)).encode())
-    for name, value in net.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
