@@ -1,8 +1,8 @@
 """The teacher: FashionCLIP (CLIP ViT-B/32) as a prompt classifier."""
 
-import contextlib
 import re
 import zlib
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -263,10 +263,15 @@ def _hash_words(sentence):
 
 def _load_pretrained(name_or_path, prompts):
     """(CLIPModel in float32, token ids of the prompts by attribute) from the hub or a local folder."""
-    from transformers import CLIPModel, CLIPTokenizerFast
+    from transformers import CLIPModel, CLIPTokenizerFast, modeling_utils
+    from transformers.utils import logging
 
+    # No notes about unused weights: what is missing is an error of our own.
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
-        with _quiet_transformers(), _own_reader():
+        # It reads pytorch_model.bin as we read checkpoints: by itself, 4.27 runs what a pickle says.
+        with mock.patch.object(modeling_utils, "load_state_dict", lambda path, *_, **__: read_file(path)):
             clip, info = CLIPModel.from_pretrained(name_or_path, output_loading_info=True)
             # The slow tokenizer of 4.27 splits apostrophes differently.
             tokenizer = CLIPTokenizerFast.from_pretrained(name_or_path)
@@ -284,36 +289,5 @@ def _load_pretrained(name_or_path, prompts):
     missing = [name for name in info["missing_keys"] if not name.endswith("position_ids")]
     missing += [str(name) for name in info["mismatched_keys"]]
     if missing:
-        raise UserError(
-            f"CLIP model {name_or_path}: weights that are missing or differ:\n{shortened(missing)}"
-        )
+        raise UserError(f"CLIP model {name_or_path}: missing or differing weights:\n{shortened(missing)}")
     return clip.float(), {key: tokenizer(list(sentences))["input_ids"] for key, sentences in prompts.items()}
-
-
-@contextlib.contextmanager
-def _quiet_transformers():
-    """No progress bar and no notes about unused weights; what is missing is an error of our own."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def _own_reader():
-    """Transformers reads pytorch_model.bin as we read checkpoints: by itself, 4.27 runs what a pickle says."""
-    from transformers import modeling_utils
-
-    original = modeling_utils.load_state_dict
-    modeling_utils.load_state_dict = lambda path, *args, **options: read_file(path)
-    try:
-        yield
-    finally:
-        modeling_utils.load_state_dict = original

@@ -41,9 +41,7 @@ class World:
     def __enter__(self):
         if self.size > 1:
             dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=PATIENCE)
-            self._hosts = dist.new_group(
-                backend="gloo", timeout=PATIENCE
-            )  # for numbers that are not on a GPU
+            self._hosts = dist.new_group(backend="gloo", timeout=PATIENCE)  # numbers that are not on a GPU
         return self
 
     def __exit__(self, kind, error, traceback):

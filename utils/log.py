@@ -50,12 +50,11 @@ def to_file(path, append=False):
     """Write what was held back to a new file or, with `append`, behind what is there; and every line to come."""
     file = _File(path, mode="a" if append else "w", encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    held_back = [h for h in logger.handlers if isinstance(h, logging.handlers.MemoryHandler)]
-    for handler in held_back:
+    for handler in [h for h in logger.handlers if isinstance(h, logging.handlers.MemoryHandler)]:
         logger.removeHandler(handler)
+        handler.setTarget(file)
+        handler.flush()
     logger.addHandler(file)
-    for record in (record for handler in held_back for record in handler.buffer):
-        file.handle(record)
 
 
 def stop():
@@ -69,7 +68,6 @@ def table(rows, header):
     """Rows of text in columns, the first aligned left, the others right; returns lines."""
     cells = [[str(cell) for cell in row] for row in [header, *rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-    return [
-        "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths)))
-        for row in cells
-    ]
+    for row in cells:
+        row[:] = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]
+    return ["  ".join(row) for row in cells]
