@@ -1,6 +1,5 @@
 """Times the project against the published procedure, which benchmarks/reference.py writes anew."""
 
-import os
 import platform
 import statistics
 import subprocess
@@ -10,39 +9,14 @@ import time
 from importlib.metadata import version
 from typing import NamedTuple
 
-from utils.logging import logger, start
-from utils.options import Parser, number
-
-from benchmarks.timing import Job, Side, pair
-from utils.dataset import read_tables
-from utils.errors import UserError, exit_code
-from utils.sample_data import make_sample
+from benchmarks.jobs import VIT_B_32, Job, training_photos, spread
+from benchmarks.timing import Side, pair
+from utils.attributes import read_attributes
+from utils.cli import Parser, exit_code, number
+from utils.errors import UserError
+from utils.log import logger, start
 
 AGREEMENT = 1e-3  # of the two sides' losses, in float32
-
-# ViT-B/32, the shape of FashionCLIP: 151,277,313 weights.
-CLIP_CONFIG = {
-    "text_config": dict(
-        vocab_size=49408,
-        hidden_size=512,
-        intermediate_size=2048,
-        num_hidden_layers=12,
-        num_attention_heads=8,
-        max_position_embeddings=77,
-        bos_token_id=49406,
-        eos_token_id=49407,
-        pad_token_id=49407,
-    ),
-    "vision_config": dict(
-        hidden_size=768,
-        intermediate_size=3072,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        image_size=224,
-        patch_size=32,
-    ),
-    "projection_dim": 512,
-}
 
 
 class Work(NamedTuple):
@@ -60,15 +34,14 @@ WORKS = [
     Work("validation of the teacher (*)", "plain_teacher", "project_validate_teacher", 2, True),
     Work("validation of the student (*)", "plain_student", "project_validate_student", 2, True),
 ]
-
-
-COLUMNS = "| {:34} | {:9} | {:>11} | {:>9} | {:>7} | {:>8} | {:>17} |"
+TITLES = ("work", "precision", "reference s", "project s", "ratio", "images/s", "peak GB ref / proj")
+COLUMNS = "| {:35} | {:9} | {:>11} | {:>9} | {:>5} | {:>8} | {:>18} |"
 
 
 # fmt: off
 def get_args_parser():
     p = Parser(prog="python -m benchmarks", description=__doc__)
-    p.add_argument("--data-dir", help="folder of a data set; without it photos are drawn", metavar="DIR")
+    p.add_argument("--data-dir", help="folder of a data set in the competition's layout; without it photos are drawn", metavar="DIR")
     p.add_argument("--batch-size", type=number(int, 1), default=64, help="images per step", metavar="N")
     p.add_argument("--turns", type=number(int, 1), default=3, help="of the two sides, in alternation", metavar="N")
     p.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of the project, besides fp32; auto: as train.py chooses")
@@ -83,20 +56,17 @@ def main(argv=None):
     if args.quick:
         args.batch_size, args.turns = 8, 2
     start()
+    attributes = read_attributes()
     with tempfile.TemporaryDirectory() as folder:
-        photos = read_tables(args.data_dir or draw_photos(folder, 2 * args.batch_size), ["train"])["train"]
+        photos = training_photos(args.data_dir, attributes, folder, 2 * args.batch_size)
         precisions = head(args)
-        check_agreement(make_job(photos, 8, 8, "fp32", whole_greys=True))
-        logger.info(
-            COLUMNS.format(
-                "work", "precision", "reference s", "project s", "ratio", "images/s", "peak GB ref / proj"
-            )
-        )
+        check_agreement(Job(spread(photos, 8), attributes, 8, VIT_B_32, "fp32", whole_greys=True))
+        logger.info(COLUMNS.format(*TITLES))
         logger.info(COLUMNS.format(*["---", "---", *["--:"] * 5]))
         for work in [work for work in WORKS if args.only in work.name]:
-            images = min(work.batches * args.batch_size, len(photos.names))
+            chosen = spread(photos, min(work.batches * args.batch_size, len(photos.names)))
             for precision in precisions if work.has_precision else ["fp32"]:
-                job = make_job(photos, images, args.batch_size, precision)
+                job = Job(chosen, attributes, args.batch_size, VIT_B_32, precision)
                 row(work, job, *pair(work.reference, work.project, job, args.turns))
     logger.info(
         "(*) the reference is nothing but a forward pass, in the project's precision, of batches that lie ready"
@@ -111,9 +81,8 @@ def head(args):
     logger.info(f"{_processor()}, {facts['capability']}, {facts['threads']} threads")
     logger.info(f"precision auto: {facts['precision']} ({facts['reason']})")
     packages = ("torch", "transformers", "timm", "scikit-image", "numpy")
-    logger.info(
-        f"python {platform.python_version()}  " + "  ".join(f"{name} {version(name)}" for name in packages)
-    )
+    versions = "  ".join(f"{name} {version(name)}" for name in packages)
+    logger.info(f"python {platform.python_version()}  {versions}")
     logger.info(
         f"batches of {args.batch_size}; median of {args.turns} turns; photos: {args.data_dir or 'drawn'}"
     )
@@ -124,10 +93,10 @@ def head(args):
 def check_agreement(job):
     """Both sides must compute the same: the losses of the first steps, in float32, on the same pixels."""
     for role in ("teacher", "student"):
-        first, second = (Side(f"{side}_{role}", job) for side in ("reference", "project"))
-        for side in (first, second):
+        sides = [Side(f"{side}_{role}", job) for side in ("reference", "project")]
+        for side in sides:
             side.turn()
-        pairs = zip(first.stop().outputs, second.stop().outputs)
+        pairs = zip(*(side.stop().outputs for side in sides))
         apart = max(abs(one[key] - other[key]) for one, other in pairs for key in one)
         logger.info(f"{role}: the losses of two steps differ by {apart:.1e} at most")
         if not apart <= AGREEMENT:
@@ -136,44 +105,26 @@ def check_agreement(job):
             )
 
 
-def make_job(photos, images, batch_size, precision, whole_greys=False):
-    """The first photos of a data set, spread over it."""
-    chosen = [index * len(photos.names) // images for index in range(images)]
-    paths = photos.paths()
-    labels = {key: values[chosen] for key, values in photos.labels.items()}
-    return Job(
-        [paths[i] for i in chosen], labels, batch_size, CLIP_CONFIG, precision, whole_greys=whole_greys
-    )
-
-
 def row(work, job, reference, project, ratio):
-    images = len(job.paths)
-    logger.info(
-        COLUMNS.format(
-            work.name,
-            job.precision if work.has_precision else "",
-            f"{reference.seconds:.3f}",
-            f"{project.seconds:.3f}",
-            f"{ratio:.2f}",
-            f"{images / project.seconds:.1f}",
-            f"{reference.peak / 1e9:.2f} / {project.peak / 1e9:.2f}",
-        )
+    """Print what was measured."""
+    figures = (
+        work.name,
+        job.precision if work.has_precision else "",
+        f"{reference.seconds:.3f}",
+        f"{project.seconds:.3f}",
+        f"{ratio:.2f}",
+        f"{len(job.photos.names) / project.seconds:.1f}",
+        f"{reference.peak / 1e9:.2f} / {project.peak / 1e9:.2f}",
     )
-
-
-def draw_photos(folder, images):
-    """Photos of the size of real ones, 400 x 533."""
-    make_sample(os.path.join(folder, "photos"), train=images, val=1)
-    return os.path.join(folder, "photos")
+    logger.info(COLUMNS.format(*figures))
 
 
 def _processor():
-    if os.path.exists("/proc/cpuinfo"):
+    try:
         with open("/proc/cpuinfo") as file:
-            return next(
-                (line.split(": ")[1].strip() for line in file if line.startswith("model name")), "cpu"
-            )
-    return platform.processor() or platform.machine()
+            return next(line.split(": ")[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def _help_seconds():

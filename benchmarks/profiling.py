@@ -3,42 +3,44 @@
 import sys
 import tempfile
 
-from utils.options import Parser, number
-
-from benchmarks.__main__ import draw_photos, make_job
+from benchmarks.jobs import VIT_B_32, Job, training_photos, spread
 from benchmarks.timing import SETTLING
-from utils.dataset import read_tables
-from utils.errors import exit_code
+from utils.attributes import read_attributes
+from utils.cli import Parser, exit_code, number
+
+SIDES = ("project_teacher", "project_student", "reference_teacher", "reference_student")
 
 
-def main(argv=None):
-    p = Parser(prog="python -m benchmarks.profile", description=__doc__)
-    p.add_argument(
-        "side", choices=("project_teacher", "project_student", "reference_teacher", "reference_student")
-    )
-    p.add_argument("--data-dir", help="folder of a data set; without it photos are drawn", metavar="DIR")
+# fmt: off
+def get_args_parser():
+    p = Parser(prog="python -m benchmarks.profiling", description=__doc__)
+    p.add_argument("side", choices=SIDES)
+    p.add_argument("--data-dir", help="folder of a data set in the competition's layout; without it photos are drawn", metavar="DIR")
     p.add_argument("--batch-size", type=number(int, 1), default=64, help="images of the step", metavar="N")
     p.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the project")
     p.add_argument("--rows", type=number(int, 1), default=20, help="operators in the table", metavar="N")
-    args = p.parse_args(argv)
+    return p
+# fmt: on
+
+
+def main(argv=None):
+    args = get_args_parser().parse_args(argv)
 
     from torch.profiler import ProfilerActivity, profile
 
     from benchmarks import works
 
+    attributes = read_attributes()
     with tempfile.TemporaryDirectory() as folder:
-        data_dir = args.data_dir or draw_photos(folder, args.batch_size)
-        photos = read_tables(data_dir, ["train"])["train"]
-        run = getattr(works, args.side)(make_job(photos, args.batch_size, args.batch_size, args.precision))
+        photos = spread(training_photos(args.data_dir, attributes, folder, args.batch_size), args.batch_size)
+        job = Job(photos, attributes, args.batch_size, VIT_B_32, args.precision)
+        run = getattr(works, args.side)(job)
         for _ in range(1 + SETTLING):
             run()
         with profile(activities=[ProfilerActivity.CPU]) as record:
             run()
-    print(
-        record.key_averages().table(
-            sort_by="self_cpu_time_total", row_limit=args.rows, max_name_column_width=50
-        )
-    )
+    averages = record.key_averages()
+    print(averages.table(sort_by="self_cpu_time_total", row_limit=args.rows, max_name_column_width=50))
 
 
 if __name__ == "__main__":

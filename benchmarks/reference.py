@@ -13,9 +13,6 @@ import torch.nn.functional as F
 import transformers
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
 
-from networks import Student
-from utils.attributes import ATTRIBUTES
-
 SIZE = 224
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -89,36 +86,29 @@ class Teacher:
         return logits
 
 
-def train_teacher(teacher, optimizer, images, labels, weights):
-    """One step; returns the losses by attribute."""
+def teacher_losses(teacher, images, labels, weights):
+    """Of one batch, by attribute."""
     logits = teacher.logits(images)
-    losses = {key: F.cross_entropy(logits[key], labels[key], weight=weights[key]) for key in ATTRIBUTES}
-    return _step(losses, optimizer)
+    return {key: F.cross_entropy(logits[key], labels[key], weight=weights[key]) for key in logits}
 
 
-def build_student(seed=1):
-    torch.manual_seed(seed)
-    return Student(distillation=True)
-
-
-def train_student(student, teacher, optimizer, images, labels, weights, *, alpha, tau, smoothing):
-    """One step of soft distillation; returns the losses by attribute."""
+def student_losses(student, teacher, images, labels, weights, args):
+    """Of one batch, by attribute, with soft distillation. Args: `args`, options of train.py."""
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() * 255
     class_logits, distillation_logits = student(pixels)
     with torch.no_grad():
         taught = teacher.logits(images)
-    losses = {}
-    for key in ATTRIBUTES:
-        labelled = F.cross_entropy(
-            class_logits[key], labels[key], weight=weights[key], label_smoothing=smoothing
-        )
+    alpha, tau, losses = args.distillation_alpha, args.distillation_tau, {}
+    for key, logits in class_logits.items():
+        labelled = F.cross_entropy(logits, labels[key], weight=weights[key], label_smoothing=args.ls)
         own, others = distillation_logits[key] / tau, taught[key] / tau
         divergence = F.kl_div(own.log_softmax(1), others.log_softmax(1), reduction="sum", log_target=True)
         losses[key] = (1 - alpha) * labelled + alpha * divergence * tau**2 / own.numel()
-    return _step(losses, optimizer)
+    return losses
 
 
-def _step(losses, optimizer):
+def step(losses, optimizer):
+    """Change the weights; returns the losses as numbers."""
     optimizer.zero_grad()
     sum(losses.values()).backward()
     optimizer.step()

@@ -7,31 +7,12 @@ import resource
 import statistics
 import sys
 import time
-from typing import Dict, List, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from utils.errors import UserError
 
 # More warm-ups for the project, which keeps its memory (utils.hardware): it grows in the first steps.
 SETTLING = 2
-
-
-class Job(NamedTuple):
-    """What every side of a work gets."""
-
-    paths: List[str]  # photos
-    labels: Dict[str, np.ndarray]  # attribute -> int64 (N,)
-    batch_size: int
-    clip_config: dict
-    precision: str  # of the project: "fp32" or "bf16"
-    array: str = ""  # file of the letterboxed photos, where they are cached
-    whole_greys: bool = False  # the reference sees the project's rounded pixels, for comparing losses
-
-    def batches(self):
-        """Ranges of the photos' indices."""
-        indices = range(len(self.paths))
-        return [indices[first : first + self.batch_size] for first in indices[:: self.batch_size]]
 
 
 class Result(NamedTuple):
@@ -74,6 +55,7 @@ class Side:
             ) from None
 
     def stop(self):
+        """End the process. Returns: Result."""
         self.connection.send(False)
         self.process.join()
         seconds, peaks, anonymous = zip(*self.turns) if self.turns else ([math.nan], [0], [0])

@@ -1,20 +1,20 @@
-"""What is timed. Each side of a work is a function of a `timing.Job` that prepares it, and returns a function
+"""What is timed. Each side of a work is a function of a `jobs.Job` that prepares it, and returns a function
 that does it once: the training steps return their losses by attribute, the others nothing."""
 
 import numpy as np
 import torch
-from utils.optimizer import build_optimizer
 
 import train
 from benchmarks import reference
-from clip_model import PROMPTS, FashionCLIP
-from utils import dataset, engine
-from utils.attributes import ATTRIBUTES
+from clip_model import FashionCLIP, clip_config
+from networks import Student
+from utils import engine, photos
 from utils.checkpoint import load_state
 from utils.distributed import World
 from utils.hardware import Precision, choose_precision, keep_freed_memory, make_reproducible
 from utils.losses import build_criterion, class_weights
 from utils.pixels import Images
+from utils.state import TrainState
 
 CPU = torch.device("cpu")
 GROWING_STEPS = 8
@@ -31,63 +31,59 @@ def _args(job, recipe):
     return train.parse_args(f"{recipe} --batch-size {job.batch_size} --epochs 1".split())
 
 
+def _prompts(job):
+    return {key: [sentence for (sentence,) in attribute.prompts] for key, attribute in job.attributes.items()}
+
+
+def _student(job):
+    torch.manual_seed(1)
+    return Student(job.attributes)
+
+
 # --- the reference -----------------------------------------------------------------------------------
 
 
 def reference_letterbox(job):
-    return lambda: [reference.read(path) for path in job.paths] and None
-
-
-def _read(job, batch):
-    if job.whole_greys:
-        return [dataset.letterbox(dataset.read_rgb(job.paths[i])) / 255 for i in batch]
-    return [reference.read(job.paths[i]) for i in batch]
+    return lambda: [reference.read(path) for path in job.photos.paths()] and None
 
 
 def reference_teacher(job):
-    teacher, args = reference.Teacher(job.clip_config, PROMPTS), _args(job, TEACHER)
+    args, teacher = _args(job, TEACHER), reference.Teacher(clip_config(*job.clip), _prompts(job))
     optimizer = torch.optim.Adam(
         teacher.clip.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=args.weight_decay
     )
-    return _reference_epoch(
-        job,
-        lambda images, labels, weights: reference.train_teacher(teacher, optimizer, images, labels, weights),
-    )
+    return _reference_epoch(job, optimizer, lambda *batch: reference.teacher_losses(teacher, *batch))
 
 
 def reference_student(job):
-    teacher, student, args = (
-        reference.Teacher(job.clip_config, PROMPTS),
-        reference.build_student(),
-        _args(job, STUDENT),
-    )
+    args, teacher = _args(job, STUDENT), reference.Teacher(clip_config(*job.clip), _prompts(job))
+    student = _student(job).train()
     optimizer = torch.optim.AdamW(student.parameters(), lr=args.lr, weight_decay=args.weight_decay)
-    settings = dict(alpha=args.distillation_alpha, tau=args.distillation_tau, smoothing=args.ls)
-    student.train()
     return _reference_epoch(
-        job, lambda *batch: reference.train_student(student, teacher, optimizer, *batch, **settings)
+        job, optimizer, lambda *batch: reference.student_losses(student, teacher, *batch, args)
     )
 
 
-def _reference_epoch(job, step):
-    labels, weights = (
-        {key: torch.from_numpy(values) for key, values in job.labels.items()},
-        class_weights(job.labels),
-    )
+def _reference_epoch(job, optimizer, losses):
+    """Args: `losses`, a function of images, labels and class weights."""
+    labels = {key: torch.from_numpy(values) for key, values in job.photos.labels.items()}
+    weights = class_weights(job.photos.labels, job.attributes.sizes)
 
     def run():
-        losses = []
+        steps = []
         for batch in job.batches():
-            losses.append(
-                step(
-                    _read(job, batch),
-                    {key: v[batch.start : batch.stop] for key, v in labels.items()},
-                    weights,
-                )
-            )
-        return {key: float(np.mean([loss[key] for loss in losses])) for key in ATTRIBUTES}
+            chosen = {key: values[batch.start : batch.stop] for key, values in labels.items()}
+            steps.append(reference.step(losses(_read(job, batch), chosen, weights), optimizer))
+        return {key: float(np.mean([step[key] for step in steps])) for key in labels}
 
     return run
+
+
+def _read(job, batch):
+    paths = job.photos.paths()[batch.start : batch.stop]
+    if job.whole_greys:
+        return [photos.letterbox(photos.read_rgb(path)) / 255 for path in paths]
+    return [reference.read(path) for path in paths]
 
 
 def plain_teacher(job):
@@ -95,7 +91,7 @@ def plain_teacher(job):
 
 
 def plain_student(job):
-    return _plain(job, reference.build_student())
+    return _plain(job, _student(job))
 
 
 def _plain(job, net):
@@ -120,9 +116,8 @@ def project_letterbox(job):
     keep_freed_memory()
 
     def run():
-        dataset._resize_matrix.cache_clear()  # as for photos that are read for the first time
-        for path in job.paths:
-            dataset.letterbox(dataset.read_rgb(path))
+        photos._resize_matrix.cache_clear()  # as for photos that are read for the first time
+        _pixels(job)
 
     return run
 
@@ -133,30 +128,8 @@ def project_teacher(job):
 
 def project_student(job):
     keep_freed_memory()
-    float32 = Precision("fp32", "")
-    taught = engine.predict(_teacher(job), Images(_pixels(job), CPU), job.batch_size, float32, "teacher")
-    return _project_epoch(job, reference.build_student(), STUDENT, taught)
-
-
-def project_validate_teacher(job):
-    return _project_validation(job, _teacher(job))
-
-
-def project_validate_student(job):
-    return _project_validation(job, reference.build_student())
-
-
-def _pixels(job):
-    return np.stack([dataset.letterbox(dataset.read_rgb(path)) for path in job.paths])
-
-
-def _teacher(job):
-    """The project's teacher with the reference's weights."""
-    tokenizer = reference.build_tokenizer(job.clip_config, PROMPTS)
-    token_ids = {key: tokenizer(list(sentences))["input_ids"] for key, sentences in PROMPTS.items()}
-    net = FashionCLIP.from_meta({"clip_config": job.clip_config, "prompts": PROMPTS, "token_ids": token_ids})
-    load_state(net, net.own_names(reference.build_clip(job.clip_config).state_dict()), "of the reference")
-    return net
+    taught = _predict(job, _teacher(job), _pixels(job), "fp32")
+    return _project_epoch(job, _student(job), STUDENT, taught)
 
 
 def project_growing(job):
@@ -164,56 +137,63 @@ def project_growing(job):
     array = np.load(job.array, mmap_mode="r")
     random = torch.Generator().manual_seed(0)
     taught = {
-        key: torch.randn(len(array), len(attribute.classes), generator=random)
-        for key, attribute in ATTRIBUTES.items()
+        key: torch.randn(len(array), classes, generator=random)
+        for key, classes in job.attributes.sizes.items()
     }
     order = torch.randperm(len(array), generator=random)[: GROWING_STEPS * job.batch_size]
-    return _project_epoch(job, reference.build_student(), STUDENT, taught, array, order)
+    return _project_epoch(job, _student(job), STUDENT, taught, array, order)
 
 
 def _project_epoch(job, net, recipe, taught, array=None, order=None):
-    """train.py's epoch, set up as its main() does."""
+    """train.py's epoch, set up as its train() does, but for the images' order: the reference's, which is the table's."""
     args = _args(job, recipe)
     keep_freed_memory()
     make_reproducible(args.seed)
-    net.to(memory_format=torch.channels_last)
-    criterion = build_criterion(args, job.labels)
-    optimizer = build_optimizer(net, args)
+    state = TrainState(net, args, Precision(job.precision, ""), World("cpu"))
     array = _pixels(job) if array is None else array
-    order = torch.arange(len(array)) if order is None else order
-    data = dataset.Split(job.paths, Images(array, CPU), job.labels)
-    precision = Precision(job.precision, "")
-    return lambda: engine.train_one_epoch(
-        net,
-        criterion,
-        data,
-        taught,
-        optimizer,
-        order,
-        args=args,
-        progress=_Unsaved(),
-        precision=precision,
-        world=World("cpu"),
-    )
+    state.order = lambda images: torch.arange(images) if order is None else order
+    criterion = build_criterion(args, job.photos.labels, job.attributes.sizes, CPU)
+    data = job.photos._replace(pixels=Images(array, CPU))
+
+    def run():
+        state.losses = state.losses[:0]  # no step is done of the epoch that begins
+        return engine.train_one_epoch(state, data, taught, criterion)
+
+    return run
 
 
-class _Unsaved:
-    """In place of `utils.resume.Progress`: an epoch that is not saved."""
+def project_validate_teacher(job):
+    return _project_validation(job, _teacher(job))
 
-    epoch = 1
 
-    def __init__(self):
-        self.losses = torch.zeros(0, len(ATTRIBUTES))
-
-    def poll(self):
-        pass
+def project_validate_student(job):
+    return _project_validation(job, _student(job))
 
 
 def _project_validation(job, net):
-    pixels, precision = Images(_pixels(job), CPU), Precision(job.precision, "")
+    pixels = _pixels(job)
     keep_freed_memory()
     net.to(memory_format=torch.channels_last)
-    return lambda: engine.predict(net, pixels, job.batch_size, precision, "validation") and None
+    return lambda: _predict(job, net, pixels, job.precision) and None
+
+
+def _predict(job, net, pixels, precision):
+    batches = torch.arange(len(pixels)).split(job.batch_size)
+    return engine.predict(net, Images(pixels, CPU), Precision(precision, ""), batches, "photos")
+
+
+def _pixels(job):
+    return np.stack([photos.letterbox(photos.read_rgb(path)) for path in job.photos.paths()])
+
+
+def _teacher(job):
+    """The project's teacher with the reference's weights."""
+    config, prompts = clip_config(*job.clip), _prompts(job)
+    tokenizer = reference.build_tokenizer(config, prompts)
+    token_ids = {key: tokenizer(sentences)["input_ids"] for key, sentences in prompts.items()}
+    net = FashionCLIP.from_meta({"clip_config": config, "token_ids": token_ids}, job.attributes)
+    load_state(net, net.own_names(reference.build_clip(config).state_dict()), "of the reference")
+    return net
 
 
 def facts(job):

@@ -3,28 +3,18 @@
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import works
+from benchmarks import jobs, works
 from benchmarks.timing import Side, pair
-from utils.attributes import ATTRIBUTES
-from utils.dataset import read_tables
+from utils.attributes import read_attributes
 
-SMALL_CLIP = {
-    "text_config": dict(
-        vocab_size=49408, bos_token_id=49406, eos_token_id=49407, pad_token_id=49407, max_position_embeddings=77,
-        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
-    ),
-    "vision_config": dict(
-        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, image_size=224, patch_size=32
-    ),
-    "projection_dim": 32,
-}  # fmt: skip
+SMALL_CLIP = (49408, (64, 128, 2), (64, 128, 2), 32)
 
 
 @pytest.fixture
-def job(photos, monkeypatch):
-    monkeypatch.setattr(benchmarks, "CLIP_CONFIG", SMALL_CLIP)
-    table = read_tables(str(photos), ["train"])["train"]
-    return benchmarks.make_job(table, 8, 4, "fp32", whole_greys=True)
+def job(photos):
+    attributes = read_attributes()
+    table = jobs.spread(jobs.training_photos(str(photos), attributes, None, 0), 8)
+    return jobs.Job(table, attributes, 4, SMALL_CLIP, "fp32", whole_greys=True)
 
 
 @pytest.mark.parametrize("role", ["teacher", "student"])
@@ -33,12 +23,12 @@ def test_the_losses_of_the_first_steps_agree(job, role):
     project = getattr(works, f"project_{role}")(job)
     for _ in range(2):
         expected, got = reference(), project()
-        assert set(got) == set(ATTRIBUTES)
+        assert set(got) == set(job.attributes)
         assert got == pytest.approx(expected, abs=benchmarks.AGREEMENT)
 
 
 def test_the_letterbox_differs_by_rounding_only(job):
-    for index, path in enumerate(job.paths):
+    for index, path in enumerate(job.photos.paths()):
         assert abs(works.reference.read(path) * 255 - works._pixels(job)[index]).max() < 0.51
 
 
