@@ -9,7 +9,7 @@ import time
 from importlib.metadata import version
 from typing import NamedTuple
 
-from benchmarks.jobs import VIT_B_32, Job, training_photos, spread
+from benchmarks.jobs import VIT_B_32, Job, spread, training_photos
 from benchmarks.timing import Side, pair
 from utils.attributes import read_attributes
 from utils.cli import Parser, exit_code, number

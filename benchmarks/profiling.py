@@ -3,7 +3,7 @@
 import sys
 import tempfile
 
-from benchmarks.jobs import VIT_B_32, Job, training_photos, spread
+from benchmarks.jobs import VIT_B_32, Job, spread, training_photos
 from benchmarks.timing import SETTLING
 from utils.attributes import read_attributes
 from utils.cli import Parser, exit_code, number
