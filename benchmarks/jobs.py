@@ -8,7 +8,7 @@ from utils.dataset import Split, read_tables
 from utils.sample_data import make_sample
 
 # The shape of FashionCLIP, 151,277,313 weights: arguments of clip_model.clip_config.
-VIT_B_32 = (49408, (512, 2048, 12), (768, 3072, 12), 512)
+VIT_B_32 = ((512, 2048, 12, 8), (768, 3072, 12, 12), 512, 49408)
 
 
 class Job(NamedTuple):

@@ -7,7 +7,7 @@ from benchmarks import jobs, works
 from benchmarks.timing import Side, pair
 from utils.attributes import read_attributes
 
-SMALL_CLIP = (49408, (64, 128, 2), (64, 128, 2), 32)
+SMALL_CLIP = ((64, 128, 2, 2), (64, 128, 2, 2), 32, 49408)
 
 
 @pytest.fixture
