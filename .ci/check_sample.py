@@ -4,12 +4,11 @@ import csv
 import os
 
 import numpy as np
-from utils.options import cache_folder
 
-from networks import Student
-from utils.attributes import ATTRIBUTES
-from utils.checkpoint import load_weights
-from utils.dataset import read_csv
+from networks import load_network
+from utils.attributes import read_attributes
+from utils.cli import cache_folder
+from utils.dataset import read_tables
 
 
 def best_row(version):
@@ -18,8 +17,8 @@ def best_row(version):
 
 
 def majority_top1(sample):
-    labels = read_csv(os.path.join(sample, "Fashion-How24_sub1_val.csv"), os.path.join(sample, "val"))[1]
-    return np.mean([np.bincount(labels[key]).max() / len(labels[key]) for key in ATTRIBUTES])
+    labels = read_tables(sample, read_attributes(), ["val"])["val"].labels
+    return np.mean([np.bincount(values).max() / len(values) for values in labels.values()])
 
 
 def main():
@@ -29,7 +28,7 @@ def main():
     top1 = float(best["val_top1"])
     print(f"sample-student: mean Top-1 {top1:.4f}, the majority classes' score {majority:.4f}")
     assert top1 >= majority + 0.2
-    meta = load_weights(Student(), "model/sample-student/best.pt")
+    _, meta = load_network("model/sample-student/best.pt")
     assert meta["epoch"] == int(best["epoch"])
     assert os.path.getsize("model/sample-student/best.pt") <= 25e6
     for version in ("sample-teacher", "sample-student"):
