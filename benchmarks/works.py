@@ -150,6 +150,7 @@ def _project_epoch(job, net, recipe, taught, array=None, order=None):
     keep_freed_memory()
     make_reproducible(args.seed)
     state = TrainState(net, args, Precision(job.precision, ""), World("cpu"))
+    state.targets = taught
     array = _pixels(job) if array is None else array
     state.order = lambda images: torch.arange(images) if order is None else order
     criterion = build_criterion(args, job.photos.labels, job.attributes.sizes, CPU)
@@ -157,7 +158,7 @@ def _project_epoch(job, net, recipe, taught, array=None, order=None):
 
     def run():
         state.losses = state.losses[:0]  # no step is done of the epoch that begins
-        return engine.train_one_epoch(state, data, taught, criterion)
+        return engine.train_one_epoch(state, data, criterion)
 
     return run
 
