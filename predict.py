@@ -1,32 +1,30 @@
 """Predict the attributes of photos, from a checkpoint (.pt) or an exported file (.onnx, without PyTorch)."""
 
 import csv
+import itertools
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from tqdm import tqdm
-from utils.options import Parser, number
 
-from utils.attributes import ATTRIBUTES
-from utils.dataset import Border, letterbox, quiet_pillow, read_rgb, short_lines
-from utils.errors import SkippedPhotos, UserError, exit_code
+from utils.cli import Parser, check_folder_of, exit_code, number
+from utils.dataset import read_table
+from utils.errors import SkippedPhotos, UserError
 from utils.files import atomic
-from utils.inference import load_classifier
-
-PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+from utils.inference import load_classifier, prediction_header
+from utils.photos import find_photos, read_photos
 
 
 # fmt: off
 def get_args_parser():
     p = Parser(prog="predict.py", description=__doc__)
-    p.add_argument("paths", nargs="+", help="photos, folders of photos (with their sub-folders), and CSV files with a column image_name", metavar="PATH")
+    p.add_argument("paths", nargs="+", help="photos, folders of photos (with their sub-folders), and CSV files with a column of photos' names, as the attributes' file names it (image_name)", metavar="PATH")
     p.add_argument("--checkpoint", required=True, help="of a student or teacher (.pt), or an exported file (.onnx)", metavar="FILE")
-    p.add_argument("--images", help="folder that the image_name of a CSV starts from; without it, the CSV's own", metavar="DIR")
+    p.add_argument("--images", help="folder that the names in a CSV start from; without it, the CSV's own", metavar="DIR")
     p.add_argument("--output", default="predictions.csv", help="CSV file to write, a row for each photo", metavar="FILE")
     p.switch(p, "--probabilities", "also write the probability of each class, 0 to 1")
-    p.add_argument("--names", choices=("ko", "en"), help="write the classes' names, Korean or English; without it their numbers")
+    p.add_argument("--names", help="write the classes' names: en as they are called, another language as the attributes' file has it; without it their numbers", metavar="LANG")
     p.add_argument("--batch-size", type=number(int, 1), default=16, help="photos per step of the network", metavar="N")
     return p
 # fmt: on
@@ -34,125 +32,71 @@ def get_args_parser():
 
 def main(argv=None):
     args = get_args_parser().parse_args(argv)
-    folder = os.path.dirname(args.output) or "."
-    if not os.path.isdir(folder):
-        raise UserError(f"--output {args.output}: there is no folder {folder}; make it first")
-    photos = [photo for path in args.paths for photo in find_photos(path, args.images)]
+    check_folder_of(args.output)
     classify = load_classifier(args.checkpoint)
-
-    problems = []
+    attributes = classify.attributes
+    texts = class_texts(attributes, args.names)
+    photos = [photo for path in args.paths for photo in photos_of(path, args.images, attributes)]
+    skipped = []
+    good = readable(photos, attributes.layout.exif, skipped)
     with atomic(args.output) as file:
         writer = csv.writer(file)
-        writer.writerow(header(args.probabilities))
-        for names, pixels, failures in batches(photos, args.batch_size):
-            problems += failures
-            if names:
-                writer.writerows(rows(names, classify(pixels), args.names, args.probabilities))
-    print(f"{len(photos) - len(problems)} photos: {args.output}")
-    if problems:
+        writer.writerow(prediction_header(attributes, probabilities=args.probabilities))
+        for batch in iter(lambda: list(itertools.islice(good, args.batch_size)), []):
+            names, pixels = zip(*batch)
+            writer.writerows(zip(names, *columns(classify(np.stack(pixels)), texts, args.probabilities)))
+    print(f"{len(photos) - len(skipped)} photos: {args.output}")
+    if skipped:
         raise SkippedPhotos(
-            f"{len(problems)} of {len(photos)} photos were skipped, since they cannot be read (listed above)"
+            f"{len(skipped)} of {len(photos)} photos were skipped, since they cannot be read (listed above)"
         )
 
 
-# --- which photos ------------------------------------------------------------------------------------
-
-
-def find_photos(path, images=None):
+def photos_of(path, images, attributes):
     """(name in the output, path of the file) of every photo that `path` stands for, folders in order of names.
 
-    Raises: UserError for a path that does not exist, a folder without photos, a CSV without image_name.
+    Raises: UserError for a path that does not exist, a folder without photos, a CSV without their column.
     """
-    if os.path.isdir(path):
-        found = []
-        for folder, folders, files in os.walk(path):
-            folders.sort()
-            found += [os.path.join(folder, name) for name in sorted(files) if name.lower().endswith(PHOTOS)]
-        if not found:
-            raise UserError(f"{path}: a folder without photos ({' '.join(PHOTOS)})")
-        return [(os.path.relpath(photo, path).replace(os.sep, "/"), photo) for photo in found]
-    if not os.path.isfile(path):
+    if not os.path.exists(path):
         raise UserError(f"{path}: no such file or folder")
-    if path.lower().endswith(".csv"):
-        root = os.path.dirname(path) if images is None else images
-        if not os.path.isdir(root or "."):
-            raise UserError(f"--images {root}: no such folder")
-        return [(name, os.path.join(root, name)) for name in image_names(path, Border(root))]
-    return [(os.path.basename(path), path)]
+    if os.path.isdir(path):
+        return [(name, os.path.join(path, name)) for name in find_photos(path)]
+    if not path.lower().endswith(".csv"):
+        return [(os.path.basename(path), path)]
+    folder = os.path.dirname(path) if images is None else images
+    if not os.path.isdir(folder or "."):
+        raise UserError(f"--images {folder}: no such folder")
+    names = read_table(path, folder, attributes, labelled=False)[0]
+    return [(name, os.path.join(folder, name)) for name in names]
 
 
-def image_names(path, border):
-    """The column image_name of a CSV, within the border of the folder of photos; labels are not needed."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(short_lines(file))
-            if "image_name" not in (reader.fieldnames or []):
-                raise UserError(f"{path}: no column image_name")
-            names = [row["image_name"] for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a readable CSV file ({error})") from error
-    if not names:
-        raise UserError(f"{path}: no rows")
-    for row, name in enumerate(names, 1):
-        try:
-            border.check(name)
-        except ValueError as error:
-            raise UserError(f"{path}: row {row}: {error}; mend or remove it") from error
-    return names
+def readable(photos, exif, skipped):
+    """Yields (name, letterboxed pixels); a line for each photo that cannot be read goes to stderr and to `skipped`."""
+    read = read_photos([path for _, path in photos], exif)
+    for (name, _), (pixels, problem) in zip(photos, tqdm(read, "photos", len(photos), disable=None)):
+        if problem:
+            tqdm.write(f"skipped {problem}", file=sys.stderr)
+            skipped.append(problem)
+        else:
+            yield name, pixels
 
 
-def batches(photos, size):
-    """Read and letterbox, some photos at a time, in order; the next ones while the network is at work.
-
-    Yields: (names, uint8 `(B, 224, 224, 3)`, problems), B at most `size`; unreadable photos are left out.
-    """
-
-    def read(photo):
-        try:
-            return letterbox(read_rgb(photo[1])), None
-        except Exception as error:  # whatever a decoder raises: the photo is at fault, and is reported
-            return None, f"{photo[1]}: {str(error).strip() or type(error).__name__}"
-
-    groups = [photos[first : first + size] for first in range(0, len(photos), size)]
-    bar = tqdm(total=len(photos), desc="photos", disable=None)
-    with ThreadPoolExecutor(2) as pool, bar, quiet_pillow():
-        ahead = [pool.submit(read, photo) for photo in groups[0]]
-        for group, following in zip(groups, [*groups[1:], []]):
-            results = [future.result() for future in ahead]
-            ahead = [pool.submit(read, photo) for photo in following]
-            problems = [problem for _, problem in results if problem]
-            for problem in problems:
-                tqdm.write(f"skipped {problem}", file=sys.stderr)
-            good = [(name, pixels) for (name, _), (pixels, _) in zip(group, results) if pixels is not None]
-            yield [name for name, _ in good], np.array([pixels for _, pixels in good]), problems
-            bar.update(len(group))
+def class_texts(attributes, language):
+    """Attribute -> what stands for each class: its number, or its name, in another `language` than its own if it has one."""
+    if language not in (None, "en", *attributes.languages()):
+        known = ", ".join(dict.fromkeys(["en", *attributes.languages()]))
+        raise UserError(f"--names {language}: there are no such names; there are {known}")
+    if language is None:
+        return {key: range(size) for key, size in attributes.sizes.items()}
+    return {key: attribute.names.get(language, attribute.classes) for key, attribute in attributes.items()}
 
 
-# --- what is written ---------------------------------------------------------------------------------
-
-
-def header(probabilities):
-    """The CSV's columns: the competition's, then with `probabilities` one for each class, `daily_0` ..."""
-    columns = ["image_name", *(attribute.short for attribute in ATTRIBUTES.values())]
+def columns(results, texts, probabilities):
+    """Columns of the CSV but for the name. Args: `results` attribute -> probabilities `(B, classes)`."""
+    written = [[texts[key][index] for index in values.argmax(axis=1)] for key, values in results.items()]
     if probabilities:
-        columns += [f"{a.short}_{i}" for a in ATTRIBUTES.values() for i in range(len(a.classes))]
-    return columns
-
-
-def rows(names, results, language, probabilities):
-    """Rows of the CSV.
-
-    Args: `results` attribute -> probabilities `(B, classes)`; `language` ko, en or None for class ids.
-    """
-    columns = []
-    for key, attribute in ATTRIBUTES.items():
-        texts = {"ko": attribute.classes_ko, "en": attribute.classes, None: range(len(attribute.classes))}[
-            language
-        ]
-        columns.append([texts[index] for index in results[key].argmax(axis=1)])
-    if probabilities:
-        columns += [[f"{p:.6f}" for p in column] for key in ATTRIBUTES for column in results[key].T]
-    return zip(names, *columns)
+        written += [[f"{p:.6f}" for p in column] for values in results.values() for column in values.T]
+    return written
 
 
 if __name__ == "__main__":
