@@ -1,16 +1,23 @@
 """Write a trained student as one small file: ONNX in float32, float16 or int8, or folded weights for PyTorch."""
 
+import contextlib
 import os
 import shutil
 import sys
 import tempfile
+import time
 
-from utils.options import Parser, number
+import numpy as np
 
-from utils.attributes import ATTRIBUTES
-from utils.errors import UserError, exit_code
+from utils.attributes import UNKNOWN
+from utils.cli import Parser, check_folder_of, exit_code, number
+from utils.dataset import read_tables
+from utils.errors import UserError, shortened
 from utils.files import atomic
+from utils.inference import data_attributes, load_classifier
+from utils.photos import SIZE, read_photos
 
+DATA_DIR = "./Dataset"
 MAX_DROP = 0.01  # in mean Top-1, from the checkpoint to the file
 BATCH = 16  # photos at a time, for the comparison
 
@@ -23,7 +30,8 @@ def get_args_parser():
     p.add_argument("--format", choices=("onnx", "pt"), default="onnx", help="onnx runs without PyTorch, pt is a checkpoint for this project")
     p.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="of the stored weights; int8 (ONNX only) computes in 8 bits too, fp16 in float32")
     p.add_argument("--max-mb", type=number(float, 0, above=True), default=25.0, help="limit of the file's size in MB (10^6 bytes); above it there is no file", metavar="X")
-    p.add_argument("--data-dir", default="./Dataset", help="folder of the data set: training photos to calibrate int8 on, validation photos to compare with the checkpoint", metavar="DIR")
+    p.data_options(p, cached=False)
+    p.set_defaults(data_dir=None)  # to tell a folder that is asked for from one that may be there
     p.add_argument("--calibration", type=number(int, 1), default=128, help="number of training photos that int8 is calibrated on", metavar="N")
     p.add_argument("--compare", type=number(int, 1), default=400, help="number of validation photos that are compared, at most", metavar="N")
     return p
@@ -40,38 +48,97 @@ def parse_args(argv=None):
         )
     if args.format == "pt" and args.precision == "int8":
         parser.error("--precision int8 is for --format onnx; a .pt is fp32 or fp16")
+    check_folder_of(args.output)
+    if args.checkpoint.endswith(".onnx"):
+        raise UserError(f"--checkpoint {args.checkpoint}: exported already; it needs the checkpoint (.pt)")
+    if args.data_dir is None and os.path.isdir(DATA_DIR):
+        args.data_dir = DATA_DIR
+    if args.data_dir is None and args.precision == "int8":
+        raise UserError(
+            f"--precision int8 is calibrated on photos: no {DATA_DIR}; name a data set with --data-dir"
+        )
     return args
 
 
 def main(argv=None):
     args = parse_args(argv)
     # PyTorch is imported once the options are known to be right.
-    from utils.folding import fold
+    from networks import Student, load_network
 
-    from networks import Student
-    from utils.export import export_meta, import_onnx, photos_of, write
-    from utils.inference import load_network
-
-    folder = os.path.dirname(args.output) or "."
-    if not os.path.isdir(folder):
-        raise UserError(f"--output {args.output}: there is no folder {folder}; make it first")
-    if args.checkpoint.endswith(".onnx"):
-        raise UserError(f"--checkpoint {args.checkpoint}: exported already; it needs the checkpoint (.pt)")
-    if args.format == "onnx":
-        import_onnx()
     net, meta = load_network(args.checkpoint)
     if net.role != Student.role:
         raise UserError(f"--checkpoint {args.checkpoint}: a {net.role}'s; only a student can be exported")
-
-    calibration = photos_of(args.data_dir, "train", args.calibration)[0] if args.precision == "int8" else None
-    pixels, labels = photos_of(args.data_dir, "val", args.compare)
+    attributes = data_attributes(net.attributes, args.attributes)
+    calibration = (
+        photos_of(args, attributes, "train", args.calibration)[0] if args.precision == "int8" else None
+    )
+    photos = photos_of(args, attributes, "val", args.compare) if args.data_dir else None
     with tempfile.TemporaryDirectory() as scratch:
         exported = os.path.join(scratch, f"student.{args.format}")
-        write(fold(net), exported, export_meta(meta, args), args.format, args.precision, calibration)
+        write(net.folded(), exported, export_meta(net, meta, args), calibration)
         check_size(args, exported)
-        compare(args, exported, pixels, labels)
+        compare(args, exported, photos)
         with open(exported, "rb") as source, atomic(args.output, binary=True) as file:
             shutil.copyfileobj(source, file)
+
+
+def photos_of(args, attributes, split, count):
+    """Letterboxed photos, evenly spread over a part of the data set.
+
+    Returns: (uint8 `(N, 224, 224, 3)`, dict attribute -> int64 `(N,)`, -1 where it is not known).
+    Raises: UserError if one of the photos chosen cannot be read, unless such are to be left out, or all.
+    """
+    table = read_tables(args.data_dir, attributes, (split,), args.skip_unreadable)[split]
+    photos = len(table.names)
+    table = table.rows(np.unique(np.linspace(0, photos - 1, min(count, photos)).astype(int)))
+    pixels, problems = zip(*read_photos(table.paths(), table.exif))
+    bad, good = list(filter(None, problems)), [i for i, problem in enumerate(problems) if problem is None]
+    if bad and not (args.skip_unreadable and good):
+        raise UserError(
+            f"{len(bad)} of {len(pixels)} photos of {split} cannot be read; --skip-unreadable leaves out such:\n"
+            + shortened(bad)
+        )
+    return np.stack([pixels[i] for i in good]), table.rows(good).labels
+
+
+def export_meta(net, meta, args):
+    """The checkpoint's meta without what concerns its machine, and what the file's reader wants to know besides."""
+    from utils.run import public_options
+
+    options = public_options(meta.get("options", {}))
+    return dict(
+        meta,
+        role=net.role,
+        distillation=False,
+        folded=True,
+        attributes=net.attributes.to_meta(tables=False),
+        options=options,
+        version=options.get("version"),
+        export={"precision": args.precision, "checkpoint": os.path.basename(args.checkpoint), "format": 2},
+    )
+
+
+def write(net, path, meta, calibration=None):
+    """Write a folded student, in the form that its `meta` and the path's end name.
+
+    Args: `calibration`, uint8 `(N, 224, 224, 3)` photos for int8.
+    """
+    precision = meta["export"]["precision"]
+    if path.endswith(".pt"):
+        from utils.checkpoint import save_checkpoint
+
+        save_checkpoint(path, net.half() if precision == "fp16" else net, meta)
+        return
+    try:
+        from utils import onnx_graph
+    except ImportError as error:
+        raise UserError(f"--format onnx needs {error.name}: pip install onnx onnxruntime") from error
+    model = onnx_graph.trace(net)
+    if precision == "fp16":
+        onnx_graph.to_fp16(model)
+    elif precision == "int8":
+        model = onnx_graph.to_int8(model, calibration)
+    onnx_graph.save(model, path, meta, net.attributes)
 
 
 def check_size(args, path):
@@ -85,36 +152,73 @@ def check_size(args, path):
         )
 
 
-def compare(args, path, pixels, labels):
+# --- the comparison ----------------------------------------------------------------------------------
+
+
+def compare(args, path, photos):
     """Print how the file differs from the checkpoint; UserError if it is too much.
 
-    Args: `pixels` uint8 `(N, 224, 224, 3)`; `labels` attribute -> int64 `(N,)`, or None for drawn pictures.
+    Args: `photos` of `photos_of`, or None.
     """
-    from utils.export import one_thread, seconds_per_photo
-    from utils.inference import load_classifier
-    from utils.metrics import evaluate
-
-    checkpoint = load_classifier(args.checkpoint)
+    checkpoint, exported = load_classifier(args.checkpoint), load_classifier(path)
     with one_thread():
-        slow, fast = seconds_per_photo((checkpoint, load_classifier(path, threads=1)), pixels[:1])
+        slow, fast = seconds_per_photo((checkpoint, load_classifier(path, threads=1)))
     print(f"one photo, one thread: {fast * 1e3:.1f} ms; the checkpoint in PyTorch, float32: {slow * 1e3:.1f} ms "
           f"({slow / fast:.2f} x)")  # fmt: skip
-    expected, got = (classifier.predict(pixels, BATCH) for classifier in (checkpoint, load_classifier(path)))
-    name = f"{len(pixels)} {'validation photos' if labels else 'drawn pictures'}"
-    difference = max(abs(expected[key] - got[key]).max() for key in ATTRIBUTES)
-    print(f"probabilities differ by at most {difference:.1e} on {name}; the same classes: " + ", ".join(
-        f"{key} {(expected[key].argmax(1) == got[key].argmax(1)).mean():.4f}" for key in ATTRIBUTES
-    ))  # fmt: skip
-    if not labels:
+    if photos is None:
+        print(f"nothing was compared with the checkpoint: no {DATA_DIR}; name a data set with --data-dir")
         return
-    old, new = evaluate(expected, labels)["mean_top1"], evaluate(got, labels)["mean_top1"]
+    pixels, labels = photos
+    expected, got = (classifier.predict(pixels, BATCH) for classifier in (checkpoint, exported))
+    difference = max(abs(expected[key] - got[key]).max() for key in labels)
+    name = f"{len(pixels)} validation photos"
+    print(f"probabilities differ by at most {difference:.1e} on {name}; the same classes: " + ", ".join(
+        f"{key} {(expected[key].argmax(1) == got[key].argmax(1)).mean():.4f}" for key in labels
+    ))  # fmt: skip
+    check_accuracy(args, name, labels, expected, got)
+
+
+def check_accuracy(args, name, labels, expected, got):
+    """Print Top-1 of both, attribute -> probabilities; UserError if the file's is much lower."""
+    from utils.metrics import evaluate
+
+    old, new = (evaluate(probabilities, labels)["mean_top1"] for probabilities in (expected, got))
+    if old is None:
+        print(f"no label of the {name} is known, so that their accuracy is not")
+        return
     print(f"mean Top-1 on {name}: {new:.4f}, the checkpoint {old:.4f} ({new - old:+.4f})")
-    one_answer = 1 / (len(pixels) * len(ATTRIBUTES))  # more than the limit where photos are few
+    known = [count for count in ((values != UNKNOWN).sum() for values in labels.values()) if count]
+    one_answer = 1 / (min(known) * len(known))  # more than the limit where photos are few
     if old - new > max(MAX_DROP, one_answer) + 1e-9:
         raise UserError(
             f"{args.output}: mean Top-1 falls by {old - new:.4f}, more than {MAX_DROP}, nothing was written; "
             "calibrate on more photos (--calibration), or use --precision fp16"
         )
+
+
+@contextlib.contextmanager
+def one_thread():
+    """PyTorch on one thread."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def seconds_per_photo(classifiers, rounds=15):
+    """The shortest of some calls of each, taken in turns, so that a busy machine hits all alike."""
+    photo = np.zeros((1, SIZE, SIZE, 3), np.uint8)
+    best = [float("inf")] * len(classifiers)
+    for _ in range(rounds):
+        for place, classify in enumerate(classifiers):
+            start = time.perf_counter()
+            classify(photo)
+            best[place] = min(best[place], time.perf_counter() - start)
+    return best
 
 
 if __name__ == "__main__":

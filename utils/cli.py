@@ -75,17 +75,18 @@ class Parser(argparse.ArgumentParser):
         )
 
     @staticmethod
-    def data_options(group):
-        """Add the options that name a data set, the same in every command that reads one."""
+    def data_options(group, cached=True):
+        """Add the options that name a data set, the same in every command that reads one; `cached`, if it keeps pixels."""
         add = group.add_argument
         add("--attributes", help="JSON file of the attributes, the tables and the photos", metavar="FILE")
         add("--data-dir", default="./Dataset", help="folder of the data set", metavar="DIR")
-        add(
-            "--cache-dir",
-            default=cache_folder(),
-            help="folder for what is computed once: decoded pixels, teacher's logits",
-            metavar="DIR",
-        )
+        if cached:
+            add(
+                "--cache-dir",
+                default=cache_folder(),
+                help="folder for what is computed once: decoded pixels, teacher's logits",
+                metavar="DIR",
+            )
         Parser.switch(
             group,
             "--skip-unreadable",

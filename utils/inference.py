@@ -9,8 +9,8 @@ import os
 import numpy as np
 from tqdm import tqdm
 
-from utils.attributes import attributes_of
-from utils.errors import UserError, first_line
+from utils.attributes import Attributes, attributes_of, read_attributes
+from utils.errors import UserError, first_line, shortened
 from utils.photos import SIZE
 
 INPUT = "pixels"  # name of the exported graph's input
@@ -73,6 +73,25 @@ def load_classifier(path, threads=None, clip_model=None, prompts=None):
     return (
         _from_onnx(path, threads) if path.endswith(".onnx") else _from_checkpoint(path, clip_model, prompts)
     )
+
+
+def data_attributes(attributes, path):
+    """The attributes that a data set is read by: a network's, with tables, columns and cells as in the file `path`, if any.
+
+    Raises: UserError if the file has other attributes or classes; their order may differ.
+    """
+    if path is None:
+        return attributes
+    given = read_attributes(path)
+    differences = attributes.differences(given)
+    if differences:
+        raise UserError(
+            f"--attributes {path}: not the network's; of the network (first) and the file (second):\n"
+            + shortened(differences)
+        )
+    own, other = attributes.content["attributes"], given.content["attributes"]
+    each = {name: dict(other[name], classes=own[name]["classes"]) for name in attributes}
+    return Attributes(dict(given.content, exif=attributes.layout.exif, attributes=each), path)
 
 
 def prediction_header(attributes, labels=False, probabilities=False):
@@ -155,8 +174,10 @@ def _from_checkpoint(path, clip_model, prompts):
             f"checkpoint {path}: reading it needs PyTorch (pip install torch); an exported .onnx does not"
         ) from error
     from networks import Student, load_network
+    from utils.hardware import keep_freed_memory
     from utils.pixels import to_device
 
+    keep_freed_memory()
     net, meta = load_network(path, clip_model, prompts)
     if net.role == Student.role:
         net = net.folded()

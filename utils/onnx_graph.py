@@ -10,12 +10,15 @@ import tempfile
 import warnings
 
 import numpy as np
+import onnx
+import onnxruntime
 import torch
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime import quantization
 from torch import nn
 
-from utils.attributes import ATTRIBUTES
-from utils.dataset import SIZE
 from utils.inference import INPUT, META
+from utils.photos import SIZE
 
 TRACED_OPSET, OPSET = 16, 20  # PyTorch 1.12 knows no newer one; 20 has Gelu and LayerNormalization
 EXAMPLE = (2, SIZE, SIZE, 3)  # traced with this many photos
@@ -27,6 +30,9 @@ class _Graph(nn.Module):
     def __init__(self, net):
         super().__init__()
         self.net = copy.deepcopy(net)
+        for module in self.net.modules():
+            if type(module) is nn.Linear:
+                module.__class__ = _RowsLinear
         # (x / 255 - mean) / std = (x - 255 mean) / (255 std); the division goes into the first convolution.
         # The subtraction cannot follow it: the convolution pads with zeros, which are the mean.
         normalize, first = self.net.normalize, self.net.backbone.patch_embed.conv1
@@ -36,7 +42,14 @@ class _Graph(nn.Module):
 
     def forward(self, pixels):
         logits = self.net(pixels.permute(0, 3, 1, 2).float() - self.grey)
-        return tuple(logits[key].softmax(dim=1) for key in ATTRIBUTES)
+        return tuple(logits[key].softmax(dim=1) for key in self.net.attributes)
+
+
+class _RowsLinear(nn.Linear):
+    """One operator, Gemm, instead of matrix product and sum: int8 then stays in integers until the sum."""
+
+    def forward(self, x):
+        return super().forward(x.reshape(-1, self.in_features)).reshape(*x.shape[:-1], self.out_features)
 
 
 # Two operators are written whole, as runtimes have them, instead of in a dozen small steps. The exporter's
@@ -58,8 +71,6 @@ _WRITERS = {"aten::gelu": _gelu, "aten::layer_norm": _layer_norm}
 
 def trace(net):
     """A folded `Student` as an ONNX model in float32, any number of photos at a time."""
-    import onnx
-
     # PyTorch 2 has two exporters. The tracing one is the only one of 1.12, and it leaves the attention
     # biases compact: it does not compute biases[index] at export time.
     tracing = {} if int(torch.__version__.split(".")[0]) < 2 else {"dynamo": False}
@@ -69,7 +80,7 @@ def trace(net):
         path = os.path.join(folder, "student.onnx")
         torch.onnx.export(
             _Graph(net), (torch.zeros(EXAMPLE, dtype=torch.uint8),), path, opset_version=TRACED_OPSET, input_names=[INPUT],
-            output_names=list(ATTRIBUTES), **tracing,
+            **tracing,
         )  # fmt: skip
         model = onnx.load(path)
     for name in _WRITERS:
@@ -80,37 +91,10 @@ def trace(net):
     model.opset_import.add(domain="", version=OPSET)
     del model.graph.value_info[:]  # notes of sizes for the traced number of photos
     sizes = _sizes(model)
-    _merge_bias(model, sizes)
     _free_batch(model, sizes)
     _share_indices(model)
     _without_unused(model)
     return model
-
-
-def _merge_bias(model, sizes):
-    """Matrix product and bias as one operator, Gemm: int8 then stays in integers until the sum."""
-    from onnx import helper
-
-    stored = {tensor.name for tensor in model.graph.initializer}
-    sums = {name: node for node in model.graph.node if node.op_type == "Add" for name in node.input}
-    nodes, merged = [], []
-    for node in model.graph.node:
-        if node.op_type != "MatMul" or node.input[1] not in stored:
-            nodes.append(node)
-            continue
-        add = sums[node.output[0]]
-        bias = next(name for name in add.input if name != node.output[0])
-        rows, product, result = f"{node.name}_rows", f"{node.name}_gemm", add.output[0]
-        inputs = sizes[node.input[0]][-1]
-        nodes += [
-            helper.make_node("Reshape", [node.input[0], _constant(model, [-1, inputs])], [rows], rows),
-            helper.make_node("Gemm", [rows, node.input[1], bias], [product], product),
-            helper.make_node(
-                "Reshape", [product, _constant(model, [-1, *sizes[result][1:]])], [result], f"{product}_out"
-            ),
-        ]
-        merged.append(add.name)
-    _replace(model.graph.node, [node for node in nodes if node.name not in merged])
 
 
 def _free_batch(model, sizes):
@@ -128,9 +112,6 @@ def _free_batch(model, sizes):
 
 def _sizes(model):
     """Name -> sizes of every intermediate result, by running the model on the traced number of photos."""
-    import onnx
-    import onnxruntime
-
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     names = [name for node in model.graph.node for name in node.output]
@@ -142,8 +123,6 @@ def _sizes(model):
 
 def _constant(model, sizes):
     """Name of a stored int64 vector, made if there is none yet."""
-    from onnx import numpy_helper
-
     name = "sizes_" + "_".join(map(str, sizes)).replace("-", "minus")
     if all(tensor.name != name for tensor in model.graph.initializer):
         model.graph.initializer.append(numpy_helper.from_array(np.array(sizes, np.int64), name))
@@ -152,8 +131,6 @@ def _constant(model, sizes):
 
 def _share_indices(model):
     """Keep one index per window size, in bytes: each block has its own in int64, 300 KB for a 14 x 14 window."""
-    from onnx import TensorProto, helper, numpy_helper
-
     graph, shared, casts = model.graph, {}, []
     constants = {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
     constants.update({tensor.name: tensor for tensor in graph.initializer})
@@ -194,8 +171,6 @@ def to_fp16(model, operators=None):
 
     Args: `operators`, names of the operators whose weights are meant; None for all.
     """
-    from onnx import TensorProto, helper, numpy_helper
-
     graph, casts = model.graph, []
     meant = {name for n in graph.node if operators is None or n.op_type in operators for name in n.input}
     for tensor in graph.initializer:
@@ -217,8 +192,6 @@ def to_int8(model, pixels):
 
     Args: `pixels`, uint8 `(N, 224, 224, 3)`, the photos to calibrate on.
     """
-    import onnx
-    from onnxruntime import quantization
 
     class Reader(quantization.CalibrationDataReader):
         def __init__(self):
@@ -270,13 +243,24 @@ def _quiet():
         logging.disable(previous)
 
 
-def save(model, path, meta):
-    """Write the model with its metadata, a dict of plain values."""
-    import onnx
-
+def save(model, path, meta, attributes):
+    """Write the model with its metadata, a dict of plain values; the outputs are named as the attributes, where they can be."""
+    _name_outputs(model.graph, attributes)
     del model.metadata_props[:]
     entry = model.metadata_props.add()
     entry.key, entry.value = META, json.dumps(meta, ensure_ascii=False)
     model.producer_name, model.producer_version = "fashion-attributes", ""
     onnx.checker.check_model(model)
     onnx.save(model, path)
+
+
+def _name_outputs(graph, attributes):
+    """An attribute may be called like another tensor, or `__proto__`, which a browser keeps for itself."""
+    taken = {name for node in graph.node for name in [*node.input, *node.output]} | {INPUT, "__proto__"}
+    taken.update(tensor.name for tensor in graph.initializer)
+    results = {node.output[0]: node for node in graph.node}
+    for value, name in zip(graph.output, attributes):
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        results[value.name].output[0] = value.name = name
