@@ -16,13 +16,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from utils.attributes import ATTRIBUTES
-from utils.dataset import SIZE, read_rgb
-from utils.errors import UserError, exit_code
+from utils.cli import Parser, cache_folder, exit_code
+from utils.errors import UserError
 from utils.inference import load_classifier
-from utils.options import Parser, cache_folder
-from utils.sample_data import draw_photos
+from utils.photos import SIZE, find_photos, read_photos
 
+HERE = Path(__file__).parent
 PACKAGE = "onnxruntime-web@1.30.0"  # MIT licence
 RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 SAMPLES = 6
@@ -35,7 +34,7 @@ def get_args_parser():
     p.add_argument("student", help="ONNX file of export.py; int8 is the quickest to load", metavar="FILE.onnx")
     p.add_argument("--output", default="demo", help="folder to write the page into", metavar="DIR")
     p.add_argument("--runtime", help=f"folder with the files of {PACKAGE}'s dist/; without it, npm fetches the package, once", metavar="DIR")
-    p.add_argument("--samples", help=f"folder of photos, of which the first {SAMPLES} are offered as samples; without it they are drawn", metavar="DIR")
+    p.add_argument("--samples", help=f"folder of photos, of which the first {SAMPLES} are offered as samples; without it six drawn ones", metavar="DIR")
     return p
 # fmt: on
 
@@ -44,8 +43,8 @@ def main(argv=None):
     args = get_args_parser().parse_args(argv)
     if not args.student.endswith(".onnx"):
         raise UserError(f"{args.student}: the page runs an ONNX file; make one with export.py")
-    load_classifier(args.student)  # which says so if it is another model's
-    photos = read_samples(args.samples) if args.samples else draw_photos(SAMPLES)
+    attributes = load_classifier(args.student).attributes
+    photos = read_samples(args.samples or HERE / "samples", attributes.layout.exif)
     runtime = args.runtime or fetch_runtime(cache_folder())
     absent = [name for name in RUNTIME if not os.path.isfile(os.path.join(runtime, name))]
     if absent:
@@ -62,41 +61,43 @@ def main(argv=None):
         samples = [f"samples/{i}.jpg" for i in range(1, len(photos) + 1)]
         for name, photo in zip(samples, photos):
             photo.save(output / name, quality=90)
-        (output / "index.html").write_text(page(samples), encoding="utf-8")
+        (output / "index.html").write_text(page(attributes, samples), encoding="utf-8")
     except OSError as error:
         raise UserError(f"--output {args.output}: {error.strerror}; choose another folder") from error
     print(f"{args.output}: the page; to see it, run: python -m http.server --directory {args.output} 8000")
 
 
-def page(samples):
+def page(attributes, samples):
     """The page's text. `samples`: addresses of the sample photos, relative to it."""
+    language = next(iter(attributes.languages()), None)
     data = {
         "size": SIZE,
+        "exif": attributes.layout.exif,
+        "language": language,  # of the second names
         "samples": samples,
         "attributes": [
-            {"key": key, "title": a.column, "en": a.classes, "ko": a.classes_ko}
-            for key, a in ATTRIBUTES.items()
+            {
+                "names": [name, attributes.content["attributes"][name].get("names", {}).get(language)],
+                "classes": list(zip(attribute.classes, attribute.names.get(language, attribute.classes))),
+            }
+            for name, attribute in attributes.items()
         ],
     }
     text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
-    template = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
-    return template.replace("/*DATA*/", text)
+    return (HERE / "page.html").read_text(encoding="utf-8").replace("/*DATA*/", text)
 
 
-def read_samples(folder):
-    """The first photos of a folder and its sub-folders, RGB, at most 800 pixels long."""
-    from predict import find_photos
-
+def read_samples(folder, exif):
+    """The first photos of a folder and its sub-folders, RGB, at most 800 pixels long, turned by their EXIF or not."""
     if not os.path.isdir(folder):
         raise UserError(f"--samples {folder}: no such folder")
     photos = []
-    for _, path in find_photos(folder)[:SAMPLES]:
-        try:
-            photo = Image.fromarray(np.rint(read_rgb(path)).astype(np.uint8))
-        except Exception as error:  # whatever a decoder raises
-            raise UserError(f"--samples: photo {path} cannot be read: {error}") from error
-        photo.thumbnail((LONGEST, LONGEST))
-        photos.append(photo)
+    paths = [os.path.join(folder, name) for name in find_photos(folder)[:SAMPLES]]
+    for pixels, problem in read_photos(paths, exif, prepare=np.rint):
+        if problem:
+            raise UserError(f"--samples: photo {problem}")
+        photos.append(Image.fromarray(pixels.astype(np.uint8)))
+        photos[-1].thumbnail((LONGEST, LONGEST))
     return photos
 
 
