@@ -1,5 +1,6 @@
 """The page in a real browser: predict.py's classes, by mouse and by keyboard, and on a phone's width."""
 
+import contextlib
 import csv
 import functools
 import http.server
@@ -8,13 +9,17 @@ import threading
 import numpy as np
 import pytest
 from browser import Browser, find_chromium
+from kinds import KINDS, save_student
 from PIL import Image
 
+import export
 import predict
-from utils import demo
-from utils.attributes import ATTRIBUTES
-from utils.dataset import letterbox, read_rgb
+from utils.attributes import Attributes, read_attributes
+from utils.demo import __main__ as demo
 from utils.errors import UserError
+from utils.photos import letterbox, read_rgb
+
+ATTRIBUTES = read_attributes()  # the competition's
 
 CLOSE = (
     0.02  # in probability, of a network with random weights, which a grey level sways more than a trained one
@@ -26,17 +31,24 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(scope="module")
-def site(exported, tmp_path_factory):
-    """(folder of the page, its address), served by Python's web server as the README says."""
-    folder = tmp_path_factory.mktemp("site")
-    demo.main([str(exported["fp32"]), "--output", str(folder)])
+@contextlib.contextmanager
+def served(student, folder):
+    """(folder of a student's page, its address), served by Python's web server as the README says."""
+    demo.main([str(student), "--output", str(folder)])
     handler = functools.partial(Quiet, directory=str(folder))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield folder, f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    server.server_close()
+    try:
+        yield folder, f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(scope="module")
+def site(exported, tmp_path_factory):
+    with served(exported["fp32"], tmp_path_factory.mktemp("site")) as place:
+        yield place
 
 
 @pytest.fixture(scope="module")
@@ -46,18 +58,24 @@ def browser(site, tmp_path_factory):
         pytest.skip("no Chromium or Chrome on this machine")
     browser = Browser(chromium, tmp_path_factory.mktemp("profile"))
     browser.resize(1100, 900)
-    browser.call("Page.navigate", url=site[1])
-    browser.wait_for("document.querySelector('#status')?.textContent.startsWith('Ready')")
+    visit(browser, site[1])
     yield browser
     browser.close()
 
 
+def visit(browser, address):
+    browser.call("Page.navigate", url=address)
+    browser.wait_for(
+        f"location.href === '{address}' && document.querySelector('#status')?.textContent.startsWith('Ready')"
+    )
+
+
 def classified(browser, name):
-    """Wait until the page has the classes of a photo; attribute -> (class, probabilities as shown, in percent)."""
+    """Wait until the page has the classes of a photo; for each attribute (class, probabilities as shown, in percent)."""
     browser.wait_for(f"document.querySelector('#status').textContent.startsWith('{name}: read')")
     return browser.run(
-        "Object.fromEntries([...document.querySelectorAll('section')].map(section => [section.dataset.key,"
-        "[+section.dataset.best, [...section.querySelectorAll('.number')].map(x => parseFloat(x.textContent))]]))"
+        "[...document.querySelectorAll('section')].map(section => [+section.dataset.best,"
+        "[...section.querySelectorAll('.number')].map(x => parseFloat(x.textContent))])"
     )
 
 
@@ -104,10 +122,10 @@ def test_classes_equal_predict(browser, site, exported, photos, tmp_path):
         shown = classified(browser, row["image_name"])
         difference = np.abs(seen(browser) - letterbox(read_rgb(photos / row["image_name"])))
         assert difference.max() <= 2 and difference.mean() < 0.2, row["image_name"]
-        for key, attribute in ATTRIBUTES.items():
+        for (best, percents), attribute in zip(shown, ATTRIBUTES.values()):
             expected = [float(row[f"{attribute.short}_{i}"]) for i in range(len(attribute.classes))]
-            assert np.abs(np.array(shown[key][1]) / 100 - expected).max() < CLOSE, (row, shown)
-            assert shown[key][0] == int(row[attribute.short]), (row, shown)
+            assert np.abs(np.array(percents) / 100 - expected).max() < CLOSE, (row, shown)
+            assert best == int(row[attribute.short]), (row, shown)
     assert len({tuple(row[a.short] for a in ATTRIBUTES.values()) for row in rows}) > 2  # not one for all
     assert all(url.startswith((site[1], "blob:", "data:")) for url in browser.requests), browser.requests
 
@@ -120,7 +138,7 @@ def test_keyboard(browser):
         assert browser.run("document.activeElement.tagName") == tag
     browser.press("Enter", 13)
     shown = classified(browser, "Sample 2")
-    assert all(sum(percents) == pytest.approx(100, abs=0.5) for _, percents in shown.values())
+    assert all(sum(percents) == pytest.approx(100, abs=0.5) for _, percents in shown)
     assert browser.run("document.querySelector('[aria-pressed=true] img').alt") == "sample 2"
 
 
@@ -151,7 +169,60 @@ def test_phone(browser):
     text = browser.run("document.body.innerText")
     browser.resize(1100, 900)
     for attribute in ATTRIBUTES.values():
-        assert all(name in text for name in (*attribute.classes, *attribute.classes_ko))
+        assert all(name in text for name in (*attribute.classes, *attribute.names["ko"]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_attributes(browser, photos, tmp_path, kind):
+    """On the page as predict.py writes them: any number, any names, photos turned as the attributes say."""
+    attributes = save_student(tmp_path / "s.pt", kind)
+    student = f"{tmp_path}/s.onnx"
+    export.main(["--checkpoint", f"{tmp_path}/s.pt", "--output", student])
+    photo = photos / "2.jpg"  # with an orientation
+    predict.main([str(photo), "--checkpoint", student, "--output", f"{tmp_path}/out.csv", "--probabilities"])
+    with open(tmp_path / "out.csv", newline="", encoding="utf-8") as file:
+        row = next(csv.DictReader(file))
+    with served(student, tmp_path / "page") as (_, address):
+        visit(browser, address)
+        browser.choose_file("#file", photo)
+        shown = classified(browser, "2.jpg")
+        names = browser.run("[...document.querySelectorAll('section')].map(x => [...x.querySelectorAll('h2,.row')]"
+                            ".map(y => y.firstChild.firstChild ? y.firstChild.textContent : y.textContent))")  # fmt: skip
+        others = browser.run("[...document.querySelectorAll('.other')].map(x => [x.lang, x.textContent])")
+        browser.run("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+        browser.resize(360, 740, mobile=True)
+        assert browser.run("document.documentElement.scrollWidth") <= 360
+        browser.resize(1100, 900)
+    difference = np.abs(seen(browser) - letterbox(read_rgb(photo, attributes.layout.exif)))
+    assert difference.max() <= 2 and difference.mean() < 0.2
+    assert len(shown) == len(attributes) == len(names)
+    for (best, percents), (title, *classes), (key, attribute) in zip(shown, names, attributes.items()):
+        expected = [float(row[f"{key}_{i}"]) for i in range(len(attribute.classes))]
+        assert best == int(row[key]) and title in (key, f"{key} Art")
+        if len(expected) > 12:  # the likeliest first
+            order = np.argsort(expected)[::-1]
+            assert classes[0].startswith(attribute.classes[order[0]]) and percents == sorted(percents)[::-1]
+            expected = sorted(expected)[::-1]
+        else:
+            assert [one.startswith(name) for one, name in zip(classes, attribute.classes)] == [True] * len(
+                classes
+            )
+        assert np.abs(np.array(percents) / 100 - expected).max() < CLOSE
+    if kind == "seven":  # the second names are those of the first other language
+        languages = sorted({language for language, _ in others})
+        assert languages == ["de"] and len(others) == 1 + 50
+    else:
+        assert not others
+
+
+def test_samples_are_small():
+    sizes = [path.stat().st_size for path in (demo.HERE / "samples").iterdir()]
+    assert len(sizes) == demo.SAMPLES and max(sizes) <= 25_000
+
+
+def test_page_holds_any_names():
+    attributes = Attributes({"attributes": {"<!--": {"classes": {"</script>": {}, "&amp;": {}}}}}, "test")
+    assert demo.page(attributes, []).count("</script>") == demo.page(ATTRIBUTES, []).count("</script>")
 
 
 def test_bad_input(exported, tmp_path):

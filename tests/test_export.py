@@ -8,15 +8,17 @@ import sys
 import numpy as np
 import pytest
 import torch
-from utils.folding import fold
+from kinds import KINDS, save_student
 
 import export
-from clip_model import PROMPTS
-from utils.attributes import ATTRIBUTES, num_classes
-from utils.checkpoint import save_checkpoint
+from networks import load_network
+from utils.attributes import UNKNOWN, read_attributes
+from utils.checkpoint import read_checkpoint, save_checkpoint
+from utils.cli import exit_code
 from utils.errors import UserError
-from utils.export import prompts_hash
-from utils.inference import load_classifier, load_network
+from utils.inference import load_classifier
+
+ATTRIBUTES = read_attributes()  # the competition's
 
 SIZES = {"fp32": 21.0, "fp16": 10.8, "int8": 6.5}  # MB at most
 CLOSE = {"fp32": 1e-5, "fp16": 1e-2, "int8": 0.1}  # in probability
@@ -32,15 +34,15 @@ def noise(count):
 
 def test_folded_is_equal(work):
     net, _ = load_network(f"{work}/student.pt")
-    folded, pixels = fold(net), torch.from_numpy(noise(2)).permute(0, 3, 1, 2)
+    folded, pixels = net.folded(), torch.from_numpy(noise(2)).permute(0, 3, 1, 2)
     assert net.distillation and not folded.distillation
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
     with torch.no_grad():
         for key, logits in net(pixels).items():
             assert (logits - folded(pixels)[key]).abs().max() < 1e-5
         features = torch.randn(8, net.backbone.num_features)
-        for key, head in folded.class_heads.items():
-            average = (net.class_heads[key](features) + net.distillation_heads[key](features)) / 2
+        for number, head in enumerate(folded.class_heads):
+            average = (net.class_heads[number](features) + net.distillation_heads[number](features)) / 2
             assert (head(features) - average).abs().max() < 1e-6
 
 
@@ -53,13 +55,13 @@ def test_onnx(work, exported, precision):
     reference, classify = load_classifier(f"{work}/student.pt"), load_classifier(str(exported[precision]))
     for count in (1, 3):  # any number of photos
         expected, got = reference(noise(count)), classify(noise(count))
-        for key, classes in num_classes().items():
+        for key, classes in ATTRIBUTES.sizes.items():
             assert got[key].shape == (count, classes) and got[key].dtype == np.float32
             assert np.abs(got[key] - expected[key]).max() < CLOSE[precision]
     assert classify.role == "student"
     assert classify.meta["export"]["precision"] == precision and classify.meta["version"] == "tried"
     assert classify.meta["metrics"] == {"val_top1": 0.5}
-    assert list(classify.meta["classes"]) == list(ATTRIBUTES)
+    assert classify.attributes.content == ATTRIBUTES.to_meta(tables=False)
 
 
 @pytest.mark.parametrize("precision", ("fp32", "fp16"))
@@ -84,12 +86,13 @@ def test_onnx_needs_no_torch(work, exported):
         assert len(list(csv.reader(file))) == 1 + 10
 
 
-def test_refused(work, exported, tmp_path):
+def test_refused(work, exported, tmp_path, monkeypatch):
     out = tmp_path / "x.onnx"
     with pytest.raises(UserError, match="--max-mb 20"):
         export.main(command(work, out, "--max-mb", "20"))
-    with pytest.raises(UserError, match="calibrated on photos"):
-        export.main(command(work, out, "--precision", "int8", "--data-dir", str(tmp_path)))
+    with pytest.raises(UserError, match="calibrated on photos"), monkeypatch.context() as m:
+        m.chdir(tmp_path)
+        export.main(["--checkpoint", f"{work}/student.pt", "--output", str(out), "--precision", "int8"])
     with pytest.raises(UserError, match="exported already"):
         export.main(["--checkpoint", str(exported["fp32"]), "--output", str(out)])
     (tmp_path / "none.pt").write_bytes(b"no checkpoint")
@@ -98,6 +101,8 @@ def test_refused(work, exported, tmp_path):
     for bad in (["--output", "x.pt"], ["--output", "x.pt", "--format", "pt", "--precision", "int8"]):
         with pytest.raises(UserError, match=r"export\.py --help"):
             export.parse_args(["--checkpoint", "x", *bad])
+    with pytest.raises(UserError, match="no data set at"):
+        export.main(command(work, out, "--data-dir", f"{tmp_path}/absent"))
     assert not out.exists() and [p.name for p in tmp_path.iterdir()] == ["none.pt"]
 
 
@@ -109,36 +114,163 @@ def test_fall_in_accuracy_is_refused(work, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_data(work, tmp_path, capsys):
-    """Drawn pictures are compared, and that is said."""
-    options = (
-        f"--checkpoint {work}/student.pt --output {tmp_path}/x.pt --format pt --data-dir {tmp_path}".split()
-    )
+def test_without_data(work, tmp_path, capsys, monkeypatch):
+    """Nothing is compared, and that is said."""
+    monkeypatch.chdir(tmp_path)
+    options = f"--checkpoint {work}/student.pt --output {tmp_path}/x.pt --format pt".split()
     export.main(options)
     said = capsys.readouterr().out
-    assert "compared on drawn pictures" in said and "drawn pictures; the same classes" in said
-    assert "Top-1" not in said and (tmp_path / "x.pt").is_file()
+    assert "nothing was compared" in said and "no ./Dataset" in said
+    assert "Top-1" not in said and "differ" not in said and (tmp_path / "x.pt").is_file()
 
 
-def test_prompts_hash(tmp_path, monkeypatch):
-    """It is that of the teacher's prompts: its own, those of --prompts, or this project's."""
+def table(work, attributes, path):
+    """A table of the work's ten photos with a label each, half of the cells of the last attribute unknown."""
+    names = sorted(
+        str(photo.relative_to(work / "data" / "val")) for photo in (work / "data" / "val").rglob("*.*g")
+    )
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([attributes.layout.image, *(a.column for a in attributes.values())])
+        for row, name in enumerate(names):
+            cells = [a.classes[row % len(a.classes)] for a in attributes.values()]
+            writer.writerow([name, *cells[:-1], "?" if row % 2 else cells[-1]])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_attributes(work, tmp_path, kind, capsys):
+    """The exported file tells the checkpoint's attributes, and predict.py writes them."""
+    attributes = save_student(tmp_path / "s.pt", kind)
+    table(work, attributes, tmp_path / "table.csv")
+    part = {"table": "table.csv", "photos": "photos"}
+    (tmp_path / "photos").symlink_to(work / "data" / "val")
+    tables = dict(KINDS[kind], train=part, val=part, unknown=["?"])
+    first = next(iter(attributes))
+    turned = dict(reversed(list(tables["attributes"][first]["classes"].items())))  # in another order
+    tables["attributes"] = {**tables["attributes"], first: dict(tables["attributes"][first], classes=turned)}
+    (tmp_path / "a.json").write_text(json.dumps(tables))
+    output, precision = tmp_path / "s.onnx", {"one": "fp16", "seven": "fp32", "odd": "int8"}[kind]
+    export.main(["--checkpoint", f"{tmp_path}/s.pt", "--output", str(output), "--precision", precision,
+                 "--data-dir", str(tmp_path), "--attributes", f"{tmp_path}/a.json"])  # fmt: skip
+    assert "mean Top-1 on 10 validation photos" in capsys.readouterr().out
+    expected, exported = load_classifier(f"{tmp_path}/s.pt"), load_classifier(output)
+    assert exported.attributes.content == attributes.to_meta(tables=False)
+    got = exported(noise(2))
+    assert list(got) == list(attributes)
+    for key, values in expected(noise(2)).items():
+        assert got[key].shape == values.shape and np.abs(got[key] - values).max() < CLOSE[precision]
+    code = "import sys; sys.modules['torch'] = None; import predict; predict.main(sys.argv[1:])"
+    arguments = [f"{tmp_path}/table.csv", "--images", f"{tmp_path}/photos", "--checkpoint", str(output)]
+    arguments += ["--names", "en", "--output", f"{tmp_path}/out.csv"]
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True)
+    with open(tmp_path / "out.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 10 and list(rows[0]) == [attributes.layout.image, *attributes]
+    assert all(row[key] in attributes[key].classes for row in rows for key in attributes)
+
+
+def test_labels_follow_the_networks_classes(work, tmp_path):
+    """Whatever their order in the file of --attributes; a cell that is not known stays so."""
+    from utils.inference import data_attributes
+
+    attributes = save_student(tmp_path / "s.pt", "one")
+    table(work, attributes, tmp_path / "t.csv")
+    part = {"table": "t.csv", "photos": "p"}
+    (tmp_path / "p").symlink_to(work / "data" / "val")
+    classes = {"long": {}, "short": {}}
+    content = {"image": "photo", "train": part, "val": part, "unknown": ["?"]}
+    content["attributes"] = {"sleeve": {"classes": classes}}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    given = data_attributes(attributes, f"{tmp_path}/a.json")
+    assert given.layout.exif and given.layout.train.table == "t.csv"
+    args = export.parse_args(
+        ["--checkpoint", "s.pt", "--output", f"{tmp_path}/o.onnx", "--data-dir", str(tmp_path)]
+    )
+    labels = export.photos_of(args, given, "val", 10)[1]["sleeve"].tolist()
+    assert labels == [0, UNKNOWN] * 5
+    content["attributes"]["sleeve"]["classes"] = {"long": {}, "none": {}}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="of the first alone: short; of the second alone: none"):
+        data_attributes(attributes, f"{tmp_path}/a.json")
+
+
+def test_unreadable_photos(work, tmp_path):
+    attributes = save_student(tmp_path / "s.pt", "one")
+    table(work, attributes, tmp_path / "val.csv")
+    (tmp_path / "val").mkdir()
+    photos = sorted((work / "data" / "val").rglob("*.*g"))
+    for photo in photos:
+        target = tmp_path / "val" / photo.relative_to(work / "data" / "val")
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(photo.read_bytes() if photo != photos[3] else b"no photo")
+    tables = dict(KINDS["one"], unknown=["?"])
+    (tmp_path / "a.json").write_text(json.dumps(tables))
+    options = (
+        f"--checkpoint {tmp_path}/s.pt --output {tmp_path}/o.pt --format pt --data-dir {tmp_path}".split()
+    )
+    options += ["--attributes", f"{tmp_path}/a.json"]
+    with pytest.raises(UserError, match="1 of 10 photos of val cannot be read"):
+        export.main(options)
+    export.main([*options, "--skip-unreadable"])
+    assert (tmp_path / "o.pt").is_file()
+
+
+@pytest.mark.parametrize("format", ("onnx", "pt"))
+def test_no_path_of_this_machine_is_published(tmp_path, format, monkeypatch):
+    """Old checkpoints hold the folders of their data set and cache; new ones the names of tables."""
     monkeypatch.chdir(tmp_path)
-    turned = {key: list(sentences)[::-1] for key, sentences in PROMPTS.items()}
-    (tmp_path / "model" / "a").mkdir(parents=True)
-    save_checkpoint("model/a/t.pt", torch.nn.Linear(1, 1), {"prompts": turned})
-    (tmp_path / "p.json").write_text(json.dumps(turned))
-    ours = prompts_hash({"teacher": "zero-shot"})
-    others = [{"teacher": "a/t.pt"}, {"teacher": "zero-shot", "prompts": "p.json"}]
-    assert len(ours) == 64 and {prompts_hash(options) for options in others}.isdisjoint({ours, None})
-    assert prompts_hash(others[0]) == prompts_hash(others[1])
-    assert prompts_hash({}) is prompts_hash({"teacher": "gone.pt"}) is None
+    options = {
+        "data_dir": "/home/secret/Dataset",
+        "cache_dir": "/home/secret/.cache",
+        "version": "v",
+        "lr": 0.5,
+    }
+    options["clip_model"] = "/home/secret/clip"
+    attributes = save_student(tmp_path / "s.pt", "one", options=options)
+    state, meta = read_checkpoint(tmp_path / "s.pt")
+    meta["attributes"] = dict(attributes.to_meta(), train={"table": "secret.csv", "photos": "secret"})
+    torch.save({"model": state, "meta": meta}, tmp_path / "s.pt")
+    export.main(["--checkpoint", "s.pt", "--output", f"o.{format}", "--format", format])
+    content = (tmp_path / f"o.{format}").read_bytes()
+    for name in (b"secret", str(tmp_path).encode(), b"/home"):
+        assert name not in content
+    options = load_classifier(f"o.{format}").meta["options"]
+    assert options == {"version": "v", "lr": 0.5, "clip_model": "clip"}
+
+
+def test_file_of_an_earlier_version(exported, tmp_path):
+    """It does not say its attributes: the competition's, by the names of its outputs."""
+    import onnx
+
+    model = onnx.load(str(exported["fp32"]))
+    outputs = list(model.graph.output)[::-1]
+    del model.graph.output[:], model.metadata_props[:]
+    model.graph.output.extend(outputs)
+    onnx.save(model, f"{tmp_path}/old.onnx")
+    expected, got = (
+        load_classifier(exported["fp32"])(noise(2)),
+        load_classifier(f"{tmp_path}/old.onnx")(noise(2)),
+    )
+    assert list(got) == list(ATTRIBUTES)
+    assert all(np.array_equal(expected[key], got[key]) for key in ATTRIBUTES)
+
+
+def test_ctrl_c_is_one_line_and_no_file(work, tmp_path, monkeypatch, capsys):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "compare", stopped)
+    assert exit_code(lambda: export.main(command(work, tmp_path / "x.onnx"))) == 130
+    error = capsys.readouterr().err
+    assert "SIGINT: stopped" in error and "Traceback" not in error
+    assert not list(tmp_path.iterdir())
 
 
 def test_teacher_is_refused(tmp_path):
     from clip_model import FashionCLIP
 
-    net = FashionCLIP("random")
-    save_checkpoint(tmp_path / "t.pt", net, dict(net.describe(), role="teacher"))
+    net = FashionCLIP(ATTRIBUTES, "random")
+    save_checkpoint(tmp_path / "t.pt", net, dict(net.describe(), attributes=ATTRIBUTES.to_meta()))
     with pytest.raises(UserError, match="a teacher's; only a student"):
         export.main(["--checkpoint", f"{tmp_path}/t.pt", "--output", f"{tmp_path}/t.onnx"])
     assert load_classifier(f"{tmp_path}/t.pt").role == "teacher"

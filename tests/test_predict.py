@@ -7,23 +7,27 @@ import pytest
 from PIL import Image
 
 import predict
-from utils.attributes import ATTRIBUTES, num_classes
-from utils.dataset import letterbox, read_rgb
+from utils.attributes import Attributes, read_attributes
+from utils.cli import exit_code
 from utils.errors import SkippedPhotos, UserError
+from utils.inference import prediction_header
+from utils.photos import letterbox, read_rgb
+
+ATTRIBUTES = read_attributes()  # the competition's
 
 
 class Stub:
     """A classifier whose probabilities follow from a photo's mean colour."""
 
-    def __init__(self, path):
-        self.seen = []
+    def __init__(self, attributes):
+        self.attributes, self.seen = attributes, []
 
     def __call__(self, pixels):
         self.seen.append(pixels)
         level = pixels.reshape(len(pixels), -1).mean(axis=1)
         return {
             k: np.float32([np.roll(np.linspace(0.5, 0, n), int(x)) for x in level])
-            for k, n in num_classes().items()
+            for k, n in self.attributes.sizes.items()
         }
 
 
@@ -35,7 +39,7 @@ def photos(tmp_path, monkeypatch):
     for name, level in (("b.jpg", 80), ("a.png", 120), ("SUB 2019/c.JPG", 160)):
         Image.fromarray(rng.integers(level - 40, level + 40, (90, 60, 3), dtype=np.uint8)).save(folder / name)
     (folder / "notes.txt").write_text("no photo")
-    stub = Stub(None)
+    stub = Stub(ATTRIBUTES)
     monkeypatch.setattr(predict, "load_classifier", lambda path: stub)
     monkeypatch.chdir(tmp_path)
     return folder, stub
@@ -61,17 +65,19 @@ def test_folder_and_letterbox(photos):
         assert np.array_equal(pixels, letterbox(read_rgb(folder / row[0])))
     for row in rows:
         level = int(letterbox(read_rgb(folder / row[0])).mean())
-        assert [int(cell) for cell in row[1:]] == [level % classes for classes in num_classes().values()]
+        assert [int(cell) for cell in row[1:]] == [level % classes for classes in ATTRIBUTES.sizes.values()]
 
 
 def test_names_and_probabilities(photos):
     folder, _ = photos
     numbers = run(folder / "a.png")[1]
-    for language, field in (("ko", "classes_ko"), ("en", "classes")):
+    for language in ("ko", "en"):
         header, row = run(folder / "a.png", "--names", language, "--probabilities")
-        names = [getattr(a, field)[int(cell)] for a, cell in zip(ATTRIBUTES.values(), numbers[1:])]
+        names = [
+            a.names.get(language, a.classes)[int(cell)] for a, cell in zip(ATTRIBUTES.values(), numbers[1:])
+        ]
         assert row[1 : 1 + len(names)] == names
-        assert len(header) == len(row) == 1 + len(names) + sum(num_classes().values())
+        assert len(header) == len(row) == 1 + len(names) + sum(ATTRIBUTES.sizes.values())
         assert max(map(float, row[1 + len(names) :])) == 0.5
 
 
@@ -88,7 +94,7 @@ def test_broken_photo_is_skipped(photos, capsys):
     (folder / "aa.jpg").write_bytes(b"no picture")
     with pytest.raises(SkippedPhotos, match="1 of 4 photos were skipped") as error:
         run(folder)
-    assert error.value.exit_code == 3
+    assert error.value.exit_code == 6
     assert "aa.jpg: cannot identify" in capsys.readouterr().err
     assert [row[0] for row in read()[1:]] == ["a.png", "b.jpg", "SUB 2019/c.JPG"]
 
@@ -98,6 +104,7 @@ def test_bad_input(photos):
     (folder.parent / "empty").mkdir()
     (folder.parent / "list.csv").write_text("name\nb.jpg\n")
     for arguments, message in (
+        ([folder, "--names", "de"], "--names de: there are no such names; there are en, ko"),
         (["empty"], "a folder without photos"),
         (["list.csv"], "no column image_name"),
         (["absent"], "absent: no such file or folder"),
@@ -107,3 +114,52 @@ def test_bad_input(photos):
             run(*arguments)
         assert error.value.exit_code == 2
     assert not (folder.parent / "out.csv").exists()
+
+
+def test_any_attributes(photos):
+    """The table's column, EXIF, and a class's own name where a language has none are the attributes' file's."""
+    folder, stub = photos
+    classes = {"red": {"names": {"de": "rot"}}, "blue": {}}
+    content = {
+        "image": "file",
+        "exif": True,
+        "encoding": "cp949",
+        "attributes": {"a.b": {"classes": classes}},
+    }
+    stub.attributes = Attributes(content, "test")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    with Image.open(folder / "b.jpg") as photo:
+        photo.save(folder / "소매.jpg", exif=turned)
+    (folder.parent / "list.csv").write_text("n;file\n1;소매.jpg\n2;a.png\n", encoding="cp949")
+    header, *rows = run("list.csv", "--images", folder, "--names", "de", "--probabilities")
+    assert header == ["file", "a.b", "a.b_0", "a.b_1"]
+    for row, pixels in zip(rows, np.concatenate(stub.seen)):
+        assert np.array_equal(pixels, letterbox(read_rgb(folder / row[0], exif=True)))
+        assert row[1] == ("rot" if float(row[2]) == 0.5 else "blue")
+    assert {row[0] for row in rows} == {"소매.jpg", "a.png"}
+
+
+def test_no_two_columns_are_alike():
+    classes = {"1": {}, "2": {}}
+    shorts = {"x": "file", "y": "a", "z": "a", "u": "a_0", "v": "a_2", "w": "a_label"}
+    content = {
+        "image": "file",
+        "attributes": {k: {"short": v, "classes": classes} for k, v in shorts.items()},
+    }
+    header = prediction_header(Attributes(content, "test"), labels=True, probabilities=True)
+    assert len(set(header)) == len(header) == 1 + 6 + 6 + 12
+    assert header[:7] == ["file", "file_2", "a", "a_3", "a_0", "a_2", "a_label"]
+
+
+def test_ctrl_c_is_one_line_and_no_file(photos, monkeypatch, capsys):
+    folder, stub = photos
+
+    def stopped(pixels):
+        raise KeyboardInterrupt
+
+    stub.__class__ = type("Stopped", (Stub,), {"__call__": lambda self, pixels: stopped(pixels)})
+    assert exit_code(lambda: run(folder)) == 130
+    error = capsys.readouterr().err
+    assert "SIGINT: stopped" in error and "Traceback" not in error
+    assert not [path for path in folder.parent.iterdir() if "out.csv" in path.name]
