@@ -25,7 +25,7 @@ def get_args_parser():
     p.add_argument("--output", default="predictions.csv", help="CSV file to write, a row for each photo", metavar="FILE")
     p.switch(p, "--probabilities", "also write the probability of each class, 0 to 1")
     p.add_argument("--names", help="write the classes' names: en as they are called, another language as the attributes' file has it; without it their numbers", metavar="LANG")
-    p.add_argument("--batch-size", type=number(int, 1), default=16, help="photos per step of the network", metavar="N")
+    p.add_argument("--batch-size", type=number(int, 1), default=8, help="photos per step of the network", metavar="N")
     return p
 # fmt: on
 

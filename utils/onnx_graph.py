@@ -104,7 +104,7 @@ def _free_batch(model, sizes):
     shape by a dozen operators.
     """
     for node in model.graph.node:
-        if node.op_type == "Reshape" and node.output[0] in sizes:
+        if node.op_type == "Reshape":
             node.input[1] = _constant(model, [-1, *sizes[node.output[0]][1:]])
     for value in [*model.graph.input, *model.graph.output]:
         value.type.tensor_type.shape.dim[0].dim_param = "N"
