@@ -191,8 +191,12 @@ class Border:
             raise ValueError(f"{column} is empty")
         if not name.isprintable():
             raise ValueError(f"{column} {excerpt(ascii(name))} has characters that cannot be printed")
-        path = os.path.join(self.folder, name)  # `name`, if that is absolute
-        parent, last = os.path.split(path)
-        real = os.path.realpath(path) if os.path.islink(path) else os.path.join(self.real(parent), last)
-        if os.path.isabs(name) or ".." in name.split("/") or not real.startswith(self.inside):
+        *folders, last = name.split("/")
+        path = f"{self.folder}/{name}"
+        real = (
+            os.path.realpath(path)
+            if os.path.islink(path)
+            else self.real("/".join([self.folder, *folders])) + f"/{last}"
+        )
+        if name.startswith("/") or ".." in (*folders, last) or not real.startswith(self.inside):
             raise ValueError(f"{column} {excerpt(name)} leads out of {self.inside}")
