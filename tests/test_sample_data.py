@@ -4,10 +4,10 @@ import csv
 
 import numpy as np
 import pytest
+from conftest import ATTRIBUTES
 from PIL import Image
 
 from utils import sample_data
-from utils.attributes import ATTRIBUTES
 from utils.errors import UserError
 
 COUNTS = {"train": 8, "val": 4}
