@@ -56,9 +56,9 @@ def test_losses(case):
         case["label_smoothing"],
     )
     distils = case["type"] != "none"
+    class_logits = by_attribute(inputs["class_logits"])
     losses = criterion(
-        by_attribute(inputs["class_logits"]),
-        by_attribute(inputs["distillation_logits"]) if distils else None,
+        (class_logits, by_attribute(inputs["distillation_logits"])) if distils else class_logits,
         by_attribute(inputs["teacher_logits"]) if distils else None,
         by_attribute(inputs["labels"], torch.int64),
     )
