@@ -19,13 +19,12 @@ import torch
 from conftest import ATTRIBUTES
 from PIL import Image
 
-import predict
 from clip_model import FashionCLIP
 from networks import load_network
 from utils import photos as reader
 from utils.attributes import read_attributes
 from utils.checkpoint import read_file
-from utils.dataset import load_pixels, read_tables
+from utils.dataset import load_pixels, read_table, read_tables
 from utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -328,8 +327,8 @@ def test_names_that_lead_out(own, name):
     nul = "line contains NUL"  # says Python's own reader before 3.11
     with pytest.raises(UserError, match=rf"(?s)Fashion-How24_sub1_val\.csv.*(line 3: image_name|{nul})"):
         tables(own)
-    with pytest.raises(UserError, match=rf"Fashion-How24_sub1_val\.csv.*(row 2: image_name|{nul})"):
-        predict.find_photos(str(own / "Fashion-How24_sub1_val.csv"), str(photos))
+    with pytest.raises(UserError, match=rf"(?s)Fashion-How24_sub1_val\.csv.*(line 3: image_name|{nul})"):
+        read_table(str(own / "Fashion-How24_sub1_val.csv"), str(photos), ATTRIBUTES, labelled=False)
 
 
 def test_links_that_stay_inside_and_folders_that_are_links(own, tmp_path):
