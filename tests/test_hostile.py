@@ -346,6 +346,14 @@ def test_links_that_stay_inside_and_folders_that_are_links(own, tmp_path):
     assert tables(tmp_path / "Dataset")["val"].names == ["a.jpg", "b.jpg", "folder/b.jpg"]
 
 
+def test_a_table_beside_its_photos(own, monkeypatch):
+    """Named without a folder, as predict.py may be given it."""
+    photos = table(own, "T/a.jpg", "b.jpg")
+    shutil.move(own / "Fashion-How24_sub1_val.csv", photos / "a.csv")
+    monkeypatch.chdir(photos)
+    assert read_table("a.csv", "", ATTRIBUTES)[0] == ["T/a.jpg", "b.jpg"]
+
+
 @pytest.mark.parametrize("line", ["a", '"', ",", "\0"])
 def test_a_table_of_100_mb_on_one_line(own, tmp_path, line):
     path = own / "Fashion-How24_sub1_val.csv"
