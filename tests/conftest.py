@@ -222,7 +222,12 @@ def write_own(folder, photos, classes, unknown=0.0):
         for number, name in enumerate(names):
             cells = [f"{key} {(number + i) % count}" for i, (key, count) in enumerate(classes.items())]
             writer.writerow([name, *("" if random.rand() < unknown else cell for cell in cells)])
-    content = {"image": "shot", "train": {"table": "shop.csv", "photos": "shots"}, "val": 0.3, "unknown": [""]}
+    content = {
+        "image": "shot",
+        "train": {"table": "shop.csv", "photos": "shots"},
+        "val": 0.3,
+        "unknown": [""],
+    }
     content["attributes"] = {
         key: {"classes": {f"{key} {number}": {} for number in range(count)}} for key, count in classes.items()
     }

@@ -7,7 +7,7 @@ import pytest
 from conftest import ATTRIBUTES
 from PIL import Image
 
-from utils import sample_data
+from utils import log, sample_data
 from utils.cli import exit_code
 from utils.errors import UserError
 
@@ -20,8 +20,12 @@ def files(directory):
 
 
 def command(*options):
-    """Exit code of the command."""
-    return exit_code(lambda: sample_data.main([str(option) for option in options]))
+    """Exit code of the command, whose errors are on stderr."""
+    log.start()
+    try:
+        return exit_code(lambda: sample_data.main([str(option) for option in options]))
+    finally:
+        log.stop()
 
 
 def rows(directory, part):

@@ -189,7 +189,7 @@ def load_pixels(tables, cache_dir, skip_unreadable=False):
     Raises: UserError that lists all photos, of all splits, that cannot be read, or if there is no room.
     """
     files = {name: os.path.join(cache_dir, _cache_name(split)) for name, split in tables.items()}
-    absent = [name for name in tables if not os.path.exists(files[name])]
+    absent = [name for name, path in files.items() if not all(map(os.path.exists, [path, _unreadable(path)]))]
     _check_room(cache_dir, sum(len(tables[name].names) for name in absent) * SIZE * SIZE * 3)
     for name in absent:
         _build(files[name], tables[name], name)
@@ -199,6 +199,9 @@ def load_pixels(tables, cache_dir, skip_unreadable=False):
         raise UserError(
             f"{len(problems)} photos cannot be read; with --skip-unreadable they are left out:\n{shortened(problems)}"
         )
+    for name, split in data.items():
+        if not split.names:
+            raise UserError(f"none of the photos of {name} can be read:\n{shortened(split.unreadable)}")
     return data
 
 
@@ -232,7 +235,8 @@ def _build(path, split, name):
     photos = tqdm(
         read_photos(split.paths(), split.exif), f"letterboxing {name}", len(split.names), disable=None
     )
-    with atomic(path, binary=True) as file:
+    # The array is there first, the list then: without one of the two, both are made anew.
+    with atomic(_unreadable(path)) as listed, atomic(path, binary=True) as file:
         np.lib.format.write_array_header_1_0(file, header)
         for row, (pixels, problem) in enumerate(photos):
             if problem:
@@ -241,15 +245,14 @@ def _build(path, split, name):
                 file.write(pixels)
         for _ in problems:
             file.write(bytes(SIZE * SIZE * 3))
-        with atomic(_list_of_unreadable(path)) as listed:  # before the array is there
-            listed.writelines(problems)
+        listed.writelines(problems)
     for other in os.listdir(os.path.dirname(path)):  # of an earlier state; runs that have it mapped keep it
         same = other.startswith(f"pixels-{split.place}-") and not other.endswith(".tmp")
         if same and not other.startswith(os.path.basename(path)):
             os.remove(os.path.join(os.path.dirname(path), other))
 
 
-def _list_of_unreadable(path):
+def _unreadable(path):
     """The file with a line for each unreadable photo of an array: its row, a tab, and what is wrong."""
     return f"{path}.unreadable"
 
@@ -258,7 +261,7 @@ def _mapped(split, path):
     """The split with its pixels of the cache, without the rows of photos that cannot be read."""
     try:
         pixels = np.load(path, mmap_mode="r")
-        with open(_list_of_unreadable(path), encoding="utf-8") as file:
+        with open(_unreadable(path), encoding="utf-8") as file:
             lines = [line.rstrip("\n").split("\t", 1) for line in file]
         bad = {int(row): problem for row, problem in lines}
     except (OSError, ValueError, EOFError) as error:
@@ -269,6 +272,4 @@ def _mapped(split, path):
         )
     if bad:
         split = split.rows([row for row in range(len(split.names)) if row not in bad])
-    if not split.names:
-        raise UserError(f"none of the photos can be read, such as {next(iter(bad.values()))}")
     return split._replace(pixels=pixels[: len(split.names)], unreadable=tuple(bad.values()))

@@ -314,8 +314,6 @@ def _read_prompts(details, default, place, check):
 
 def _read_names(value, place, check):
     names = value.get("names", {})
-    return (
-        {k: check.text(v, f"{place}.{k}") for k, v in check.mapping(names, place, "language -> name").items()}
-        if names
-        else {}
-    )
+    if names != {}:
+        check.mapping(names, place, "language -> name")
+    return {language: check.text(name, f"{place}.{language}") for language, name in names.items()}
