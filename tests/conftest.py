@@ -204,3 +204,32 @@ def published_student_names(state):
             parts[1:3] = ["norm_head"]
         names[name] = ".".join("c" if part == "conv" else part for part in parts)
     return names
+
+
+def write_own(folder, photos, classes, unknown=0.0):
+    """A stranger's data set of the training photos in `photos`, and own.json, which describes it.
+
+    Args: `classes` attribute -> number of its classes; `unknown`, share of the cells that are empty.
+    Returns: path of own.json; its folder is the --data-dir.
+    """
+    folder.mkdir()
+    (folder / "shots").symlink_to(photos / "train")
+    names = sorted(str(path.relative_to(photos / "train")) for path in (photos / "train").rglob("*.*g"))
+    random = np.random.RandomState(1)
+    with open(folder / "shop.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter=";")
+        writer.writerow(["shot", *classes])
+        for number, name in enumerate(names):
+            cells = [f"{key} {(number + i) % count}" for i, (key, count) in enumerate(classes.items())]
+            writer.writerow([name, *("" if random.rand() < unknown else cell for cell in cells)])
+    content = {
+        "image": "shot",
+        "train": {"table": "shop.csv", "photos": "shots"},
+        "val": 0.3,
+        "unknown": [""],
+    }
+    content["attributes"] = {
+        key: {"classes": {f"{key} {number}": {} for number in range(count)}} for key, count in classes.items()
+    }
+    (folder / "own.json").write_text(json.dumps(content))
+    return folder / "own.json"

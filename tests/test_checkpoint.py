@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import published_student_names
+from conftest import ATTRIBUTES, published_student_names
 
-from clip_model import FashionCLIP, read_prompts
-from networks import Student
-from tiny_vit import tiny_vit_5m_224, tiny_vit_11m_224, tiny_vit_21m_224
-from utils.checkpoint import load_weights, save_checkpoint
+from clip_model import FashionCLIP
+from networks import Student, load_network
+from tiny_vit import tiny_vit
+from utils.attributes import read_attributes
+from utils.checkpoint import load_state, read_checkpoint, save_checkpoint
 from utils.errors import UserError
 
 PIXELS = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
@@ -24,7 +25,7 @@ def same(a, b):
 @pytest.mark.parametrize("ending", [".pth", ".pt", ".safetensors"])
 @pytest.mark.parametrize("published", [False, True])
 def test_backbone_weights_under_both_namings(tmp_path, ending, published):
-    net = Student()
+    net = Student(ATTRIBUTES)
     state = {name: value for name, value in net.state_dict().items() if name.startswith("backbone.")}
     if published:
         names = published_student_names(state)
@@ -41,33 +42,33 @@ def test_backbone_weights_under_both_namings(tmp_path, ending, published):
         save_file(state, path)
     else:
         torch.save({"model": state, "epoch": 1} if ending == ".pth" else state, path)
-    assert same(tiny_vit_5m_224(str(path)), net.backbone)
-    assert same(Student(weights=str(path)).backbone, net.backbone)
+    assert same(tiny_vit("tiny_vit_5m_224", str(path)), net.backbone)
+    assert same(Student(ATTRIBUTES, weights=str(path)).backbone, net.backbone)
 
 
 def test_loading_in_evaluation_mode_renews_the_attention_biases(tmp_path):
     torch.manual_seed(0)
-    old, new = Student().eval(), Student().eval()
+    old, new = Student(ATTRIBUTES).eval(), Student(ATTRIBUTES).eval()
     for name, value in new.named_parameters():
         if "attention_biases" in name:
             torch.nn.init.normal_(value)
     save_checkpoint(tmp_path / "new.pt", new, {})
     with torch.no_grad():
         old(PIXELS)  # timm 1.0.9 caches the biases here
-        load_weights(old, tmp_path / "new.pt")
+        load_state(old, read_checkpoint(tmp_path / "new.pt")[0], "new.pt")
         for a, b in zip(old(PIXELS).values(), new(PIXELS).values()):
             assert torch.equal(a, b)
 
 
 def test_what_does_not_fit_is_listed(tmp_path):
-    net = Student()
+    net = Student(ATTRIBUTES)
     state = net.state_dict()
     del state["backbone.head.norm.weight"]
     state["surplus"] = torch.zeros(1)
-    state["class_heads.daily.bias"] = torch.zeros(7)
-    torch.save({"model": state, "meta": {}}, tmp_path / "a.pt")
+    state["class_heads.0.bias"] = torch.zeros(7)
+    torch.save({"model": state, "meta": net.describe()}, tmp_path / "a.pt")
     with pytest.raises(UserError) as error:
-        load_weights(net, tmp_path / "a.pt")
+        load_network(tmp_path / "a.pt")
     for part in (
         "a.pt",
         "missing: backbone.head.norm.weight",
@@ -85,37 +86,39 @@ def test_no_checkpoint(tmp_path, content):
     else:
         path.write_bytes(content)
     with pytest.raises(UserError, match=r"a\.pt"):
-        load_weights(Student(), path)
+        load_network(path)
     with pytest.raises(UserError, match=r"a\.pth.*--student-weights"):
-        tiny_vit_5m_224(str(tmp_path / "a.pth"))
+        tiny_vit("tiny_vit_5m_224", str(tmp_path / "a.pth"))
 
 
 def test_variants():
-    assert [net(None).num_features for net in (tiny_vit_5m_224, tiny_vit_11m_224, tiny_vit_21m_224)] == [
+    assert [tiny_vit(f"tiny_vit_{size}m_224").num_features for size in (5, 11, 21)] == [
         320, 448, 576,
     ]  # fmt: skip
 
 
 def test_teacher_round_trip(tmp_path):
-    prompts = {key: list(sentences) for key, sentences in FashionCLIP("random").prompts.items()}
+    prompts = {key: list(attribute.prompts) for key, attribute in ATTRIBUTES.items()}
     prompts["daily"][0] = "a photo of something else"
-    net = FashionCLIP("random", prompts).eval()
-    save_checkpoint(tmp_path / "a.pt", net, net.describe())
-    meta = torch.load(tmp_path / "a.pt")["meta"]
-    again = FashionCLIP.from_meta(json.loads(json.dumps(meta))).eval()
-    load_weights(again, tmp_path / "a.pt")
-    assert again.prompts == prompts
+    attributes = ATTRIBUTES.with_prompts(prompts, "test")
+    net = FashionCLIP(attributes, "random").eval()
+    meta = dict(net.describe(), attributes=attributes.to_meta())
+    save_checkpoint(tmp_path / "a.pt", net, json.loads(json.dumps(meta)))
+    again, found = load_network(tmp_path / "a.pt")
+    assert found == meta and again.attributes == attributes
+    assert again.attributes["daily"].prompts[0] == ("a photo of something else",)
     with torch.no_grad():
         for a, b in zip(net(PIXELS).values(), again(PIXELS).values()):
             assert torch.equal(a, b)
 
 
 def test_published_teacher_needs_clip_model(tmp_path):
-    net, other = FashionCLIP("random"), FashionCLIP("random")
+    net = FashionCLIP(ATTRIBUTES, "random")
     published = {name.replace("clip.", "base_model.", 1): value for name, value in net.state_dict().items()}
     torch.save(published, tmp_path / "a.pt")
-    load_weights(other, tmp_path / "a.pt")
-    assert same(net, other)
+    assert same(net, load_network(tmp_path / "a.pt", clip_model="random")[0])
+    with pytest.raises(UserError, match="--clip-model"):
+        load_network(tmp_path / "a.pt", clip_model=str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -128,9 +131,15 @@ def test_bad_prompts(fails, text):
 
 
 def test_prompts_file(tmp_path):
-    prompts = FashionCLIP("random").prompts
+    prompts = {key: [f"{key} {name}" for name in attribute.classes] for key, attribute in ATTRIBUTES.items()}
+    prompts["gender"][1] = ["one", "another"]
     (tmp_path / "a.json").write_text(json.dumps(prompts))
-    assert read_prompts(tmp_path / "a.json") == prompts
+    found = read_attributes(prompts=tmp_path / "a.json")
+    assert found["daily"].prompts[0] == (prompts["daily"][0],)
+    assert found["gender"].prompts[1] == ("one", "another")
+    assert [one._replace(prompts=()) for one in found.values()] == [
+        one._replace(prompts=()) for one in ATTRIBUTES.values()
+    ]
 
 
 def test_bad_teachers(train, fails):

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import assert_same_run
+from conftest import ATTRIBUTES, assert_same_run
 from torch import nn
 
-from utils import logging
+from utils import log
 from utils.checkpoint import read_file, save_checkpoint
-from utils.dataset import load_data
-from utils.errors import DiskFull, UserError, exit_code
+from utils.cli import exit_code
+from utils.dataset import load_pixels, read_tables
+from utils.errors import DiskFull, UserError
 from utils.files import atomic, remove_leftovers
 from utils.run import Run
 
@@ -123,7 +124,7 @@ def test_other_files_on_a_full_disk(tmp_path):
 
 def test_pixels_on_a_full_disk(tmp_path, photos):
     with largest_file(1_000_000), pytest.raises(DiskFull, match=r"pixels-.*: 2,408,576 bytes are needed"):
-        load_data(str(photos), str(tmp_path))
+        load_pixels(read_tables(str(photos), ATTRIBUTES), str(tmp_path))
     assert os.listdir(tmp_path) == []
 
 
@@ -167,13 +168,13 @@ def test_nothing_fits_any_more(train, place, small_disk, capsys):
 
 def test_a_log_that_cannot_grow(place, small_disk, capsys):
     """One error, not a traceback for each line; and saying it does not fail again."""
-    logging.start()
-    logging.to_file(str(small_disk / "a.log"))
+    log.start()
+    log.to_file(str(small_disk / "a.log"))
     fill(small_disk)
 
     def talk():
         for _ in range(100):
-            logging.logger.info("x" * 100)
+            log.logger.info("x" * 100)
 
     assert exit_code(talk) == 4
     error = capsys.readouterr().err

@@ -16,14 +16,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ATTRIBUTES
 from PIL import Image
 
-import predict
-from clip_model import PROMPTS, FashionCLIP, read_prompts
-from networks import Student
-from utils import dataset
-from utils.attributes import ATTRIBUTES
-from utils.checkpoint import load_weights, read_file
+from clip_model import FashionCLIP
+from networks import load_network
+from utils import photos as reader
+from utils.attributes import read_attributes
+from utils.checkpoint import read_file
+from utils.dataset import load_pixels, read_table, read_tables
 from utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -137,12 +138,12 @@ def test_an_archive_that_unfolds(tmp_path):
 def test_what_is_no_state_dict(tmp_path, state):
     torch.save({"model": state}, tmp_path / "a.pt")
     with pytest.raises(UserError, match=r"a\.pt: (holds no state dict|refused)"):
-        load_weights(Student(), tmp_path / "a.pt")
+        load_network(tmp_path / "a.pt")
 
 
 @pytest.fixture(scope="module")
 def meta():
-    return FashionCLIP("random").describe()
+    return FashionCLIP(ATTRIBUTES, "random").describe()
 
 
 @pytest.mark.parametrize(
@@ -160,7 +161,6 @@ def meta():
         ("clip_config", {"vision_config": {"num_attention_heads": 7}}),
         ("clip_config", {"text_config": {"hidden_act": "os.system"}}),
         ("clip_config", {"projection_dim": math.nan}),
-        ("prompts", {"daily": 5}),
         ("token_ids", None),
         ("token_ids", {"daily": [[1]]}),
         ("token_ids", {"daily": [[4096]] * 6}),
@@ -175,9 +175,9 @@ def test_meta_that_describe_no_teacher(meta, part, change):
         changed[part][key].update(value) if isinstance(value, dict) else changed[part].update({key: value})
     changed[part] = changed[part] if change else change
     with pytest.raises(UserError, match=r"^checkpoint a\.pt: ") as error:
-        FashionCLIP.from_meta(changed, "checkpoint a.pt")
+        FashionCLIP.from_meta(changed, ATTRIBUTES, "checkpoint a.pt")
     assert "\n" not in str(error.value)
-    FashionCLIP.from_meta(meta, "checkpoint a.pt")
+    FashionCLIP.from_meta(meta, ATTRIBUTES, "checkpoint a.pt")
 
 
 def test_weights_of_a_clip_model_are_data(place):
@@ -187,15 +187,15 @@ def test_weights_of_a_clip_model_are_data(place):
 
     Path("clip").mkdir()
     write_teacher(place / "clip")
-    expected = FashionCLIP("clip").state_dict()
+    expected = FashionCLIP(ATTRIBUTES, "clip").state_dict()
     state = load_file("clip/model.safetensors")
     os.remove("clip/model.safetensors")
     torch.save(state, "clip/pytorch_model.bin")
-    found = FashionCLIP("clip").state_dict()
+    found = FashionCLIP(ATTRIBUTES, "clip").state_dict()
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
     torch.save({**state, "logit_scale": Harm()}, "clip/pytorch_model.bin")
     with pytest.raises(UserError, match=r"^CLIP model clip cannot be loaded.*would run posix\.system"):
-        FashionCLIP("clip")
+        FashionCLIP(ATTRIBUTES, "clip")
     assert not os.path.exists("ran")
 
 
@@ -237,13 +237,14 @@ BOMBS = {
 
 MEASURED = """
 import re, sys, time
-from utils import dataset
+from utils.attributes import read_attributes
+from utils.dataset import load_pixels, read_tables
 from utils.errors import UserError
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 before, start = peak(), time.perf_counter()
 try:
-    dataset.load_data(sys.argv[1], sys.argv[2], ("val",))
+    load_pixels(read_tables(sys.argv[1], read_attributes(), ["val"]), sys.argv[2])
 except UserError as error:
     print(error)
 print(peak() - before, time.perf_counter() - start)
@@ -285,22 +286,21 @@ def test_photos_that_would_fill_the_memory(own, tmp_path):
     message, megabytes, seconds = measured(own, tmp_path / "cache")
     assert f"{len(BOMBS) + 1} photos cannot be read" in message and all(name in message for name in BOMBS)
     assert megabytes < 50 and seconds < 10, (megabytes, seconds)
-    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_the_largest_photos_are_read(tmp_path):
-    Image.new("L", (dataset.MAX_SIDE, dataset.MAX_PIXELS // dataset.MAX_SIDE), 7).save(tmp_path / "a.png")
-    assert dataset.letterbox(dataset.read_rgb(tmp_path / "a.png"))[112].max() == 7
-    Image.new("L", (dataset.MAX_SIDE + 1, 1)).save(tmp_path / "a.png")
+    Image.new("L", (reader.MAX_SIDE, reader.MAX_PIXELS // reader.MAX_SIDE), 7).save(tmp_path / "a.png")
+    assert reader.letterbox(reader.read_rgb(tmp_path / "a.png"))[112].max() == 7
+    Image.new("L", (reader.MAX_SIDE + 1, 1)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match="16385 x 1: more than 40 million pixels, or 16384 on a side"):
-        dataset.read_rgb(tmp_path / "a.png")
+        reader.read_rgb(tmp_path / "a.png")
 
 
 # --- tables ------------------------------------------------------------------------------------------
 
 
 def tables(own):
-    return dataset.read_tables(str(own), ("val",))
+    return read_tables(str(own), ATTRIBUTES, ["val"])
 
 
 @pytest.mark.parametrize(
@@ -327,8 +327,8 @@ def test_names_that_lead_out(own, name):
     nul = "line contains NUL"  # says Python's own reader before 3.11
     with pytest.raises(UserError, match=rf"(?s)Fashion-How24_sub1_val\.csv.*(line 3: image_name|{nul})"):
         tables(own)
-    with pytest.raises(UserError, match=rf"Fashion-How24_sub1_val\.csv.*(row 2: image_name|{nul})"):
-        predict.find_photos(str(own / "Fashion-How24_sub1_val.csv"), str(photos))
+    with pytest.raises(UserError, match=rf"(?s)Fashion-How24_sub1_val\.csv.*(line 3: image_name|{nul})"):
+        read_table(str(own / "Fashion-How24_sub1_val.csv"), str(photos), ATTRIBUTES, labelled=False)
 
 
 def test_links_that_stay_inside_and_folders_that_are_links(own, tmp_path):
@@ -344,6 +344,14 @@ def test_links_that_stay_inside_and_folders_that_are_links(own, tmp_path):
     (photos / "a.jpg").symlink_to("c/b.jpg")
     (tmp_path / "Dataset").symlink_to(own)
     assert tables(tmp_path / "Dataset")["val"].names == ["a.jpg", "b.jpg", "folder/b.jpg"]
+
+
+def test_a_table_beside_its_photos(own, monkeypatch):
+    """Named without a folder, as predict.py may be given it."""
+    photos = table(own, "T/a.jpg", "b.jpg")
+    shutil.move(own / "Fashion-How24_sub1_val.csv", photos / "a.csv")
+    monkeypatch.chdir(photos)
+    assert read_table("a.csv", "", ATTRIBUTES)[0] == ["T/a.jpg", "b.jpg"]
 
 
 @pytest.mark.parametrize("line", ["a", '"', ",", "\0"])
@@ -374,6 +382,7 @@ def test_a_quotation_that_does_not_end(own, tmp_path):
 # --- prompts and caches ------------------------------------------------------------------------------
 
 
+PROMPTS = {key: list(attribute.classes) for key, attribute in ATTRIBUTES.items()}
 BAD_PROMPTS = {
     "deep lists": "[" * 100_000,
     "deep objects": '{"a":' * 100_000,
@@ -394,19 +403,19 @@ def test_prompts_that_are_none(tmp_path, kind):
     path = tmp_path / "a.json"
     path.write_text(BAD_PROMPTS[kind])
     with pytest.raises(UserError, match=r"a\.json: ") as error:
-        read_prompts(path)
+        read_attributes(prompts=path)
     assert len(str(error.value)) < 400 and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"no array", None])
 def test_an_array_of_the_cache_that_is_none(own, tmp_path, content):
-    dataset.load_data(str(own), str(tmp_path / "cache"), ("val",))
-    (path,) = (tmp_path / "cache").iterdir()
+    load_pixels(tables(own), str(tmp_path / "cache"))
+    (path,) = (tmp_path / "cache").glob("*.npy")
     path.unlink()
     with open(path, "wb") as file:
         np.save(file, np.zeros((1, 2), np.uint8)) if content is None else file.write(content)
     with pytest.raises(UserError, match=f"{path.name}: .*remove it"):
-        dataset.load_data(str(own), str(tmp_path / "cache"), ("val",))
+        load_pixels(tables(own), str(tmp_path / "cache"))
 
 
 def test_hub_names_run_no_code():

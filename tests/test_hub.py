@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ATTRIBUTES
 from hub_server import serve
 
 from clip_model import FashionCLIP
-from tiny_vit import tiny_vit_5m_224
+from tiny_vit import tiny_vit
 from utils.errors import UserError
 
 TESTS = Path(__file__).resolve().parent
@@ -34,13 +35,13 @@ def pixels():
 
 
 def teacher_logits(name):
-    net = FashionCLIP(name).eval()
+    net = FashionCLIP(ATTRIBUTES, name).eval()
     with torch.no_grad():
         return net(pixels())
 
 
 def student_weights(name):
-    return tiny_vit_5m_224(name).state_dict()
+    return tiny_vit("tiny_vit_5m_224", name).state_dict()
 
 
 LOADERS = {"teacher": teacher_logits, "student": student_weights}

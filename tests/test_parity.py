@@ -5,15 +5,14 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, golden_image, golden_weights, published_student_names
+from conftest import ATTRIBUTES, GOLDEN, golden_image, golden_weights, published_student_names
 
-from clip_model import PROMPTS, FashionCLIP
-from networks import Student
-from utils.attributes import ATTRIBUTES
-from utils.checkpoint import load_weights
-from utils.dataset import letterbox
+from clip_model import FashionCLIP
+from networks import Student, load_network
+from utils.checkpoint import load_state, read_checkpoint
 from utils.losses import DistillationLoss
 from utils.metrics import acsa, confusion_matrix, top1
+from utils.photos import letterbox
 from utils.scheduler import CosineAnnealingWarmUpRestarts
 
 
@@ -57,9 +56,9 @@ def test_losses(case):
         case["label_smoothing"],
     )
     distils = case["type"] != "none"
+    class_logits = by_attribute(inputs["class_logits"])
     losses = criterion(
-        by_attribute(inputs["class_logits"]),
-        by_attribute(inputs["distillation_logits"]) if distils else None,
+        (class_logits, by_attribute(inputs["distillation_logits"])) if distils else class_logits,
         by_attribute(inputs["teacher_logits"]) if distils else None,
         by_attribute(inputs["labels"], torch.int64),
     )
@@ -86,7 +85,7 @@ def test_letterboxed_pixels(case):
 
 
 def test_student_logits(golden, pixels, tmp_path):
-    expected, net = golden["student"], Student()
+    expected, net = golden["student"], Student(ATTRIBUTES)
     assert sum(p.numel() for p in net.parameters()) == expected["n_parameters"]
     names = published_student_names(net.state_dict())
     assert len(names) == expected["n_state"]
@@ -94,9 +93,9 @@ def test_student_logits(golden, pixels, tmp_path):
 
     path = tmp_path / "published_student.pt"
     torch.save(golden_weights({names[name]: value for name, value in net.state_dict().items()}), path)
-    assert load_weights(net, path) == {}
+    net, meta = load_network(path)
+    assert meta == {}
     with torch.no_grad():
-        net.eval()
         assert largest_difference(net(pixels), expected["eval_logits"]) < 0.002
         net.training = True  # the heads of training, with batch norm still on its running statistics
         class_logits, distillation_logits = net(pixels)
@@ -108,10 +107,9 @@ def test_teacher_logits(golden, pixels, tmp_path):
     expected = golden["teacher"]
     meta = {
         "clip_config": expected["config"],
-        "prompts": expected["prompts"],
         "token_ids": expected["token_ids"],
     }
-    net = FashionCLIP.from_meta(meta)
+    net = FashionCLIP.from_meta(meta, ATTRIBUTES.with_prompts(expected["prompts"], "golden.json"))
     path = tmp_path / "published_teacher.pt"
     published = golden_weights(net.clip.state_dict())
     published["logit_scale"] = torch.tensor(expected["logit_scale"])
@@ -123,11 +121,14 @@ def test_teacher_logits(golden, pixels, tmp_path):
         },
         path,
     )
-    assert load_weights(net.eval(), path) == {}
+    state, meta = read_checkpoint(path)
+    assert meta == {}
+    load_state(net.eval(), net.own_names(state), path)
     with torch.no_grad():
         assert largest_difference(net(pixels), expected["logits"]) < 0.03
         assert largest_difference(net.inference()(pixels), expected["logits"]) < 0.03
 
 
 def test_prompts_are_the_projects_own(golden):
-    assert {key: list(sentences) for key, sentences in PROMPTS.items()} == golden["teacher"]["prompts"]
+    prompts = {key: [list(p) for p in attribute.prompts] for key, attribute in ATTRIBUTES.items()}
+    assert prompts == {key: [[p] for p in found] for key, found in golden["teacher"]["prompts"].items()}

@@ -4,10 +4,11 @@ import csv
 
 import numpy as np
 import pytest
+from conftest import ATTRIBUTES
 from PIL import Image
 
-from utils import sample_data
-from utils.attributes import ATTRIBUTES
+from utils import log, sample_data
+from utils.cli import exit_code
 from utils.errors import UserError
 
 COUNTS = {"train": 8, "val": 4}
@@ -16,6 +17,15 @@ COUNTS = {"train": 8, "val": 4}
 def files(directory):
     """Relative name -> bytes of every file."""
     return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
+def command(*options):
+    """Exit code of the command, whose errors are on stderr."""
+    log.start()
+    try:
+        return exit_code(lambda: sample_data.main([str(option) for option in options]))
+    finally:
+        log.stop()
 
 
 def rows(directory, part):
@@ -95,14 +105,14 @@ def test_shares_leave_no_large_majority():
 
 def test_running_again_changes_nothing(sample, capsys):
     before = files(sample)
-    assert sample_data.main([str(sample), "--train", "8", "--val", "4", "--seed", "3"]) == 0
+    assert command(sample, "--train", "8", "--val", "4", "--seed", "3") == 0
     assert "already" in capsys.readouterr().out
     assert files(sample) == before
 
 
 def test_other_arguments_are_refused(sample, capsys):
     before = files(sample)
-    assert sample_data.main([str(sample), "--train", "8", "--val", "4", "--seed", "5"]) == 2
+    assert command(sample, "--train", "8", "--val", "4", "--seed", "5") == 2
     assert capsys.readouterr().err.startswith("error: ")
     assert files(sample) == before
 
@@ -116,11 +126,11 @@ def test_missing_photo_is_noticed(tmp_path):
 
 def test_foreign_directory_is_left_alone(tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("mine")
-    assert sample_data.main([str(tmp_path)]) == 2
+    assert command(tmp_path) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert files(tmp_path) == {"thesis.txt": b"mine"}
-    assert sample_data.main([str(tmp_path / "thesis.txt")]) == 2  # a file, not a directory
-    assert sample_data.main([str(tmp_path / "thesis.txt" / "below")]) == 2
+    assert command(tmp_path / "thesis.txt") == 2  # a file, not a directory
+    assert command(tmp_path / "thesis.txt" / "below") == 2
 
 
 def test_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
@@ -135,5 +145,5 @@ def test_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("option", ["--train=0", "--val=-1", "--seed=-1"])
 def test_impossible_numbers(tmp_path, option, capsys):
-    assert sample_data.main([str(tmp_path / "data"), option]) == 2
+    assert command(tmp_path / "data", option) == 2
     assert "error: " in capsys.readouterr().err

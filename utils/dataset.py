@@ -1,5 +1,6 @@
 """A data set: its tables, and one array of letterboxed pixels that is made once and memory-mapped."""
 
+import functools
 import hashlib
 import os
 import shutil
@@ -8,7 +9,7 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 import numpy as np
 from tqdm import tqdm
 
-from utils.attributes import UNKNOWN, plain_name
+from utils.attributes import MAX_CLASSES, UNKNOWN, plain_name
 from utils.errors import DiskFull, UserError, excerpt, shortened
 from utils.files import atomic, remove_leftovers
 from utils.photos import LETTERBOX_VERSION, SIZE, Border, read_photos
@@ -16,7 +17,7 @@ from utils.tables import read_rows
 
 SPLITS = ("train", "val")
 MAX_PROBLEMS = 1000  # of a table, until the rest is not looked at
-MISSING = (-1, -1)  # stamp of a photo that is not there
+MISSING = (-1, -1, 0)  # stamp of a photo that is not there
 
 
 class Split(NamedTuple):
@@ -25,7 +26,9 @@ class Split(NamedTuple):
     names: List[str]  # of the photos, one for each row
     labels: Dict[str, np.ndarray]  # attribute -> int64 (N,), -1 where it is not known
     folder: str  # of the photos
-    stamps: List[Tuple[int, int]]  # of each photo, size in bytes and time of change in ns
+    stamps: List[
+        Tuple[int, int, int]
+    ]  # of each photo, size in bytes, time of change in ns, and who may read it
     place: str  # hash of where it comes from
     exif: bool  # whether photos are turned as their EXIF says
     pixels: Optional[np.ndarray] = None  # uint8 (N, 224, 224, 3), memory-mapped, read-only
@@ -58,8 +61,10 @@ def read_tables(data_dir, attributes, splits=SPLITS, skip_unreadable=False):
             f"no data set at {data_dir}: link it with `ln -s {{dataset path}} ./Dataset`, or name it with --data-dir"
         )
     tables, missing = {}, []
+    # Once for both parts, if one is held out of the other.
+    read = functools.lru_cache(maxsize=1)(lambda table, folder: read_table(table, folder, attributes))
     for name in splits:
-        tables[name], absent = _stamped(_read_split(data_dir, attributes, name))
+        tables[name], absent = _stamped(_read_split(data_dir, attributes.layout, name, read))
         missing += absent
     if missing and not skip_unreadable:
         raise UserError(
@@ -69,12 +74,11 @@ def read_tables(data_dir, attributes, splits=SPLITS, skip_unreadable=False):
     return tables
 
 
-def _read_split(data_dir, attributes, name):
-    """A part of the data set, without stamps."""
-    layout = attributes.layout
+def _read_split(data_dir, layout, name, read):
+    """A part of the data set, without stamps; `read` is `read_table` for these attributes."""
     part = layout.val if name == "val" and layout.val else layout.train
     table, folder = os.path.join(data_dir, part.table), os.path.join(data_dir, part.photos)
-    names, labels, groups = read_table(table, folder, attributes)
+    names, labels, groups = read(table, folder)
     place = repr(
         (os.path.realpath(table), os.path.realpath(folder), name, layout.share, layout.group, layout.exif)
     )
@@ -105,7 +109,7 @@ def _stamped(split):
     for path in split.paths():
         try:
             stat = os.stat(path)
-            stamps.append((stat.st_size, stat.st_mtime_ns))
+            stamps.append((stat.st_size, stat.st_mtime_ns, stat.st_mode))
         except OSError as error:
             stamps.append(MISSING)
             missing.append(f"{path}: {error.strerror}")
@@ -121,15 +125,15 @@ def read_table(path, folder, attributes, labelled=True):
     Raises: UserError for a file, column or cell that is missing, for cells that are no class and names that lead out.
     """
     layout, border = attributes.layout, Border(folder)
-    known = {key: attribute.numbers() for key, attribute in attributes.items()} if labelled else {}
     unknown = {plain_name(value) for value in layout.unknown}
-    columns = [layout.image, *(attributes[key].column for key in known)]
+    readers = {key: _cell_reader(one, unknown) for key, one in attributes.items()} if labelled else {}
+    columns = [layout.image, *(attributes[key].column for key in readers)]
     columns += [layout.group] if labelled and layout.group else []
-    names, labels, groups, problems = [], {key: [] for key in known}, [], []
+    names, labels, groups, problems = [], {key: [] for key in readers}, [], []
     for line, row in read_rows(path, columns, layout.encoding):
         try:
             border.check(row[layout.image], layout.image)
-            values = [_label(row, attributes[key], numbers, unknown) for key, numbers in known.items()]
+            values = [read(row[attributes[key].column]) for key, read in readers.items()]
         except ValueError as error:
             problems.append(f"line {line}: {error}")
             if len(problems) == MAX_PROBLEMS:
@@ -147,21 +151,25 @@ def read_table(path, folder, attributes, labelled=True):
     return names, {key: np.array(values, dtype=np.int64) for key, values in labels.items()}, groups
 
 
-def _label(row, attribute, numbers, unknown):
-    """The class's number of a row, or UNKNOWN. Raises: ValueError for a cell that is neither."""
-    cell = plain_name(row[attribute.column])
-    if cell in unknown:
-        return UNKNOWN
-    if cell not in numbers and cell.isascii() and cell.isdigit() and len(cell) < 9:
-        cell = str(int(cell))  # 01 is 1
-    if cell in numbers:
-        return numbers[cell]
-    if not cell:
-        raise ValueError(f'{attribute.column} is empty; "unknown": [""] in the file of attributes allows it')
-    classes = excerpt(", ".join(f"{number} {name}" for number, name in enumerate(attribute.classes)), 150)
-    raise ValueError(
-        f"{attribute.column} is {excerpt(row[attribute.column])}, which is no class; there are {classes}"
-    )
+def _cell_reader(attribute, unknown):
+    """A function of a cell that returns its class's number, or UNKNOWN, or raises ValueError if it is neither."""
+    numbers = {**attribute.numbers(), **dict.fromkeys(unknown, UNKNOWN)}
+
+    @functools.lru_cache(maxsize=MAX_CLASSES)
+    def read(cell):
+        name = plain_name(cell)
+        if name not in numbers and name.isascii() and name.isdigit() and len(name) < 9:
+            name = str(int(name))  # 01 is 1
+        if name in numbers:
+            return numbers[name]
+        if not name:
+            raise ValueError(
+                f'{attribute.column} is empty; "unknown": [""] in the file of attributes allows it'
+            )
+        classes = excerpt(", ".join(f"{number} {one}" for number, one in enumerate(attribute.classes)), 150)
+        raise ValueError(f"{attribute.column} is {excerpt(cell)}, which is no class; there are {classes}")
+
+    return read
 
 
 def count_classes(labels, classes):
@@ -181,7 +189,7 @@ def load_pixels(tables, cache_dir, skip_unreadable=False):
     Raises: UserError that lists all photos, of all splits, that cannot be read, or if there is no room.
     """
     files = {name: os.path.join(cache_dir, _cache_name(split)) for name, split in tables.items()}
-    absent = [name for name in tables if not os.path.exists(files[name])]
+    absent = [name for name, path in files.items() if not all(map(os.path.exists, [path, _unreadable(path)]))]
     _check_room(cache_dir, sum(len(tables[name].names) for name in absent) * SIZE * SIZE * 3)
     for name in absent:
         _build(files[name], tables[name], name)
@@ -191,6 +199,9 @@ def load_pixels(tables, cache_dir, skip_unreadable=False):
         raise UserError(
             f"{len(problems)} photos cannot be read; with --skip-unreadable they are left out:\n{shortened(problems)}"
         )
+    for name, split in data.items():
+        if not split.names:
+            raise UserError(f"none of the photos of {name} can be read:\n{shortened(split.unreadable)}")
     return data
 
 
@@ -224,7 +235,8 @@ def _build(path, split, name):
     photos = tqdm(
         read_photos(split.paths(), split.exif), f"letterboxing {name}", len(split.names), disable=None
     )
-    with atomic(path, binary=True) as file:
+    # The array is there first, the list then: without one of the two, both are made anew.
+    with atomic(_unreadable(path)) as listed, atomic(path, binary=True) as file:
         np.lib.format.write_array_header_1_0(file, header)
         for row, (pixels, problem) in enumerate(photos):
             if problem:
@@ -233,15 +245,14 @@ def _build(path, split, name):
                 file.write(pixels)
         for _ in problems:
             file.write(bytes(SIZE * SIZE * 3))
-        with atomic(_list_of_unreadable(path)) as listed:  # before the array is there
-            listed.writelines(problems)
+        listed.writelines(problems)
     for other in os.listdir(os.path.dirname(path)):  # of an earlier state; runs that have it mapped keep it
         same = other.startswith(f"pixels-{split.place}-") and not other.endswith(".tmp")
         if same and not other.startswith(os.path.basename(path)):
             os.remove(os.path.join(os.path.dirname(path), other))
 
 
-def _list_of_unreadable(path):
+def _unreadable(path):
     """The file with a line for each unreadable photo of an array: its row, a tab, and what is wrong."""
     return f"{path}.unreadable"
 
@@ -250,7 +261,7 @@ def _mapped(split, path):
     """The split with its pixels of the cache, without the rows of photos that cannot be read."""
     try:
         pixels = np.load(path, mmap_mode="r")
-        with open(_list_of_unreadable(path), encoding="utf-8") as file:
+        with open(_unreadable(path), encoding="utf-8") as file:
             lines = [line.rstrip("\n").split("\t", 1) for line in file]
         bad = {int(row): problem for row, problem in lines}
     except (OSError, ValueError, EOFError) as error:

@@ -30,7 +30,7 @@ def atomic(path, binary=False):
     raw = None
     try:
         remove_leftovers(folder, name)
-        with _Unfailing(temporary) as raw, io.BufferedWriter(raw) as buffered:
+        with _CountingFile(temporary) as raw, io.BufferedWriter(raw) as buffered:
             try:
                 file = buffered if binary else io.TextIOWrapper(buffered, encoding="utf-8", newline="")
                 yield file
@@ -56,29 +56,22 @@ def failure(path, error, needed=0):
     )
 
 
-class _Unfailing(io.RawIOBase):
-    """A new file whose writes never fail: the first error is kept for `finish`, and what follows is only counted.
+class _CountingFile(io.RawIOBase):
+    """A new file that counts the bytes that are written to it. Its first error is kept for `finish`, not raised.
 
-    So the bytes that are needed are known; and torch 1.12 ends the whole process if a write within torch.save fails.
-    It is locked while it is open, for the others to see that its writer lives, in whatever container or machine.
+    So the error can say how many bytes are needed; and torch 1.12 ends the whole process if a write in torch.save
+    fails. While the file is open it is locked, which tells `remove_leftovers` that its writer lives.
     """
 
     def __init__(self, path):
         super().__init__()
         self.needed, self.error = 0, None
-        self.descriptor = self._open(path)
-        while os.fstat(self.descriptor).st_nlink == 0:  # taken for a leftover before it was locked
+        self.descriptor = _create_locked(path)
+        while (
+            os.fstat(self.descriptor).st_nlink == 0
+        ):  # removed by `remove_leftovers` before the lock was taken
             os.close(self.descriptor)
-            self.descriptor = self._open(path)
-
-    @staticmethod
-    def _open(path):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        with contextlib.suppress(
-            OSError
-        ):  # a file system without locks: then leftovers are not removed either
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        return descriptor
+            self.descriptor = _create_locked(path)
 
     def writable(self):
         return True
@@ -106,13 +99,24 @@ class _Unfailing(io.RawIOBase):
         super().close()
 
 
+def _create_locked(path):
+    """Descriptor of a new file; locked, where the file system has locks: elsewhere leftovers are not removed either."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
+
+
 def remove_leftovers(folder, name=None):
-    """Remove what killed processes had begun to write in a folder, to one file of it or to any."""
+    """Remove the temporary files of processes that were killed while they wrote into a folder.
+
+    Args: `name`, the file that they wrote; None for all files.
+    """
     pattern = re.compile((re.escape(name) if name else r".+") + r"\.[0-9a-f]{8}\.tmp")
     for entry in filter(pattern.fullmatch, os.listdir(folder)):
-        # Another process may be faster, and a file system may have no locks: then it stays.
+        # The suppressed errors: its writer lives, another process removed it, or there are no locks.
         with contextlib.suppress(OSError), open(os.path.join(folder, entry), "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while the writer lives
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.remove(file.name)
 
 

@@ -181,7 +181,7 @@ class Border:
     """Around a folder of photos, which may be a link itself: no name may lead out of where it really lies."""
 
     def __init__(self, folder):
-        self.folder = folder
+        self.prefix = os.path.join(folder, "")  # empty for the working directory's own name, ""
         self.inside = os.path.join(os.path.realpath(folder), "")
         self.real = functools.lru_cache(maxsize=None)(os.path.realpath)  # few folders, many photos
 
@@ -191,8 +191,11 @@ class Border:
             raise ValueError(f"{column} is empty")
         if not name.isprintable():
             raise ValueError(f"{column} {excerpt(ascii(name))} has characters that cannot be printed")
-        path = os.path.join(self.folder, name)  # `name`, if that is absolute
-        parent, last = os.path.split(path)
-        real = os.path.realpath(path) if os.path.islink(path) else os.path.join(self.real(parent), last)
-        if os.path.isabs(name) or ".." in name.split("/") or not real.startswith(self.inside):
+        *folders, last = name.split("/")
+        path = self.prefix + name
+        if os.path.islink(path):
+            real = os.path.realpath(path)
+        else:
+            real = os.path.join(self.real(self.prefix + "/".join(folders)), last)
+        if name.startswith("/") or ".." in (*folders, last) or not real.startswith(self.inside):
             raise ValueError(f"{column} {excerpt(name)} leads out of {self.inside}")

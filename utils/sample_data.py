@@ -6,7 +6,6 @@ Each attribute has its own visual cue: Daily is the kind of garment, Gender its 
 Embellishment the number of motifs on it. The labels are independent, so none can be guessed from another.
 """
 
-import argparse
 import csv
 import json
 import os
@@ -19,10 +18,10 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFilter
 from tqdm import tqdm
 
-from utils.attributes import read_attributes
+from utils.cli import Parser, exit_code, number
 from utils.errors import UserError
 
-PARTS = ("train", "val")
+NOTE = "sample.json"  # tells how the sample was drawn
 BOX_COLUMNS = ("BBox_xmin", "BBox_ymin", "BBox_xmax", "BBox_ymax")
 SUPERSAMPLING = 2  # outlines are drawn at twice the size and averaged, for smooth edges
 PNG_EVERY = 20  # one photo in so many is a cut-out with an alpha channel
@@ -268,13 +267,6 @@ def photograph(rng, cutout):
     return photo
 
 
-def draw_photos(count, seed=0):
-    """A list of RGB images, the same at every call, the classes of each attribute in turn."""
-    rng = np.random.default_rng(seed)
-    labels = [{key: i % len(looks) for key, looks in LOOKS.items()} for i in range(count)]
-    return [photograph(rng, draw_garment(rng, each)) for each in labels]
-
-
 def write_photo(directory, index, rng):
     """Draws a photo of random labels into a part's directory; returns its row of the CSV."""
     labels = {}
@@ -293,31 +285,25 @@ def write_photo(directory, index, rng):
     return {"image_name": name, **dict(box), **{key.capitalize(): label for key, label in labels.items()}}
 
 
-def write_sample(directory, arguments):
-    """The photos and the CSV of both parts, and sample.json, which tells with which arguments."""
-    progress = tqdm(total=sum(arguments[part] for part in PARTS), desc="drawing", unit="photo", disable=None)
-    for number, part in enumerate(PARTS):
-        rows = []
-        for index in range(arguments[part]):
-            # A generator per photo: the first photos are the same however many follow.
-            rng = np.random.default_rng((arguments["seed"], number, index))
-            rows.append(write_photo(directory / part, index, rng))
-            progress.update()
+def write_sample(directory, counts, seed):
+    """The photos and the CSV of each part; `counts` is part -> photos."""
+    for place, (part, count) in enumerate(counts.items()):
+        # A generator per photo: the first photos are the same however many follow.
+        generators = (np.random.default_rng((seed, place, index)) for index in range(count))
+        drawn = enumerate(tqdm(generators, f"drawing {part}", count, unit="photo", disable=None))
+        rows = [write_photo(directory / part, index, rng) for index, rng in drawn]
         with open(directory / f"Fashion-How24_sub1_{part}.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-    progress.close()
-    (directory / "sample.json").write_text(json.dumps(arguments))
 
 
-def holds_sample(directory, arguments):
-    """Whether the directory holds the sample drawn with exactly these arguments, and nothing else."""
-    note = directory / "sample.json"
-    if not note.is_file() or note.read_text() != json.dumps(arguments):
+def holds_sample(directory, note):
+    """Whether the directory holds the sample that this note describes, and nothing else."""
+    found = directory / NOTE
+    if not found.is_file() or found.read_text(encoding="utf-8") != json.dumps(note):
         return False
-    files = sum(path.is_file() for path in directory.rglob("*"))
-    return files == sum(arguments[part] for part in PARTS) + len(PARTS) + 1
+    return sum(path.is_file() for path in directory.rglob("*")) == note["train"] + note["val"] + 3
 
 
 def make_sample(directory, train=480, val=120, seed=0):
@@ -325,42 +311,35 @@ def make_sample(directory, train=480, val=120, seed=0):
 
     It is drawn beside the directory and renamed at the end, so that an interrupted run leaves no half sample.
     """
-    directory = Path(directory).resolve()
-    arguments = {"train": train, "val": val, "seed": seed}
-    if min(train, val) < 1 or seed < 0:
-        raise UserError(f"--train and --val begin at 1 and --seed at 0: got {train}, {val} and {seed}")
-    if read_attributes().sizes != {key: len(looks) for key, looks in LOOKS.items()}:
-        raise UserError("utils/sample_data.py cannot draw the classes of utils/fashion_how.json")
+    directory, note = Path(directory).resolve(), {"train": train, "val": val, "seed": seed}
     try:
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            if holds_sample(directory, arguments):
+            if directory.is_dir() and holds_sample(directory, note):
                 return False
             raise UserError(f"{directory} exists and is not this sample: remove it or name another")
         directory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as temporary:
             drawn = Path(temporary) / "sample"
-            write_sample(drawn, arguments)
+            write_sample(drawn, {"train": train, "val": val}, seed)
+            (drawn / NOTE).write_text(json.dumps(note), encoding="utf-8")
             os.replace(drawn, directory)
     except OSError as error:
         raise UserError(f"cannot write the sample to {directory}: {error}") from error
     return True
 
 
+# fmt: off
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m utils.sample_data", description=__doc__.splitlines()[0])
-    parser.add_argument("directory", metavar="DIR", help="new or empty directory")
-    parser.add_argument("--train", type=int, default=480, metavar="N", help="photos to train on (480)")
-    parser.add_argument("--val", type=int, default=120, metavar="N", help="photos to validate on (120)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="other seeds draw other photos (0)")
-    args = parser.parse_args(argv)
-    try:
-        drawn = make_sample(args.directory, args.train, args.val, args.seed)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    p = Parser(prog="python -m utils.sample_data", description=__doc__.splitlines()[0])
+    p.add_argument("directory", metavar="DIR", help="new or empty directory")
+    p.add_argument("--train", type=number(int, 1), default=480, help="photos to train on", metavar="N")
+    p.add_argument("--val", type=number(int, 1), default=120, help="photos to validate on", metavar="N")
+    p.add_argument("--seed", type=number(int, 0), default=0, help="other seeds draw other photos", metavar="N")
+    args = p.parse_args(argv)
+    drawn = make_sample(args.directory, args.train, args.val, args.seed)
     print(f"{args.train} + {args.val} photos {'drawn into' if drawn else 'are already in'} {args.directory}")
-    return 0
+# fmt: on
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

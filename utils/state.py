@@ -60,7 +60,7 @@ def data_fingerprint(tables):
     digest = hashlib.sha256()
     for name, split in tables.items():
         labels = {key: values.tolist() for key, values in split.labels.items()}
-        digest.update(repr((name, split.names, labels, [size for size, _ in split.stamps])).encode())
+        digest.update(repr((name, split.names, labels, [stamp[0] for stamp in split.stamps])).encode())
     return digest.hexdigest()
 
 

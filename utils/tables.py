@@ -16,9 +16,9 @@ def read_rows(path, columns, encoding="utf-8"):
     Yields: (line number, dict column -> cell; empty where the row is too short).
     Raises: UserError for a file that is none, or that lacks a column.
     """
-    if codecs.lookup(encoding).name == "utf-8":
-        encoding = "utf-8-sig"
     try:
+        if codecs.lookup(encoding).name == "utf-8":
+            encoding = "utf-8-sig"
         with open(path, newline="", encoding=encoding) as file:
             lines = _short_lines(file)
             first = next(lines, "")
@@ -41,7 +41,7 @@ def read_rows(path, columns, encoding="utf-8"):
             f"{path}: not {encoding.replace('-sig', '')} ({error.reason}); save it as UTF-8, or "
             'name its encoding in the file of attributes, such as "encoding": "cp949", which Korean spreadsheets write'
         ) from error
-    except (OSError, UnicodeError, csv.Error) as error:
+    except (OSError, LookupError, UnicodeError, csv.Error) as error:
         raise UserError(f"{path}: not a readable CSV file ({error})") from error
 
 

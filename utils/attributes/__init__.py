@@ -79,7 +79,13 @@ class Attributes(Dict[str, Attribute]):
         attributes = check.mapping(content.get("attributes"), "attributes", "name -> attribute")
         super().__init__({name: _read_attribute(name, value, check) for name, value in attributes.items()})
         known = {plain_name(value) for value in self.layout.unknown}
+        shorts = {
+            attribute.short: name for name, attribute in self.items()
+        }  # the last of those that share one
         for name, attribute in self.items():
+            if shorts[attribute.short] != name:
+                place = f"attributes.{shorts[attribute.short]}.short"
+                check.fail(place, f"{attribute.short!r} is that of {name}, too; give one of the two another")
             for value in filter(known.__contains__, map(plain_name, attribute.classes)):
                 check.fail(f"attributes.{name}", f"{value!r} is a class and stands under unknown; remove one")
 
@@ -308,8 +314,6 @@ def _read_prompts(details, default, place, check):
 
 def _read_names(value, place, check):
     names = value.get("names", {})
-    return (
-        {k: check.text(v, f"{place}.{k}") for k, v in check.mapping(names, place, "language -> name").items()}
-        if names
-        else {}
-    )
+    if names != {}:
+        check.mapping(names, place, "language -> name")
+    return {language: check.text(name, f"{place}.{language}") for language, name in names.items()}

@@ -1,0 +1,514 @@
+"""The file of attributes, and the tables it describes."""
+
+import copy
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import ATTRIBUTES
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from networks import Student, load_network
+from utils.attributes import UNKNOWN, Attributes, attributes_of, read_attributes
+from utils.dataset import load_pixels, read_table, read_tables
+from utils.errors import UserError
+from utils.photos import letterbox, read_rgb
+
+INPUTS = int(os.environ.get("FAULT_INPUTS", 200))
+SHOP = {
+    "image": "file",
+    "train": {"table": "products.csv", "photos": "photos"},
+    "val": 0.2,
+    "unknown": ["", "n/a"],
+    "attributes": {
+        "sleeve": {
+            "column": "sleeve_type",
+            "names": {"ko": "소매"},
+            "classes": {
+                "none": {"prompt": "a photo of a sleeveless garment"},
+                "short": {"names": {"ko": "반팔"}, "prompt": ["a photo of short sleeves", "a t-shirt"]},
+                "Very  long": {},
+            },
+        }
+    },
+}
+NAMES = ["type", "keys", "file", "images", "split", "score", "image_name", "a.b", "sleeve type", "가 {x}"]
+
+
+def shop(**changes):
+    return Attributes({**SHOP, **changes}, "shop.json")
+
+
+def one(**changes):
+    """A file with the attribute `sleeve` changed."""
+    return {**SHOP, "attributes": {"sleeve": {**SHOP["attributes"]["sleeve"], **changes}}}
+
+
+def deep(levels):
+    value = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def refused(content, *parts):
+    with pytest.raises(UserError) as error:
+        Attributes(content, "shop.json")
+    message = str(error.value)
+    assert message.startswith("shop.json: ") and "\n" not in message and len(message) < 500
+    assert all(part in message for part in parts), message
+
+
+# --- the file ----------------------------------------------------------------------------------------
+
+
+def test_what_a_file_says():
+    sleeve, layout = shop()["sleeve"], shop().layout
+    assert (sleeve.column, sleeve.short, sleeve.classes) == (
+        "sleeve_type", "sleeve", ("none", "short", "Very  long"),
+    )  # fmt: skip
+    assert sleeve.prompts == (
+        ("a photo of a sleeveless garment",),
+        ("a photo of short sleeves", "a t-shirt"),
+        ("a photo of a garment, sleeve: Very  long",),
+    )
+    assert sleeve.names == {"ko": ("none", "반팔", "Very  long")} and shop().languages() == ["ko"]
+    assert layout.train == ("products.csv", "photos") and layout.val is None and layout.share == 0.2
+    assert (layout.image, layout.unknown, layout.exif, layout.box) == ("file", ("", "n/a"), False, None)
+
+
+def test_only_attributes_are_required():
+    content = {"attributes": {"kind": {"classes": {"a": {}, "b": {}}}}}
+    attributes = Attributes(content, "shop.json")
+    layout = attributes.layout
+    assert attributes["kind"][:3] == ("kind", "kind", ("a", "b"))
+    assert (layout.train, layout.val) == (("train.csv", "train"), ("val.csv", "val"))
+    assert (layout.image, layout.unknown, layout.exif, layout.encoding) == ("image_name", (), False, "utf-8")
+    assert layout.group is None and layout.share == 0 and attributes.sizes == {"kind": 2}
+
+
+def test_the_competitions_are_a_file_of_the_same_form():
+    assert {key: (a.column, a.short, len(a.classes)) for key, a in ATTRIBUTES.items()} == {
+        "daily": ("Daily", "daily", 6),
+        "gender": ("Gender", "gender", 5),
+        "embellishment": ("Embellishment", "embel", 3),
+    }
+    assert ATTRIBUTES.layout.unknown == () and not ATTRIBUTES.layout.exif
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_printable_name(name):
+    attributes = Attributes({"attributes": {name: {"classes": {name: {}, "other": {}}}}}, "shop.json")
+    assert attributes[name].classes == (name, "other") and attributes[name].column == name
+    assert attributes[name].prompts[0] == (f"a photo of a garment, {name}: {name}",)
+
+
+CLASSES = {"a": {}, "b": {}}
+WRONG = {
+    "no object": ([], "the file: must be an object", "attributes"),
+    "no attributes": ({}, "attributes: must be an object"),
+    "none of them": ({"attributes": {}}, "attributes", "not empty"),
+    "a key": ({**SHOP, "atributes": 1}, "'atributes'", "did you mean 'attributes'?"),
+    "a far key": ({**SHOP, "zzz": 1}, "'zzz'", "there are name, image"),
+    "a number for a key": ({**SHOP, 1: {}}, "unknown key '1'"),
+    "an attribute's key": (one(colum="x"), "attributes.sleeve: unknown key 'colum'", "'column'"),
+    "a class's key": (one(classes={"a": {"promt": ""}, "b": {}}), "classes.a: unknown key 'promt'", "'prompt'"),
+    "a part's key": ({**SHOP, "train": {"foto": "x"}}, "train: unknown key 'foto'", "'photos'"),
+    "one class": (one(classes={"a": {}}), "attributes.sleeve.classes: 1 classes", "2 to 1,000"),
+    "many classes": (one(classes={str(i): {} for i in range(1001)}), "1001 classes", "2 to 1,000"),
+    "no classes": (one(classes={}), "attributes.sleeve.classes", "not empty"),
+    "a list of classes": (one(classes=["a", "b"]), "attributes.sleeve.classes", "must be an object"),
+    "a class that is no object": (one(classes={"a": 1, "b": {}}), "classes.a: must be an object"),
+    "twice by case": (one(classes={"Red": {}, "red": {}}), "'red' and 'Red'", "case or blanks"),
+    "twice by blanks": (one(classes={"a  b": {}, " a b": {}}), "case or blanks"),
+    "a slash": ({"attributes": {"a/b": {"classes": CLASSES}}}, "attributes.a/b", "'/'"),
+    "a number for a name": ({"attributes": {1: {"classes": CLASSES}}}, "a name in attributes", "not int"),
+    "a number for a class": (one(classes={1: {}, 2: {}}), "a name in attributes.sleeve.classes", "not int"),
+    "unprintable": ({"attributes": {"a\x1b[2J": {"classes": CLASSES}}}, r"\x1b[2J"),
+    "blank": ({"attributes": {" ": {"classes": CLASSES}}}, "a name in attributes"),
+    "long": (one(classes={"a" * 201: {}, "b": {}}), "1 to 200 characters"),
+    "an absolute table": ({**SHOP, "train": {"table": "/x.csv"}}, "train.table: /x.csv is absolute", "--data-dir"),
+    "absolute photos": ({**SHOP, "val": {"photos": "/x"}}, "val.photos: /x is absolute", "--data-dir"),
+    "unknown is a class": ({**SHOP, "unknown": ["NONE "]}, "attributes.sleeve: 'none'", "unknown", "remove one"),
+    "unknown is a text": ({**SHOP, "unknown": ""}, "unknown: must be a list"),
+    "unknown is a number": ({**SHOP, "unknown": [0]}, "unknown: must be a list"),
+    **{f"val {v}": ({**SHOP, "val": v}, "val: ", "0.2") for v in (0, 1, -0.5, 20, float("nan"), float("inf"))},
+    "val true": ({**SHOP, "val": True}, "val: must be an object"),
+    "val enormous": ({**SHOP, "val": 10**5000}, "val: "),
+    "a group without a share": ({**SHOP, "val": {}, "group": "x"}, "group: ", "val", "0.2"),
+    "a group that is no text": ({**SHOP, "group": 5}, "group: must be", "not int"),
+    "a box of three": ({**SHOP, "box": ["a", "b", "c"]}, "box: must be a list of 4"),
+    "a box of numbers": ({**SHOP, "box": [1, 2, 3, 4]}, "box: must be", "not int"),
+    "exif": ({**SHOP, "exif": "yes"}, "exif: must be true or false"),
+    **{f"encoding {e}": ({**SHOP, "encoding": e}, "encoding: ", "cp949") for e in ("nonsense", "hex", "undefined", "가")},
+    "encoding 5": ({**SHOP, "encoding": 5}, "encoding: must be"),
+    "image": ({**SHOP, "image": None}, "image: must be", "NoneType"),
+    "name": ({**SHOP, "name": ""}, "name: must be"),
+    "no prompt": (one(classes={"a": {"prompt": []}, "b": {}}), "sleeve.a.prompt", "one or more"),
+    "an empty prompt": (one(classes={"a": {"prompt": ""}, "b": {}}), "sleeve.a.prompt"),
+    "prompts that are numbers": (one(classes={"a": {"prompt": [1]}, "b": {}}), "sleeve.a.prompt", "not int"),
+    "names of a class": (one(classes={"a": {"names": ["b"]}, "b": {}}), "sleeve.a.names", "must be an object"),
+    "a name of a class": (one(classes={"a": {"names": {"ko": 5}}, "b": {}}), "sleeve.a.names.ko", "not int"),
+    "names of an attribute": (one(names={"ko": ""}), "attributes.sleeve.names.ko"),
+    "no names": (one(names=[]), "attributes.sleeve.names"),
+    "deep names": (one(names=deep(5000)), "attributes.sleeve.names"),
+    "a deep name": ({**SHOP, "name": deep(5000)}, "name: must be", "not list"),
+    "deep cells": ({**SHOP, "unknown": deep(5000)}, "unknown: must be"),
+    "shorts twice": (
+        {"attributes": {"a": {"short": "b", "classes": CLASSES}, "b": {"classes": CLASSES}}},
+        "attributes.b.short", "'b'",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_every_problem_is_one_line_with_its_place_and_the_way_out(kind):
+    content, *parts = WRONG[kind]
+    refused(content, *parts)
+
+
+BROKEN = {
+    "deep lists": "[" * 100_000,
+    "deep objects": '{"attributes":' * 100_000,
+    "twice": '{"attributes": {"a": {"classes": {"x": {}, "y": {}, "x": {}}}}}',
+    "an attribute twice": '{"attributes": {"a": {}, "a": {}}}',
+    "twice at the end of many": "{" + "".join(f'"{i}":0,' for i in range(150_000)) + '"149999":0}',
+    "huge": " " * 2_500_000,
+    "a long number": "1" * 5000,
+    "half a character": '{"attributes": {"\\ud800": {"classes": {"a": {}, "b": {}}}}}',
+    "nothing": "",
+    "NaN": "NaN",
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_json_that_is_no_file_of_attributes(tmp_path, kind):
+    path = tmp_path / "a.json"
+    path.write_text(BROKEN[kind])
+    with pytest.raises(UserError, match=r"^attributes .*a\.json: ") as error:
+        read_attributes(path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+    if "twice" in kind:
+        assert "stands twice" in str(error.value)
+    with pytest.raises(UserError, match=r"absent\.json"):
+        read_attributes(tmp_path / "absent.json")
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["attributes", "classes", "prompt", "names", "val", "table", "a", "/", 1, None, (1, 2)]
+            ),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=8,
+)
+
+
+def places(value):
+    """(container, key) of every value in plain values."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place for key, inner in pairs for place in [(value, key), *places(inner)]]
+
+
+@settings(max_examples=INPUTS, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_whatever_a_checkpoint_says_of_attributes_is_read_or_refused(data):
+    content = copy.deepcopy(SHOP)
+    for _ in range(data.draw(st.integers(1, 2))):
+        container, key = data.draw(st.sampled_from(places(content)))
+        value = data.draw(VALUES)
+        if isinstance(container, dict) and data.draw(st.booleans()):
+            key = data.draw(st.sampled_from(["box", "group", "exif", "encoding", "zzz", 1, (1,), None]))
+        container[key] = value
+    try:
+        found = attributes_of({"attributes": content}, "checkpoint a.pt")
+    except UserError as error:
+        message = str(error)
+        assert message.startswith("checkpoint a.pt: ") and "\n" not in message and len(message) < 1000
+        return
+    json.dumps(found.to_meta())  # as an exported file keeps it
+    assert attributes_of({"attributes": found.to_meta()}, "again") == found
+
+
+# --- in a checkpoint ---------------------------------------------------------------------------------
+
+
+def test_to_a_checkpoint_and_back(tmp_path):
+    net = Student(shop())
+    meta = {**net.describe(), "attributes": shop().to_meta()}
+    torch.save({"model": net.state_dict(), "meta": meta}, tmp_path / "a.pt")
+    found = load_network(tmp_path / "a.pt")[0].attributes
+    assert found == shop() and found.layout == shop().layout
+    assert (
+        attributes_of(json.loads(json.dumps({"attributes": shop().to_meta()})), "a.pt").layout
+        == shop().layout
+    )
+
+
+def test_an_export_does_not_tell_where_the_data_set_is():
+    meta = shop(group="product").to_meta(tables=False)
+    assert not {"train", "val", "group"} & set(meta) and meta["image"] == "file"
+    assert attributes_of({"attributes": meta}, "a.onnx") == shop()
+
+
+def test_checkpoints_without_attributes_have_the_competitions():
+    assert attributes_of({}, "a.pt") == ATTRIBUTES
+    prompts = {key: [f"old {name}" for name in a.classes] for key, a in ATTRIBUTES.items()}
+    found = attributes_of({"prompts": prompts}, "a.pt")
+    assert found["daily"].prompts[0] == ("old loungewear",) and not found.differences(ATTRIBUTES)
+    with pytest.raises(UserError, match=r"^checkpoint a\.pt: .*daily, gender, embellishment"):
+        attributes_of({"prompts": {"daily": 5}}, "checkpoint a.pt")
+
+
+def test_meta_that_are_none(tmp_path):
+    net = Student(ATTRIBUTES)
+    for attributes in ({1: 2}, [], {"attributes": {1: {}}}, {"attributes": deep(100)}):
+        meta = {**net.describe(), "attributes": attributes}
+        torch.save({"model": net.state_dict(), "meta": meta}, tmp_path / "a.pt")
+        with pytest.raises(UserError, match=r"a\.pt: ") as error:
+            load_network(tmp_path / "a.pt")
+        assert "\n" not in str(error.value)
+
+
+def test_prompts_in_place_of_the_files(tmp_path):
+    (tmp_path / "shop.json").write_text(json.dumps(SHOP), encoding="utf-8")
+    (tmp_path / "prompts.json").write_text(json.dumps({"sleeve": ["a", ["b", "c"], "d"]}))
+    found = read_attributes(tmp_path / "shop.json", tmp_path / "prompts.json")
+    assert found["sleeve"].prompts == (("a",), ("b", "c"), ("d",))
+    assert found.layout == shop().layout and not found.differences(shop())
+    for wrong in ({"sleeve": ["a", "b"]}, {"sleve": ["a", "b", "c"]}, {"sleeve": ["a", "b", 5]}):
+        (tmp_path / "prompts.json").write_text(json.dumps(wrong))
+        with pytest.raises(UserError, match=r"prompts\.json: .*sleeve"):
+            read_attributes(tmp_path / "shop.json", tmp_path / "prompts.json")
+
+
+def test_differences():
+    other = Attributes(one(classes={"short": {}, "none": {"prompt": "x"}, "Very  long": {}}), "other.json")
+    assert not shop().differences(other), "the order and the prompts do not matter"
+    (line,) = shop().differences(Attributes(one(classes={"none": {}, "short": {}, "cap": {}}), "other.json"))
+    assert "sleeve" in line and "Very  long" in line and "cap" in line
+    assert len(shop().differences(ATTRIBUTES)) == 4
+
+
+# --- tables ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def products(tmp_path):
+    """A function that writes the shop's table."""
+    (tmp_path / "photos").mkdir()
+
+    def write(text, encoding="utf-8"):
+        (tmp_path / "products.csv").write_bytes(text.encode(encoding))
+        return tmp_path
+
+    return write
+
+
+def labels(folder, attributes):
+    names, found, _ = read_table(str(folder / "products.csv"), str(folder / "photos"), attributes)
+    return dict(zip(names, next(iter(found.values())).tolist()))
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp949", "utf-16"])
+def test_separators_and_encodings(products, separator, encoding):
+    lines = [["file", "kleur, price" if separator == ";" else "price", "sleeve_type"]]
+    lines += [["가.jpg", "1,5" if separator == ";" else "1", " NONE"], ["b.jpg", "", "very long "]]
+    folder = products("\r\n".join(separator.join(line) for line in lines), encoding)
+    attributes = shop(encoding="utf-8" if encoding == "utf-8-sig" else encoding)
+    assert labels(folder, attributes) == {"가.jpg": 0, "b.jpg": 2}
+
+
+@pytest.mark.parametrize("said, encoding", [("utf-8", "cp949"), ("ascii", "utf-8"), ("utf-8", "utf-16")])
+def test_another_encoding_than_it_says(products, said, encoding):
+    folder = products("file,sleeve_type\n가나다.jpg,none\n", encoding)
+    with pytest.raises(UserError, match=rf'products\.csv: not {said} .*"encoding": "cp949"') as error:
+        labels(folder, shop(encoding=said))
+    assert "\n" not in str(error.value)
+
+
+def test_cells_that_say_nothing(products):
+    folder = products("file,sleeve_type\na.jpg,\nb.jpg, N/A \nc.jpg,short\nd.jpg\n")
+    assert labels(folder, shop()) == {"a.jpg": UNKNOWN, "b.jpg": UNKNOWN, "c.jpg": 1, "d.jpg": UNKNOWN}
+    with pytest.raises(UserError, match=r'line 2: sleeve_type is empty; "unknown": \[""\]'):
+        labels(folder, shop(unknown=[]))
+
+
+def test_na_and_none_are_values_like_others(products):
+    classes = {"NA": {}, "None": {}, "nan": {}, "null": {}}
+    folder = products("file,sleeve_type\n" + "".join(f"{i}.jpg,{name}\n" for i, name in enumerate(classes)))
+    attributes = Attributes({**one(classes=classes), "unknown": [""]}, "shop.json")
+    assert labels(folder, attributes) == {f"{i}.jpg": i for i in range(4)}
+
+
+@pytest.mark.parametrize(
+    "classes, cells, expected",
+    [
+        (["a", "b", "c"], ["0", "2", "01", "b"], [0, 2, 1, 1]),
+        (["3", "2", "1"], ["1", "2", "3"], [2, 1, 0]),
+        (["nan", "infinity"], ["0", "1", "NaN"], [0, 1, 0]),
+        (["b", "5"], ["0"], "is 0, which is no class; there are 0 b, 1 5"),
+        (["b", "1.5"], ["1"], "is 1, which is no class"),
+        (["a", "b"], ["2"], "is 2, which is no class; there are 0 a, 1 b"),
+        (["a", "b"], ["-1"], "is -1, which is no class"),
+    ],
+)
+def test_numbers_as_cells(products, classes, cells, expected):
+    folder = products("file,sleeve_type\n" + "".join(f"{i}.jpg,{cell}\n" for i, cell in enumerate(cells)))
+    attributes = Attributes(one(classes={name: {} for name in classes}), "shop.json")
+    if isinstance(expected, list):
+        assert list(labels(folder, attributes).values()) == expected
+    else:
+        with pytest.raises(UserError, match=f"line 2: sleeve_type {expected}"):
+            labels(folder, attributes)
+
+
+def test_columns_that_are_not_there_or_twice(products):
+    folder = products("file,sleeve,price\na.jpg,none,1\n")
+    with pytest.raises(UserError, match=r"no column sleeve_type; there are file, sleeve, price"):
+        labels(folder, shop())
+    with pytest.raises(UserError, match=r"no column product; there are"):
+        labels(products("file,sleeve_type\na.jpg,none\n"), shop(group="product"))
+    with pytest.raises(UserError, match=r"more than one column sleeve_type"):
+        labels(products("file,sleeve_type,sleeve_type\na.jpg,none,short\n"), shop())
+
+
+def test_the_columns_of_one_table_may_have_any_name(products):
+    content = {"image": "photo", "attributes": {name: {"classes": CLASSES} for name in NAMES}}
+    folder = products("photo," + ",".join(NAMES) + "\nx.jpg" + ",b" * len(NAMES) + "\n")
+    attributes = Attributes(content, "shop.json")
+    names, found, _ = read_table(str(folder / "products.csv"), str(folder / "photos"), attributes)
+    assert names == ["x.jpg"] and list(found) == NAMES
+    assert all(values.tolist() == [1] for values in found.values())
+
+
+# --- held out ----------------------------------------------------------------------------------------
+
+
+def split_names(folder, attributes):
+    tables = read_tables(str(folder), attributes, skip_unreadable=True)
+    return {name: set(table.names) for name, table in tables.items()}
+
+
+def rows(count):
+    return "".join(f"{i:05d}.jpg,none,{i // 4}\n" for i in range(count))
+
+
+def test_a_share_is_held_out_by_the_photos_name(products):
+    header = "file,sleeve_type,product\n"
+    few = split_names(products(header + rows(2000)), shop())
+    assert not few["train"] & few["val"] and len(few["train"] | few["val"]) == 2000
+    assert len(few["val"]) == pytest.approx(400, abs=60)
+    lines = (header + "new.jpg,none,x\n" + rows(3000)).splitlines()
+    many = split_names(products("\n".join([lines[0], *reversed(lines[1:])])), shop())
+    assert few["val"] <= many["val"] and few["train"] <= many["train"], "another order, and more rows"
+
+
+def test_the_photos_of_one_product_stay_together(products):
+    folder = products("file,sleeve_type,product\n" + rows(2000) + "x.jpg,none,\ny.jpg,none,\n")
+    parts = split_names(folder, shop(group="product"))
+    groups = {part: {int(name[:5]) // 4 for name in names if name[0] == "0"} for part, names in parts.items()}
+    assert not groups["train"] & groups["val"]
+    assert len(groups["val"]) == pytest.approx(100, abs=35)
+
+
+def test_a_share_that_leaves_nothing(products):
+    with pytest.raises(UserError, match=r"products\.csv: a share of 0\.2 .* too few"):
+        split_names(products("file,sleeve_type\n1.jpg,none\n"), shop())
+
+
+# --- pixels ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photographed(products):
+    """A table of 20 photos that their EXIF turns."""
+    folder = products("file,sleeve_type\n" + "".join(f"{i}.jpg,none\n" for i in range(20)))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for i in range(20):
+        Image.new("RGB", (40, 20), (12 * i, 100, 0)).save(folder / "photos" / f"{i}.jpg", exif=exif)
+    return folder
+
+
+def pixels(folder, attributes, skip=False):
+    tables = read_tables(str(folder), attributes, skip_unreadable=skip)
+    return load_pixels(tables, str(folder / "cache"), skip)
+
+
+@pytest.mark.parametrize("exif", [False, True])
+def test_photos_are_turned_as_their_exif_says_where_the_file_says_so(photographed, exif):
+    data = pixels(photographed, shop(exif=exif))
+    for split in data.values():
+        assert split.pixels[0, 112, 20].any() == (not exif) and split.pixels[0, 20, 112].any() == exif
+        first = read_rgb(photographed / "photos" / split.names[0], exif)
+        assert first.shape == ((40, 20, 3) if exif else (20, 40, 3))
+        assert np.array_equal(split.pixels[0], letterbox(first))
+    other = pixels(photographed, shop(exif=not exif))
+    assert not np.array_equal(other["train"].pixels, data["train"].pixels)
+
+
+def test_two_tables_over_the_same_photos_keep_their_arrays(photographed):
+    shutil.copy(photographed / "products.csv", photographed / "b.csv")
+    with open(photographed / "b.csv") as file:
+        lines = file.readlines()
+    (photographed / "b.csv").write_text("".join(lines[:1] + lines[2:]))
+    other = shop(train={"table": "b.csv", "photos": "photos"})
+    pixels(photographed, shop())
+    first = set(os.listdir(photographed / "cache"))
+    pixels(photographed, other)
+    both = set(os.listdir(photographed / "cache"))
+    assert first < both and len(both) == 2 * len(first)
+    pixels(photographed, shop())
+    assert set(os.listdir(photographed / "cache")) == both
+
+
+def test_unreadable_photos_are_left_out_where_that_is_asked_for(photographed):
+    (photographed / "photos" / "3.jpg").write_bytes(b"no photo")
+    (photographed / "photos" / "4.jpg").unlink()
+    with pytest.raises(UserError, match=r"1 photos .* missing; with --skip-unreadable"):
+        pixels(photographed, shop())
+    data = pixels(photographed, shop(), skip=True)
+    left_out = [line for split in data.values() for line in split.unreadable]
+    assert len(left_out) == 2 and "3.jpg" in "".join(left_out) and "4.jpg: no such file" in "".join(left_out)
+    assert sum(len(split.names) for split in data.values()) == 18
+    for split in data.values():
+        assert len(split.pixels) == len(split.names) == len(split.labels["sleeve"])
+        for name, image in zip(split.names, split.pixels):
+            assert np.array_equal(image, letterbox(read_rgb(photographed / "photos" / name)))
+
+
+def test_a_photo_that_may_be_read_again_is_read(photographed):
+    """A change of rights leaves its size and time as they were."""
+    path = photographed / "photos" / "3.jpg"
+    if os.access("/etc/shadow", os.R_OK):  # the superuser reads everything: stand in for what is refused
+        content, stat = path.read_bytes(), path.stat()
+        path.write_bytes(bytes(len(content)))
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    path.chmod(0)
+    with pytest.raises(UserError, match=r"1 photos cannot be read"):
+        pixels(photographed, shop())
+    if os.access("/etc/shadow", os.R_OK):
+        path.write_bytes(content)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    path.chmod(0o644)
+    assert not any(split.unreadable for split in pixels(photographed, shop()).values())
+
+
+def test_no_photo_can_be_read(photographed):
+    for path in (photographed / "photos").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="none of the photos of train can be read"):
+        pixels(photographed, shop(), skip=True)
