@@ -7,11 +7,14 @@ import sys
 
 import pytest
 from PIL import Image
-from utils.logging import logger
 
 from utils import plots
-from utils.attributes import ATTRIBUTES
-from utils.errors import UserError, exit_code
+from utils.attributes import read_attributes
+from utils.cli import exit_code
+from utils.errors import UserError
+from utils.log import logger
+
+ATTRIBUTES = read_attributes()
 
 COLUMNS = [
     "epoch",
