@@ -153,6 +153,35 @@ def test_a_chance_difference_is_rarely_significant():
     assert 0.35 < np.mean(values) < 0.75
 
 
+def test_unknown_labels_leave_images_out_of_one_attribute():
+    """Figures are those of the images with a label; one without any has none, and no part in the means."""
+    labels, probabilities = random_set(80)
+    _, other = random_set(80, skill=0.2)
+    first, second, third = labels
+    known = np.arange(80) % 5 != 0
+    labels[first][~known] = -1
+    labels[second][:] = -1
+    result = metrics.evaluation(probabilities, labels)
+    found = result["attributes"]
+    alone = metrics.evaluation({first: probabilities[first][known]}, {first: labels[first][known]})[
+        "attributes"
+    ][first]
+    assert found[first] == alone and found[first]["images"] == known.sum() == 64
+    for name in ("top1", "acsa", "macro_f1", "ece"):
+        assert found[second][name] is None
+        assert result[f"mean_{name}"] == pytest.approx((found[first][name] + found[third][name]) / 2)
+    assert result["mean_top1_interval"][0] < result["mean_top1"] < result["mean_top1_interval"][1]
+    hits = [hits_of(labels, values) for values in (probabilities, other)]
+    compared = metrics.compare(labels, *hits)
+    b = metrics.evaluation(other, labels)
+    assert compared["attributes"][second]["top1"] is None and compared["attributes"][second]["p"] is None
+    assert compared["mean_top1"]["difference"] == pytest.approx(result["mean_top1"] - b["mean_top1"])
+    assert compared["mean_acsa"]["difference"] == pytest.approx(result["mean_acsa"] - b["mean_acsa"])
+    nothing = {key: np.full(80, -1) for key in labels}
+    assert metrics.evaluation(probabilities, nothing)["mean_acsa_interval"] is None
+    assert metrics.compare(nothing, *hits)["mean_top1"] == {"difference": None, "interval": None, "p": None}
+
+
 # --- the command -------------------------------------------------------------------------------------
 
 
@@ -209,7 +238,7 @@ def without_matplotlib(monkeypatch):
 
 
 def run(*options):
-    return exit_code(lambda: evaluate.main([*options, "--data-dir", "data", "--cache-dir", "cache"]))
+    return exit_code(lambda: evaluate.main(["--data-dir", "data", "--cache-dir", "cache", *options]))
 
 
 def read(folder):
@@ -345,6 +374,87 @@ def test_published_teacher(place, capsys):
     capsys.readouterr()
     assert run("--checkpoint", "teacher.pt", *options) == 2
     assert "this checkpoint needs neither" in capsys.readouterr().err
+
+
+def test_other_tables_in_another_order(place, capsys):
+    """--attributes: its columns and its order of classes for the table, the network's own order for the figures;
+    an unknown cell is an empty label; a share of the table is held out; a photo that cannot be read is left out."""
+    assert run("--checkpoint", "teacher.pt", "--split", "train", "--output", "plain") == 0
+    folder = place / "stranger"
+    folder.mkdir()
+    content = json.loads(json.dumps(ATTRIBUTES.content))
+    for key, attribute in content["attributes"].items():
+        attribute["classes"] = dict(list(attribute["classes"].items())[::-1])
+        attribute["column"] = f"my {key}"
+    content = {
+        "attributes": dict(list(content["attributes"].items())[::-1]),
+        "image": "file",
+        "unknown": ["?"],
+    }
+    table = {"table": "t.csv", "photos": "../data/train"}
+    (folder / "a.json").write_text(json.dumps({**content, "train": table}), encoding="utf-8")
+    sizes = ATTRIBUTES.sizes
+    rows = [["file", *(f"my {key}" for key in sizes)]]
+    for i in range(COUNTS["train"]):
+        rows.append([f"T SHIRT/{i}.png", *(size - 1 - i % size for size in sizes.values())])
+    rows[1][1] = "?"
+    broken = place / "data" / "train" / "T SHIRT" / "broken.png"
+    broken.write_bytes(b"no photo")
+    rows.append(["T SHIRT/broken.png", 0, 0, 0])
+    with open(folder / "t.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file, delimiter=";").writerows(rows)
+    options = "--checkpoint teacher.pt --attributes stranger/a.json --data-dir stranger --split train".split()
+    assert run(*options, "--output", "other") == 2
+    assert "broken.png" in capsys.readouterr().err
+    assert run(*options, "--output", "other", "--skip-unreadable") == 0
+    assert "broken.png" in (place / "other" / "unreadable.txt").read_text(encoding="utf-8")
+    (before, rows_before), (after, rows_after) = read("plain"), read("other")
+    assert after["unreadable"] == 1 and before["unreadable"] == 0
+    first, *rest = ATTRIBUTES
+    for key in rest:
+        assert after["attributes"][key] == before["attributes"][key]
+    assert after["attributes"][first]["images"] == 3
+    short = ATTRIBUTES[first].short
+    assert rows_after[0].pop(f"{short}_label") == "" and rows_before[0].pop(f"{short}_label") == "0"
+    assert rows_after == rows_before
+
+
+def test_other_classes_are_refused(place, capsys):
+    from clip_model import FashionCLIP
+    from utils.checkpoint import save_checkpoint
+
+    content = json.loads(json.dumps(ATTRIBUTES.content))
+    turned = {
+        key: dict(a, classes=dict(list(a["classes"].items())[::-1]))
+        for key, a in content["attributes"].items()
+    }
+    other = {**content["attributes"], "embellishment": {"classes": {"none": {}, "much": {}}}}
+    for name, each in (("turned.pt", turned), ("other.pt", other)):
+        attributes = Attributes(dict(content, attributes=each), name)
+        net = FashionCLIP(attributes, "random")
+        save_checkpoint(name, net, {"attributes": attributes.to_meta(), **net.describe()})
+    assert run("--checkpoint", "teacher.pt", "other.pt", "--output", "refused") == 2
+    error = capsys.readouterr().err
+    assert "teacher.pt and other.pt have different attributes or classes" in error
+    assert "embellishment: classes of the first alone: heavy, point; of the second alone: much" in error
+    assert not os.path.exists("refused")
+    assert run("--checkpoint", "teacher.pt", "turned.pt", "--output", "turned") == 0
+    (first, rows), (second, turned_rows) = read("turned"), read("turned/second")
+    for key, classes in ATTRIBUTES.sizes.items():
+        label = f"{ATTRIBUTES[key].short}_label"
+        assert [int(row[label]) for row in turned_rows] == [classes - 1 - int(row[label]) for row in rows]
+        a, b = (figures["attributes"][key]["top1"] for figures in (first, second))
+        assert first["comparison"]["attributes"][key]["top1"] == pytest.approx(a - b)
+
+
+def test_ctrl_c(place, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("utils.inference.Classifier.predict", interrupted)
+    assert run("--checkpoint", "teacher.pt", "--output", "stopped") == 130
+    error = capsys.readouterr().err
+    assert error.startswith("SIGINT") and error.count("\n") == 1
 
 
 def test_bad_input(place, without_matplotlib, capsys):

@@ -64,7 +64,7 @@ def read_metrics(path):
             # A line without an end is being written at this moment.
             whole = "".join(line for line in lines if line.endswith("\n"))
         # An empty cell is NaN: the attribute has no score.
-        columns = pd.read_csv(io.StringIO(whole), dtype=float, float_precision="round_trip").to_dict("list")
+        columns = pd.read_csv(io.StringIO(whole), dtype=str).astype(float).to_dict("list")
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: not a metrics.csv as train.py writes it ({first_line(error)})") from error
     absent = [name for name in ("epoch", "lr", *SCORES) if name not in columns]
