@@ -19,7 +19,7 @@ def draw_confusion(result, attributes, path, title):
 
     Args: `result` from `utils.metrics.evaluation`; `attributes`; `title` of the page.
     """
-    sides = {key: min(max(0.8 * classes, 2.4), 9) for key, classes in attributes.sizes.items()}  # inches
+    sides = {key: min(max(0.8 * classes, 3.2), 9) for key, classes in attributes.sizes.items()}  # inches
     rows, used = [[]], 0
     for key, side in sides.items():
         used += side + 1.5
@@ -64,8 +64,9 @@ def _confusion_panel(ax, key, classes, figures):
     ax.set_xticklabels(
         names,
         rotation=45 if few else 90,
-        ha="right" if few else "center",
+        ha="right",
         rotation_mode="anchor",
+        va="top" if few else "center",
         fontsize=size,
     )
     ax.set_yticks(places)
@@ -136,7 +137,7 @@ def draw_mistakes(probabilities, attributes, data, path, title):
         panels = part.subplots(height, COLUMNS, squeeze=False).flat
         for ax in panels[len(chosen) :]:
             ax.axis("off")
-        names = [plots.plain(excerpt(name, 18)) for name in attribute.classes]
+        names = [plots.plain(excerpt(name, 13)) for name in attribute.classes]
         for ax, index in zip(panels, chosen):
             values, label = probabilities[key][index], data.labels[key][index]
             said = int(values.argmax())
