@@ -28,7 +28,7 @@ def draw_confusion(result, attributes, path, title):
             used = side + 1.5
         rows[-1].append(key)
     heights = [max(sides[key] for key in row) + 1.9 for row in rows]
-    width = max(sum(sides[key] + 1.5 for key in row) for row in rows)
+    width = max(7, *(sum(sides[key] + 1.5 for key in row) for row in rows))  # 7: the title fits
     figure = plots.new_figure(width, sum(heights) + 0.4)
     figure.suptitle(title)
     parts = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
