@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 import evaluate
-from utils import metrics, statistics
-from utils.attributes import ATTRIBUTES
-from utils.errors import exit_code
+from utils import metrics
+from utils.attributes import Attributes, read_attributes
+from utils.cli import exit_code
 
+ATTRIBUTES = read_attributes()
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = {"confusion.png", "reliability.png", "mistakes.png"}
 FILES = {"evaluation.json", "predictions.csv"}
@@ -26,12 +27,11 @@ COUNTS = {"train": 4, "val": 7}
 # --- the figures -------------------------------------------------------------------------------------
 
 
-def random_set(count, seed=0, skill=0.5):
+def random_set(count, seed=0, skill=0.5, attributes=ATTRIBUTES):
     """Labels and probabilities of `count` images; the larger the skill, the more of them are right."""
     rng = np.random.default_rng(seed)
     labels, probabilities = {}, {}
-    for key, attribute in ATTRIBUTES.items():
-        classes = len(attribute.classes)
+    for key, classes in attributes.sizes.items():
         labels[key] = rng.integers(classes, size=count)
         scores = rng.normal(size=(count, classes)) + 3 * skill * np.eye(classes)[labels[key]]
         exponents = np.exp(scores)
@@ -46,13 +46,13 @@ def hits_of(labels, probabilities):
 def test_macro_f1():
     """F1 of class 0: 2/3, of class 1: 4/5, of class 2, which is only predicted: 0; class 3 does not occur."""
     labels, predictions = np.array([0, 0, 1, 1]), np.array([0, 2, 1, 1])
-    assert statistics.macro_f1(labels, predictions) == pytest.approx((2 / 3 + 1 + 0) / 3)
+    assert metrics.macro_f1(labels, predictions) == pytest.approx((2 / 3 + 1 + 0) / 3)
 
 
 def test_calibration():
     """Three images of confidence 0.9, of which two are right, and one of 0.6, which is right."""
     probabilities = np.array([[0.9, 0.1], [0.1, 0.9], [0.9, 0.1], [0.4, 0.6]], np.float32)
-    found = statistics.calibration(probabilities, np.array([0, 1, 1, 1]), bins=10)
+    found = metrics.calibration(probabilities, np.array([0, 1, 1, 1]), bins=10)
     assert found["ece"] == pytest.approx((3 * abs(0.9 - 2 / 3) + 1 * abs(0.6 - 1)) / 4, abs=1e-6)
     assert sum(found["count"]) == 4 and found["count"].count(0) == 8
     filled = [i for i, count in enumerate(found["count"]) if count]
@@ -60,7 +60,7 @@ def test_calibration():
     assert [found["confidence"][i] for i in filled] == pytest.approx([0.6, 0.9])
     assert found["accuracy"][0] is None
     sure = np.array([[1.0, 0.0], [0.35, 0.65], [0.5, 0.5]])
-    assert statistics.calibration(sure, np.array([0, 0, 0]), bins=10)["count"] == [
+    assert metrics.calibration(sure, np.array([0, 0, 0]), bins=10)["count"] == [
         0,
         0,
         0,
@@ -75,15 +75,15 @@ def test_calibration():
 
 
 def test_sure_and_right_is_calibrated():
-    assert statistics.calibration(np.eye(3)[[0, 2]], np.array([0, 2]))["ece"] == 0
-    assert statistics.calibration(np.eye(3)[[0, 2]], np.array([1, 1]))["ece"] == 1
+    assert metrics.calibration(np.eye(3)[[0, 2]], np.array([0, 2]))["ece"] == 0
+    assert metrics.calibration(np.eye(3)[[0, 2]], np.array([1, 1]))["ece"] == 1
 
 
 def test_intervals_are_as_wide_as_theory_says():
     """Of a mean of n independent hits: 2 * 1.96 * standard error; and the score lies inside."""
-    assert statistics.interval(np.arange(1001)) == pytest.approx([25, 975])
+    assert metrics.interval(np.arange(1001)) == pytest.approx([25, 975])
     labels, probabilities = random_set(400)
-    result = statistics.evaluation(probabilities, labels)
+    result = metrics.evaluation(probabilities, labels)
     hits = np.mean(list(hits_of(labels, probabilities).values()), axis=0)
     low, high = result["mean_top1_interval"]
     assert high - low == pytest.approx(2 * 1.96 * hits.std() / math.sqrt(400), rel=0.08)
@@ -100,7 +100,7 @@ def test_resamples_are_scored_like_a_data_set():
     expected = metrics.evaluate(
         {k: p[drawn] for k, p in probabilities.items()}, {k: v[drawn] for k, v in labels.items()}
     )
-    found = statistics.bootstrap(labels, hits, resamples=1, seed=7)
+    found = metrics.bootstrap(labels, hits, resamples=1, seed=7)
     assert found["mean_top1"][0] == pytest.approx(expected["mean_top1"])
     assert found["mean_acsa"][0] == pytest.approx(expected["mean_acsa"])
 
@@ -108,33 +108,39 @@ def test_resamples_are_scored_like_a_data_set():
 def test_equal_networks_do_not_differ():
     labels, probabilities = random_set(50)
     hits = hits_of(labels, probabilities)
-    found = statistics.compare(labels, hits, hits)
+    found = metrics.compare(labels, hits, hits)
     for name in ("mean_top1", "mean_acsa"):
         assert found[name] == {"difference": 0.0, "interval": [0.0, 0.0], "p": 1.0}
     for key in ATTRIBUTES:
-        assert found[key] == {"top1": 0.0, "acsa": 0.0, "only_first": 0, "only_second": 0, "p": 1.0}
+        assert found["attributes"][key] == {
+            "top1": 0.0,
+            "acsa": 0.0,
+            "only_first": 0,
+            "only_second": 0,
+            "p": 1.0,
+        }
 
 
 def test_differences_are_those_of_the_metrics():
     labels, good = random_set(120, skill=1.0)
     _, poor = random_set(120, skill=0.3)  # the same seed: the same labels
-    found = statistics.compare(labels, hits_of(labels, good), hits_of(labels, poor))
+    found = metrics.compare(labels, hits_of(labels, good), hits_of(labels, poor))
     a, b = (metrics.evaluate(p, labels) for p in (good, poor))
     for name in ("top1", "acsa"):
         mean = found[f"mean_{name}"]
         assert mean["difference"] == pytest.approx(a[f"mean_{name}"] - b[f"mean_{name}"])
         assert 0 < mean["interval"][0] < mean["difference"] < mean["interval"][1] and mean["p"] < 0.001
         for key in ATTRIBUTES:
-            assert found[key][name] == pytest.approx(a[name][key] - b[name][key])
+            assert found["attributes"][key][name] == pytest.approx(a[name][key] - b[name][key])
 
 
 def test_p_values():
     """All of 10 images for one network: exactly 2 / 2^10; 8 against 1: McNemar's 2 * (1 + 9) / 2^9."""
-    assert statistics.sign_flip_test(np.full(10, 0.1), flips=50000) == pytest.approx(2 / 1024, rel=0.2)
-    assert statistics.sign_flip_test(np.array([0.1, -0.1, 0, 0])) == 1
+    assert metrics.sign_flip_test(np.full(10, 0.1), flips=50000) == pytest.approx(2 / 1024, rel=0.2)
+    assert metrics.sign_flip_test(np.array([0.1, -0.1, 0, 0])) == 1
     first, second = np.arange(9) < 8, np.arange(9) >= 8
-    assert statistics.mcnemar_test(first, second) == pytest.approx(20 / 512)
-    assert statistics.mcnemar_test(second, first) == pytest.approx(20 / 512)
+    assert metrics.mcnemar_test(first, second) == pytest.approx(20 / 512)
+    assert metrics.mcnemar_test(second, first) == pytest.approx(20 / 512)
 
 
 def test_a_chance_difference_is_rarely_significant():
@@ -142,9 +148,38 @@ def test_a_chance_difference_is_rarely_significant():
     values = []
     for seed in range(100):
         rng = np.random.default_rng(seed)
-        values.append(statistics.sign_flip_test(rng.integers(-1, 2, 60) / 60, flips=400, seed=seed))
+        values.append(metrics.sign_flip_test(rng.integers(-1, 2, 60) / 60, flips=400, seed=seed))
     assert 0 <= np.mean(np.array(values) < 0.05) <= 0.13
     assert 0.35 < np.mean(values) < 0.75
+
+
+def test_unknown_labels_leave_images_out_of_one_attribute():
+    """Figures are those of the images with a label; one without any has none, and no part in the means."""
+    labels, probabilities = random_set(80)
+    _, other = random_set(80, skill=0.2)
+    first, second, third = labels
+    known = np.arange(80) % 5 != 0
+    labels[first][~known] = -1
+    labels[second][:] = -1
+    result = metrics.evaluation(probabilities, labels)
+    found = result["attributes"]
+    alone = metrics.evaluation({first: probabilities[first][known]}, {first: labels[first][known]})[
+        "attributes"
+    ][first]
+    assert found[first] == alone and found[first]["images"] == known.sum() == 64
+    for name in ("top1", "acsa", "macro_f1", "ece"):
+        assert found[second][name] is None
+        assert result[f"mean_{name}"] == pytest.approx((found[first][name] + found[third][name]) / 2)
+    assert result["mean_top1_interval"][0] < result["mean_top1"] < result["mean_top1_interval"][1]
+    hits = [hits_of(labels, values) for values in (probabilities, other)]
+    compared = metrics.compare(labels, *hits)
+    b = metrics.evaluation(other, labels)
+    assert compared["attributes"][second]["top1"] is None and compared["attributes"][second]["p"] is None
+    assert compared["mean_top1"]["difference"] == pytest.approx(result["mean_top1"] - b["mean_top1"])
+    assert compared["mean_acsa"]["difference"] == pytest.approx(result["mean_acsa"] - b["mean_acsa"])
+    nothing = {key: np.full(80, -1) for key in labels}
+    assert metrics.evaluation(probabilities, nothing)["mean_acsa_interval"] is None
+    assert metrics.compare(nothing, *hits)["mean_top1"] == {"difference": None, "interval": None, "p": None}
 
 
 # --- the command -------------------------------------------------------------------------------------
@@ -187,8 +222,9 @@ def place(tmp_path_factory):
         data = "--data-dir data --cache-dir cache --precision fp32 --lr 1e-3"
         train.main(["--version", "s", *options.split(), *data.split()])
         torch.manual_seed(0)
-        teacher = FashionCLIP("random")
-        save_checkpoint("teacher.pt", teacher, {"role": teacher.role, "epoch": 1, **teacher.describe()})
+        teacher = FashionCLIP(ATTRIBUTES, "random")
+        about = {"attributes": ATTRIBUTES.to_meta(), **teacher.describe()}
+        save_checkpoint("teacher.pt", teacher, {"epoch": 1, **about})
         yield folder
     finally:
         os.chdir(before)
@@ -202,7 +238,7 @@ def without_matplotlib(monkeypatch):
 
 
 def run(*options):
-    return exit_code(lambda: evaluate.main([*options, "--data-dir", "data", "--cache-dir", "cache"]))
+    return exit_code(lambda: evaluate.main(["--data-dir", "data", "--cache-dir", "cache", *options]))
 
 
 def read(folder):
@@ -225,7 +261,7 @@ def test_student(place, capsys):
     assert result["mean_acsa"] == pytest.approx(float(measured["val_acsa"]))
     assert result["mean_top1_interval"][0] <= result["mean_top1"] <= result["mean_top1_interval"][1]
     for key, attribute in ATTRIBUTES.items():
-        figures, classes = result[key], len(attribute.classes)
+        figures, classes = result["attributes"][key], len(attribute.classes)
         said = [int(row[attribute.short]) for row in rows]
         labels = [int(row[f"{attribute.short}_label"]) for row in rows]
         shares = np.array([[float(row[f"{attribute.short}_{i}"]) for i in range(classes)] for row in rows])
@@ -252,7 +288,9 @@ def test_two_checkpoints(place, capsys):
     for name in ("mean_top1", "mean_acsa"):
         assert comparison[name]["difference"] == pytest.approx(first[name] - second[name])
     for key in ATTRIBUTES:
-        assert comparison[key]["top1"] == pytest.approx(first[key]["top1"] - second[key]["top1"])
+        assert comparison["attributes"][key]["top1"] == pytest.approx(
+            first["attributes"][key]["top1"] - second["attributes"][key]["top1"]
+        )
     out = capsys.readouterr().out
     p = comparison["mean_top1"]["p"]
     line = next(line for line in out.splitlines() if line.startswith("Top-1 mean"))
@@ -320,7 +358,7 @@ def test_published_teacher(place, capsys):
 
     content = torch.load("teacher.pt")
     torch.save({k.replace("clip.", "base_model.", 1): v for k, v in content["model"].items()}, "published.pt")
-    prompts = {key: list(sentences)[::-1] for key, sentences in content["meta"]["prompts"].items()}
+    prompts = {key: attribute.prompts[::-1] for key, attribute in ATTRIBUTES.items()}
     Path("prompts.json").write_text(json.dumps(prompts), encoding="utf-8")
     options = "--clip-model random --prompts prompts.json".split()
     assert run("--checkpoint", "published.pt", *options, "--output", "published") == 0
@@ -338,11 +376,92 @@ def test_published_teacher(place, capsys):
     assert "this checkpoint needs neither" in capsys.readouterr().err
 
 
+def test_other_tables_in_another_order(place, capsys):
+    """--attributes: its columns and its order of classes for the table, the network's own order for the figures;
+    an unknown cell is an empty label; a share of the table is held out; a photo that cannot be read is left out."""
+    assert run("--checkpoint", "teacher.pt", "--split", "train", "--output", "plain") == 0
+    folder = place / "stranger"
+    folder.mkdir()
+    content = json.loads(json.dumps(ATTRIBUTES.content))
+    for key, attribute in content["attributes"].items():
+        attribute["classes"] = dict(list(attribute["classes"].items())[::-1])
+        attribute["column"] = f"my {key}"
+    content = {
+        "attributes": dict(list(content["attributes"].items())[::-1]),
+        "image": "file",
+        "unknown": ["?"],
+    }
+    table = {"table": "t.csv", "photos": "../data/train"}
+    (folder / "a.json").write_text(json.dumps({**content, "train": table}), encoding="utf-8")
+    sizes = ATTRIBUTES.sizes
+    rows = [["file", *(f"my {key}" for key in sizes)]]
+    for i in range(COUNTS["train"]):
+        rows.append([f"T SHIRT/{i}.png", *(size - 1 - i % size for size in sizes.values())])
+    rows[1][1] = "?"
+    broken = place / "data" / "train" / "T SHIRT" / "broken.png"
+    broken.write_bytes(b"no photo")
+    rows.append(["T SHIRT/broken.png", 0, 0, 0])
+    with open(folder / "t.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file, delimiter=";").writerows(rows)
+    options = "--checkpoint teacher.pt --attributes stranger/a.json --data-dir stranger --split train".split()
+    assert run(*options, "--output", "other") == 2
+    assert "broken.png" in capsys.readouterr().err
+    assert run(*options, "--output", "other", "--skip-unreadable") == 0
+    assert "broken.png" in (place / "other" / "unreadable.txt").read_text(encoding="utf-8")
+    (before, rows_before), (after, rows_after) = read("plain"), read("other")
+    assert after["unreadable"] == 1 and before["unreadable"] == 0
+    first, *rest = ATTRIBUTES
+    for key in rest:
+        assert after["attributes"][key] == before["attributes"][key]
+    assert after["attributes"][first]["images"] == 3
+    short = ATTRIBUTES[first].short
+    assert rows_after[0].pop(f"{short}_label") == "" and rows_before[0].pop(f"{short}_label") == "0"
+    assert rows_after == rows_before
+
+
+def test_other_classes_are_refused(place, capsys):
+    from clip_model import FashionCLIP
+    from utils.checkpoint import save_checkpoint
+
+    content = json.loads(json.dumps(ATTRIBUTES.content))
+    turned = {
+        key: dict(a, classes=dict(list(a["classes"].items())[::-1]))
+        for key, a in content["attributes"].items()
+    }
+    other = {**content["attributes"], "embellishment": {"classes": {"none": {}, "much": {}}}}
+    for name, each in (("turned.pt", turned), ("other.pt", other)):
+        attributes = Attributes(dict(content, attributes=each), name)
+        net = FashionCLIP(attributes, "random")
+        save_checkpoint(name, net, {"attributes": attributes.to_meta(), **net.describe()})
+    assert run("--checkpoint", "teacher.pt", "other.pt", "--output", "refused") == 2
+    error = capsys.readouterr().err
+    assert "teacher.pt and other.pt have different attributes or classes" in error
+    assert "embellishment: classes of the first alone: heavy, point; of the second alone: much" in error
+    assert not os.path.exists("refused")
+    assert run("--checkpoint", "teacher.pt", "turned.pt", "--output", "turned") == 0
+    (first, rows), (second, turned_rows) = read("turned"), read("turned/second")
+    for key, classes in ATTRIBUTES.sizes.items():
+        label = f"{ATTRIBUTES[key].short}_label"
+        assert [int(row[label]) for row in turned_rows] == [classes - 1 - int(row[label]) for row in rows]
+        a, b = (figures["attributes"][key]["top1"] for figures in (first, second))
+        assert first["comparison"]["attributes"][key]["top1"] == pytest.approx(a - b)
+
+
+def test_ctrl_c(place, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("utils.inference.Classifier.predict", interrupted)
+    assert run("--checkpoint", "teacher.pt", "--output", "stopped") == 130
+    error = capsys.readouterr().err
+    assert error.startswith("SIGINT") and error.count("\n") == 1
+
+
 def test_bad_input(place, without_matplotlib, capsys):
     import torch
 
     content, key = torch.load("model/s/model_1.pt"), list(ATTRIBUTES)[-1]
-    next(iter(v for k, v in content["model"].items() if k.startswith(f"class_heads.{key}.")))[0] = math.nan
+    next(iter(v for k, v in content["model"].items() if k.startswith("class_heads.2.")))[0] = math.nan
     torch.save(content, "broken.pt")
     for options, message in (
         (["--checkpoint", "absent.pt"], "absent.pt: no such file"),
@@ -357,26 +476,60 @@ def test_bad_input(place, without_matplotlib, capsys):
     assert "takes one file, or two to compare, not 3" in capsys.readouterr().err
 
 
+def draw(folder, attributes, labels, probabilities):
+    """The three pictures, which must be PNG files of a reasonable size; returns the evaluation."""
+    pytest.importorskip("matplotlib")
+    from utils.dataset import Split
+    from utils.pictures import draw_confusion, draw_mistakes, draw_reliability
+
+    count = len(next(iter(labels.values())))
+    pixels = np.random.default_rng(0).integers(0, 255, (count, 224, 224, 3), dtype=np.uint8)
+    data = Split([str(i) for i in range(count)], labels, "folder", [], "place", False, pixels)
+    result = metrics.evaluation(probabilities, labels)
+    draw_confusion(result, attributes, folder / "confusion.png", "title")
+    draw_reliability(result, attributes, folder / "reliability.png", "title")
+    draw_mistakes(probabilities, attributes, data, folder / "mistakes.png", "title")
+    for name in PICTURES:
+        with Image.open(folder / name) as picture:
+            assert picture.format == "PNG" and max(picture.size) <= 20_000 and min(picture.size) >= 300
+    return result
+
+
+def attributes_with(*sizes, **content):
+    """Attributes of so many classes each, with names that a careless reader of files takes for something else."""
+    names = ["type", "split", "score", "image_name", "a.b", "sleeve type", "_$x$"]
+    classes = [{f"class {i} of $5 to $10": {} for i in range(size)} for size in sizes]
+    return Attributes(
+        {"attributes": {name: {"classes": c} for name, c in zip(names, classes)}, **content}, "test"
+    )
+
+
+@pytest.mark.parametrize("sizes", [(2,), (2, 3, 50, 6, 17, 2, 4)])
+def test_pictures_of_other_attributes(tmp_path, sizes):
+    """One attribute; seven, of many classes, a third of the labels not known, and one without any."""
+    attributes = attributes_with(*sizes)
+    labels, probabilities = random_set(60, attributes=attributes)
+    for values in labels.values():
+        values[::3] = -1
+    if len(sizes) > 1:
+        labels["score"][:] = -1
+    result = draw(tmp_path, attributes, labels, probabilities)
+    assert list(result["attributes"]) == list(attributes)
+
+
 def test_mistakes_are_the_most_confident():
     from utils.pictures import confident_mistakes
 
     probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]])
     chosen, wrong = confident_mistakes(probabilities, np.array([0, 1, 0, 0]), 2)
     assert chosen.tolist() == [2, 3] and wrong == 3
+    chosen, wrong = confident_mistakes(probabilities, np.array([0, 1, -1, 0]), 2)
+    assert chosen.tolist() == [3, 1] and wrong == 2
 
 
 def test_pictures_of_a_perfect_network(tmp_path):
     """No mistake to show, and classes without an image: still pictures."""
-    pytest.importorskip("matplotlib")
-    from utils.dataset import Split
-    from utils.pictures import draw_confusion, draw_mistakes, draw_reliability
-
     labels = {key: np.zeros(2, np.int64) for key in ATTRIBUTES}
-    probabilities = {key: np.eye(len(a.classes), dtype=np.float32)[[0, 0]] for key, a in ATTRIBUTES.items()}
-    data = Split(["a", "b"], np.zeros((2, 224, 224, 3), np.uint8), labels)
-    result = statistics.evaluation(probabilities, labels)
-    draw_confusion(result, tmp_path / "a.png", "title")
-    draw_reliability(result, tmp_path / "b.png", "title")
-    draw_mistakes(probabilities, data, tmp_path / "c.png", "title")
-    assert [Image.open(tmp_path / f"{name}.png").format for name in "abc"] == ["PNG"] * 3
+    probabilities = {key: np.eye(n, dtype=np.float32)[[0, 0]] for key, n in ATTRIBUTES.sizes.items()}
+    result = draw(tmp_path, ATTRIBUTES, labels, probabilities)
     assert result["mean_top1"] == result["mean_acsa"] == 1 and result["mean_ece"] == 0

@@ -7,11 +7,14 @@ import sys
 
 import pytest
 from PIL import Image
-from utils.logging import logger
 
 from utils import plots
-from utils.attributes import ATTRIBUTES
-from utils.errors import UserError, exit_code
+from utils.attributes import read_attributes
+from utils.cli import exit_code
+from utils.errors import UserError
+from utils.log import logger
+
+ATTRIBUTES = read_attributes()
 
 COLUMNS = [
     "epoch",
@@ -117,6 +120,33 @@ def test_several_runs_lie_over_each_other(tmp_path):
     assert drawn["learning rate"] == [columns["lr"] for columns in runs.values()]
 
 
+@pytest.mark.parametrize(
+    "names", [("type",), ("a.b", "sleeve type", "sleeve_type", "_x", "$a$", "split", "score")]
+)
+def test_other_attributes(tmp_path, names):
+    """One attribute, and seven of any names, beside a run of the competition's; a score that is missing."""
+    pytest.importorskip("matplotlib")
+    columns = ["epoch", "lr", *(c for s in plots.SCORES for c in (s, *(f"{s}_{name}" for name in names)))]
+    for run in ("a", "b"):
+        (tmp_path / run).mkdir()
+        with open(tmp_path / run / "metrics.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerows([columns, *([epoch, *([0.5] * (len(columns) - 2)), ""] for epoch in (1, 2, 3))])
+    other = write(tmp_path / "c", [row(epoch) for epoch in (1, 2)])
+    one = plots.read_metrics(str(tmp_path / "a"))
+    assert list(one) == columns and one[columns[-2]] == [0.5] * 3 and all(v != v for v in one[columns[-1]])
+    shown = plots._one_run("a", one).legends[0].get_texts()
+    assert [text.get_text().strip().replace("\\", "") for text in shown] == [
+        *names,
+        "sum, mean",
+        "best epoch",
+    ]
+    for number, folders in enumerate((["a"], ["a", "b"], ["a", "b", other])):
+        output = tmp_path / f"{number}.png"
+        plots.main([*(str(tmp_path / folder) for folder in folders), "--output", str(output)])
+        assert Image.open(output).format == "PNG"
+
+
 def test_command(tmp_path, capsys):
     """Runs of the same name in different folders, one of them with a single epoch."""
     pytest.importorskip("matplotlib")
@@ -199,6 +229,19 @@ def test_tensorboard_events(tmp_path, without_matplotlib):
     for column in ("lr", "val_top1", *(f"val_top1_{key}" for key in ATTRIBUTES)):
         assert found[plots._tag(column)] == [(e, round(row(e, offset)[column], 4)) for e, offset in offsets]
     assert f"val_acsa/{next(iter(ATTRIBUTES))}" in found
+
+
+def test_tensorboard_tags(tmp_path, without_matplotlib):
+    """Names that differ by a blank only are two series; a score that is missing is none."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    curves = plots.Curves(str(tmp_path), tensorboard=True)
+    curves.update({"epoch": 1, "val_top1_sleeve type": 0.25, "val_top1_sleeve_type": 0.5, "val_top1_a": None})
+    curves.writer.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    found = {tag: events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]}
+    assert found == {"val_top1/sleeve type": 0.25, "val_top1/sleeve_type": 0.5}
 
 
 def test_without_tensorboard_a_run_goes_on(tmp_path, said, monkeypatch, without_matplotlib):

@@ -3,22 +3,27 @@
 python -m utils.plots logs/a logs/b --output curves.png
 """
 
-import csv
 import glob
+import io
+import itertools
 import os
 import sys
 
+import numpy as np
+
 from utils.cli import Parser, exit_code
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 from utils.files import atomic
 from utils.log import logger
 
-# matplotlib and tensorboard are imported where they are first used: training does without them.
+# matplotlib, pandas and tensorboard are imported where they are first used: training does without them.
 
-DPI = 100  # dots per inch of every picture
+DPI = 100  # dots per inch of a picture
+MAX_SIDE = 20_000  # dots: a picture of very many attributes has fewer per inch
 SCORES = {"train_loss": "training loss", "val_top1": "validation Top-1", "val_acsa": "validation ACSA"}
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#777777")  # Okabe and Ito's
 TOTAL = "#222222"
+LINES = ("-", "--", ":", "-.")  # where there are more lines than colours
 
 
 def new_figure(width, height):
@@ -31,7 +36,9 @@ def new_figure(width, height):
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UserError(f"matplotlib is needed for it ({error}): pip install matplotlib") from error
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    figure = Figure(
+        figsize=(width, height), dpi=min(DPI, MAX_SIDE / max(width, height)), layout="constrained"
+    )
     FigureCanvasAgg(figure)
     return figure
 
@@ -50,21 +57,22 @@ def read_metrics(path):
     file = os.path.join(path, "metrics.csv") if os.path.isdir(path) else path
     if not os.path.isfile(file):
         raise UserError(f"{path}: no metrics.csv there; name the log folder of a run, such as logs/student")
+    import pandas as pd
+
     try:
-        with open(file, newline="", encoding="utf-8") as lines:
+        with open(file, encoding="utf-8") as lines:
             # A line without an end is being written at this moment.
-            reader = csv.DictReader([line for line in lines if line.endswith("\n")])
-            rows = [
-                {name: float(cell) for name, cell in row.items() if cell not in ("", None)} for row in reader
-            ]
-    except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise UserError(f"{file}: not a metrics.csv as train.py writes it ({error})") from error
-    absent = [name for name in ("epoch", "lr", *SCORES) if name not in (reader.fieldnames or [])]
+            whole = "".join(line for line in lines if line.endswith("\n"))
+        # An empty cell is NaN: the attribute has no score.
+        columns = pd.read_csv(io.StringIO(whole), dtype=str).astype(float).to_dict("list")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: not a metrics.csv as train.py writes it ({first_line(error)})") from error
+    absent = [name for name in ("epoch", "lr", *SCORES) if name not in columns]
     if absent:
         raise UserError(f"{file}: not a metrics.csv as train.py writes it (no column {', '.join(absent)})")
-    if not rows:
+    if not columns["epoch"]:
         raise UserError(f"{file}: no epoch is finished yet")
-    return {name: [row.get(name, float("nan")) for row in rows] for name in reader.fieldnames}
+    return columns
 
 
 def draw_curves(runs, path):
@@ -84,22 +92,20 @@ def attributes_in(columns):
 
 def _one_run(name, columns):
     """Loss, learning rate, Top-1 and ACSA, a line for each attribute."""
-    figure = new_figure(10, 7)
+    figure = new_figure(11.5, 7)
     axes = figure.subplots(2, 2).flat
-    best = max(range(len(columns["epoch"])), key=lambda i: columns["val_top1"][i])
+    best = int(np.nan_to_num(columns["val_top1"]).argmax())
     figure.suptitle(
         f"{shortened_name(name)}: best epoch {columns['epoch'][best]:.0f}, "
         f"mean Top-1 {columns['val_top1'][best]:.4f}, mean ACSA {columns['val_acsa'][best]:.4f}"
     )
     for (column, title), ax in zip(SCORES.items(), (axes[0], axes[2], axes[3])):
-        for key, color in zip(attributes_in(columns), _cycle(COLORS)):
-            if f"{column}_{key}" in columns:
-                _line(ax, columns, f"{column}_{key}", color=color, label=key)
-        total = "sum" if column == "train_loss" else "mean"
-        _line(ax, columns, column, color=TOTAL, linewidth=2.2, label=total)
-        _finish(ax, title, [columns], share=total == "mean")
+        for key, style in zip(attributes_in(columns), _styles()):
+            _line(ax, columns, f"{column}_{key}", label=shortened_name(key, 30), **style)
+        _line(ax, columns, column, color=TOTAL, linewidth=2.2, label="sum, mean")
+        _finish(ax, title, [columns], share=column != "train_loss")
         ax.axvline(columns["epoch"][best], color="#999999", linestyle=":", linewidth=1.2, label="best epoch")
-        ax.legend(fontsize=9, framealpha=0.7)
+    figure.legend(*axes[2].get_legend_handles_labels(), loc="outside right upper", fontsize=9)
     _line(axes[1], columns, "lr", color=TOTAL)
     _finish(axes[1], "learning rate", [columns])
     return figure
@@ -108,40 +114,40 @@ def _one_run(name, columns):
 def _several_runs(runs):
     """A panel for each score of each attribute, a line for each run."""
     attributes = list(dict.fromkeys(key for columns in runs.values() for key in attributes_in(columns)))
-    figure = new_figure(3.3 * (1 + len(attributes)), 11)
+    figure = new_figure(max(3.3 * (1 + len(attributes)), 7), 11 + 0.2 * len(runs))
     grid = figure.add_gridspec(1 + len(SCORES), 1 + len(attributes))
-    colors = dict(zip(runs, _cycle(COLORS)))
+    styles = dict(zip(runs, _styles()))
     for row, (column, title) in enumerate(SCORES.items()):
-        for place, key in enumerate([None, *attributes]):
+        whole = "sum" if column == "train_loss" else "mean"
+        suffixes = {"": whole, **{f"_{key}": shortened_name(key, 20) for key in attributes}}
+        for place, (suffix, key) in enumerate(suffixes.items()):
             ax = figure.add_subplot(grid[row, place])
             for name, columns in runs.items():
-                _line(ax, columns, f"{column}_{key}" if key else column, color=colors[name])
-            whole = "sum" if column == "train_loss" else "mean"
-            _finish(ax, f"{title}, {key or whole}", list(runs.values()), share=column != "train_loss")
-    ax = figure.add_subplot(grid[-1, :2])
+                _line(ax, columns, f"{column}{suffix}", **styles[name])
+            _finish(ax, f"{title}, {key}", list(runs.values()), share=column != "train_loss")
+    ax = figure.add_subplot(grid[-1, :])
     for name, columns in runs.items():
-        best = max(columns["val_top1"])
-        _line(
-            ax,
-            columns,
-            "lr",
-            color=colors[name],
-            label=f"{shortened_name(name, 40)}: best mean Top-1 {best:.4f}",
-        )
+        best = np.nan_to_num(columns["val_top1"]).max()
+        _line(ax, columns, "lr", label=f"{shortened_name(name)}: best mean Top-1 {best:.4f}", **styles[name])
     _finish(ax, "learning rate", list(runs.values()))
-    beside = figure.add_subplot(grid[-1, 2:])
-    beside.axis("off")
-    beside.legend(*ax.get_legend_handles_labels(), loc="center left", fontsize=10, frameon=False)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower left", fontsize=10, frameon=False)
     return figure
 
 
-def _cycle(colors, most=50):
-    return [colors[i % len(colors)] for i in range(most)]
+def _styles():
+    """Colours and then kinds of line, without end."""
+    return (dict(color=c, linestyle=kind) for kind, c in itertools.cycle(itertools.product(LINES, COLORS)))
+
+
+def plain(text):
+    """A text as matplotlib draws it and nothing else: `$` begins a formula, and `_` hides a line from the legend."""
+    text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def shortened_name(name, most=60):
     """A name or path for a picture, its end if it is too long."""
-    return name if len(name) <= most else "…" + name[-most + 1 :]
+    return plain(name if len(name) <= most else "…" + name[-most + 1 :])
 
 
 def _line(ax, columns, column, **style):
@@ -210,15 +216,18 @@ class Curves:
     def _write_events(self, row):
         if self.writer is None:
             try:
+                from tensorboard.compat.proto.summary_pb2 import Summary
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 self.writes = False
                 logger.warning("warning: --tensorboard True: no events are written: pip install tensorboard")
                 return
             self.writer = SummaryWriter(os.path.join(self.log_dir, "tensorboard"), purge_step=row["epoch"])
-        for column, value in row.items():
-            if column != "epoch":
-                self.writer.add_scalar(_tag(column), value, row["epoch"])
+            self.summary = Summary
+        known = {column: value for column, value in row.items() if column != "epoch" and value is not None}
+        # Not by add_scalar, which writes "_" for a blank: two attributes could have one tag then.
+        values = [self.summary.Value(tag=_tag(column), simple_value=value) for column, value in known.items()]
+        self.writer.file_writer.add_summary(self.summary(value=values), row["epoch"])
         self.writer.flush()
 
 

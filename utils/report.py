@@ -4,8 +4,6 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-import torch
-
 from utils.attributes import UNKNOWN
 from utils.dataset import count_classes
 from utils.files import atomic
@@ -17,6 +15,8 @@ PACKAGES = "torch torchvision transformers timm scikit-image scikit-learn scipy 
 
 def header(args, net, data, precision, world):
     """Everything that one needs to know to run it again."""
+    import torch  # here: evaluate.py of an exported file does without it, and uses what is below
+
     say = logger.info
     say(f"training the {net.role}: {type(net).__name__}")
     say("options: " + "  ".join(f"--{name.replace('_', '-')} {value}" for name, value in vars(args).items()))
@@ -58,6 +58,8 @@ def _version(package):
 
 
 def _device_name(device):
+    import torch
+
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {platform.machine()}"
 
 
