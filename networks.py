@@ -100,20 +100,19 @@ class Student(nn.Module):
         heads = {}
         for number, (key, attribute) in enumerate(self.attributes.items()):
             for own, published in (("class_heads", "head"), ("distillation_heads", "dist_head")):
-                heads[f"{published}_{attribute.short}."] = f"{own}.{number}."
+                heads[f"{published}_{attribute.short}"] = f"{own}.{number}"
                 if not key.isdigit():  # earlier versions had the attribute's name in place of its number
-                    heads[f"{own}.{key}."] = f"{own}.{number}."
-        own, backbone = {}, {}
+                    heads[f"{own}.{key}"] = f"{own}.{number}"
+        renamed = {}
         for name, value in state.items():
-            prefix = next((p for p in heads if name.startswith(p)), None)
-            if prefix:
-                own[heads[prefix] + name[len(prefix) :]] = value
+            head, _, parameter = name.rpartition(".")
+            if head in heads:
+                renamed[f"{heads[head]}.{parameter}"] = value
             elif name.startswith("base_model."):
-                backbone[name[len("base_model.") :]] = value
+                renamed.update((f"backbone.{n}", v) for n, v in timm_names({name[11:]: value}).items())
             else:
-                own[name] = value
-        own.update({f"backbone.{name}": value for name, value in timm_names(backbone).items()})
-        return own
+                renamed[name] = value
+        return renamed
 
 
 ROLES = {Student.role: Student, FashionCLIP.role: FashionCLIP}

@@ -62,9 +62,7 @@ def _is_classifier(name):
 
 
 def timm_names(state):
-    """The state dict of a TinyViT under the published names, under timm's; one under timm's as it is."""
-    if not any(name.startswith("patch_embed.seq.") for name in state):
-        return state
+    """The state dict of a TinyViT under timm's names; it may have the published ones."""
     return {_timm_name(name): value for name, value in state.items() if "attention_bias_idxs" not in name}
 
 

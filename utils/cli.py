@@ -74,24 +74,16 @@ class Parser(argparse.ArgumentParser):
             name, type=boolean, nargs="?", const=True, default=False, metavar="True|False", help=help
         )
 
+    # fmt: off
     @staticmethod
     def data_options(group, cached=True):
         """Add the options that name a data set, the same in every command that reads one; `cached`, if it keeps pixels."""
-        add = group.add_argument
-        add("--attributes", help="JSON file of the attributes, the tables and the photos", metavar="FILE")
-        add("--data-dir", default="./Dataset", help="folder of the data set", metavar="DIR")
+        group.add_argument("--attributes", help="JSON file of the attributes, the tables and the photos", metavar="FILE")
+        group.add_argument("--data-dir", default="./Dataset", help="folder of the data set", metavar="DIR")
         if cached:
-            add(
-                "--cache-dir",
-                default=cache_folder(),
-                help="folder for what is computed once: decoded pixels, teacher's logits",
-                metavar="DIR",
-            )
-        Parser.switch(
-            group,
-            "--skip-unreadable",
-            "leave out photos that cannot be read, instead of ending with a list of them",
-        )
+            group.add_argument("--cache-dir", default=cache_folder(), help="folder for what is computed once: decoded pixels, teacher's logits", metavar="DIR")
+        Parser.switch(group, "--skip-unreadable", "leave out photos that cannot be read, instead of ending with a list of them")
+    # fmt: on
 
 
 def check_folder_of(path, option="--output"):
