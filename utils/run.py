@@ -42,7 +42,11 @@ def public_options(options):
     public = {name: value for name, value in options.items() if name not in LOCAL}
     for name in (*FILES, *SOURCES):
         value = public.get(name)
-        if value and (name in FILES or os.path.isabs(value) or value.startswith((".", "~"))):
+        if (
+            isinstance(value, str)
+            and value
+            and (name in FILES or os.path.isabs(value) or value.startswith((".", "~")))
+        ):
             public[name] = os.path.basename(os.path.normpath(value))
     return public
 
@@ -75,29 +79,37 @@ class Run:
         self.best_file = os.path.join(self.model_dir, "best.pt")
         self.last_file = os.path.join(self.model_dir, "last.pt")
         self.rows = []  # of the finished epochs, as in metrics.csv
-        self._lock = None
-        self.is_begun = os.path.exists(self.last_file)
-        self._check_version()
-        self._saved = self._read(defaults, world.size) if args.resume and self.is_begun else None
-        self.rows = self._saved["progress"]["rows"] if self._saved else []
-        self.is_finished = self._saved is not None and len(self.rows) >= args.epochs
+        self.defaults, self.processes = defaults, world.size
+        self._lock = contextlib.ExitStack()  # of the version's folder
+        self.is_locked = False
 
     def __enter__(self):
-        if os.path.isdir(self.model_dir):
-            self._take_lock()
+        with self._lock as lock:  # let go if an error is found
+            if os.path.isdir(self.model_dir):
+                self._take_lock()
+            self._look()
+            self._lock = lock.pop_all()
         return self
 
     def __exit__(self, *_):
-        if self._lock is not None:
-            os.close(self._lock)
+        self._lock.close()
+
+    def _look(self):
+        """At what earlier runs have left."""
+        self.is_begun = os.path.exists(self.last_file)
+        self._check_version()
+        self._saved = self._read() if self.args.resume and self.is_begun else None
+        self.rows = self._saved["progress"]["rows"] if self._saved else []
+        self.is_finished = self._saved is not None and len(self.rows) >= self.args.epochs
 
     def _take_lock(self):
-        """Of the version's folder, until this process ends."""
-        if self._lock is not None or not self.writes:
+        if self.is_locked or not self.writes:
             return
-        self._lock = os.open(self.model_dir, os.O_RDONLY)
+        folder = os.open(self.model_dir, os.O_RDONLY)
+        self._lock.callback(os.close, folder)
+        self.is_locked = True
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):  # others: a file system without locks
                 raise UserError(
@@ -120,7 +132,7 @@ class Run:
 
     # --- a resumed run -------------------------------------------------------------------------------
 
-    def _read(self, defaults, processes):
+    def _read(self):
         """Content of last.pt, see `utils.state.TrainState.save`.
 
         Raises: UserError if it is none, or lists the options that are not those the run began with.
@@ -131,9 +143,9 @@ class Run:
             raise UserError(
                 f"{self.last_file}: holds no state of a run, as last.pt must; begin anew with --overwrite True"
             )
-        before = public_options({**defaults, **meta["options"]})
-        now = {**public_options(vars(self.args)), "processes": processes}
-        before["processes"] = content["progress"].get("processes", processes)
+        before = public_options({**self.defaults, **meta["options"]})
+        now = {**public_options(vars(self.args)), "processes": self.processes}
+        before["processes"] = content["progress"].get("processes", self.processes)
         differences = [
             f"{'' if name == 'processes' else '--'}{name.replace('_', '-')} is {value}, was {before[name]}"
             for name, value in now.items()
@@ -229,6 +241,11 @@ class Run:
             os.makedirs(folder, exist_ok=True)
             remove_leftovers(folder)
         self._take_lock()
+        if os.path.exists(self.last_file) != self.is_begun:  # there was no folder to lock
+            raise UserError(
+                f"{self.model_dir}: another process has trained this version meanwhile; go on with that run with "
+                "--resume True, or take another --version"
+            )
         # last.pt goes first: half of an earlier run must not look like one that can be resumed.
         earlier = [self.last_file, *epoch_files(self.model_dir).values(), self.args_file]
         for path in [*([] if self.args.resume else earlier), self.best_file]:
