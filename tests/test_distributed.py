@@ -10,9 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ATTRIBUTES, SHORT, assert_same_run, rows
+from conftest import ATTRIBUTES, SHORT, assert_same_run, rows, write_own
 
 from utils import checkpoint
+from utils.attributes import read_attributes
+from utils.dataset import read_tables
+from utils.distributed import World
+from utils.errors import ProcessLost, UserError
 from utils.losses import DistillationLoss, class_weights
 
 ROOT = Path(__file__).parents[1]
@@ -42,15 +46,37 @@ def run(photos, *options):
 def test_two_processes_give_the_teachers_losses_of_one(train, photos):
     # 16 images in batches of 5: parts of 3 and 2, and a last batch of one image, which only one process has.
     options = ["--loss-weight", "--batch-size", "5", "--ls", "0.1", "--clipping", "--seed", "3"]
+    options += ["--val-batch-size", "3"]  # 8 photos: 6 and 2
     train("--version", "one", *options)
     code, output = run(photos, "--version", "two", *options)
     assert code == 0, output
     assert "2 processes" in output and output.count("epoch 2/2 done") == 1, "one process logs"
-    for one, two in zip(rows("one"), rows("two")):
+    assert_same_rows("one", "two")
+    assert sorted(os.listdir("model/two")) == sorted(os.listdir("model/one"))
+
+
+def assert_same_rows(first, second):
+    assert len(rows(first)) == len(rows(second)) > 0
+    for one, two in zip(rows(first), rows(second)):
         for column in one:
             if column != "seconds":
                 assert float(two[column]) == pytest.approx(float(one[column]), abs=1e-4), column
-    assert sorted(os.listdir("model/two")) == sorted(os.listdir("model/one"))
+
+
+def test_two_processes_with_unknown_labels_and_few_images(train, photos, place):
+    """An odd number of images for validation, one of each process at a time: the last is one process's alone."""
+    path = write_own(place / "own", photos, {"kind": 2, "a.b": 3}, 0.4)
+    table = path.with_name("shop.csv")
+    held_out = read_tables(str(path.parent), read_attributes(path))["val"].names[0]
+    lines = table.read_text().splitlines(keepends=True)
+    table.write_text("".join(line for line in lines if not line.startswith(held_out)))
+    options = ["--attributes", str(path), "--loss-weight", "--batch-size", "3", "--val-batch-size", "1"]
+    train("--version", "one", *options, data_dir=path.parent)
+    log = Path("logs/one/one_training.log").read_text()
+    assert int(re.search(r"val: (\d+) images", log)[1]) % 2 == 1
+    code, output = run(path.parent, "--version", "two", *options)
+    assert code == 0, output
+    assert_same_rows("one", "two")
 
 
 def test_a_student_of_two_processes(photos, place):
@@ -126,6 +152,47 @@ def _children(parent):
     pids = re.findall(r"^ *(\d+) .*train\.py", listed.stdout.decode(), re.MULTILINE)
     assert len(pids) == 2
     return sorted(map(int, pids))
+
+
+NCCL = """NCCL error in: ../torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp:1234, remote process exited, NCCL version 2.21
+ncclRemoteError: A call failed possibly due to a network error.
+Last error:
+socketProgress: Connection closed by remote peer gpu-7<42>
+Exception raised from checkForNCCLErrorsInternal at ../torch/csrc/distributed (most recent call first):
+frame #0: c10::Error::Error(c10::SourceLocation) + 0x96"""
+GLOO = "[../third_party/gloo/gloo/transport/tcp/pair.cc:598] Connection closed by peer [127.0.0.1]:2042"
+
+
+@pytest.mark.parametrize(
+    "said, cause", [(NCCL, "remote peer gpu-7<42>"), (GLOO, "pair.cc:598] Connection closed by peer")]
+)
+def test_the_error_of_a_lost_process_keeps_its_cause(monkeypatch, said, cause):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    world = World("cpu")
+    with pytest.raises(ProcessLost) as error:
+        world.__exit__(RuntimeError, RuntimeError(said), None)
+    message = str(error.value)
+    assert (
+        cause in message and "--resume True" in message and "\n" not in message and "frame #0" not in message
+    )
+    for other in (
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+        UserError("socket"),
+        ValueError("peer"),
+    ):
+        assert not world.__exit__(type(other), other, None), "it is hidden"
+
+
+@pytest.mark.parametrize("images, size", [(7, 2), (1, 2), (2, 3), (6, 3), (5, 1)])
+def test_the_parts_of_the_processes_are_each_image_once(monkeypatch, images, size):
+    monkeypatch.setenv("WORLD_SIZE", str(size))
+    counted, indices = [], torch.randperm(images)
+    for rank in range(size):
+        monkeypatch.setenv("RANK", str(rank))
+        part, counts = World("cpu").part(indices)
+        assert len(part) >= 1, "every process takes part in each step"
+        counted += part.tolist() if counts else []
+    assert sorted(counted) == list(range(images))
 
 
 @pytest.mark.parametrize("kind", ["none", "soft", "hard"])

@@ -8,7 +8,7 @@ import re
 import torch
 import torch.distributed as dist
 
-from utils.errors import ProcessLost, UserError, first_line
+from utils.errors import ProcessLost, UserError, excerpt
 from utils.hardware import choose_device
 
 # A process may wait for another one's caches. One that has died is noticed by its closed connections, at once.
@@ -51,7 +51,7 @@ class World:
             dist.destroy_process_group()
         elif isinstance(error, RuntimeError) and LOST.search(str(error)):
             raise ProcessLost(
-                f"process {self.rank} of {self.size}: lost the connection to the others ({first_line(error)}); if one of "
+                f"process {self.rank} of {self.size}: lost the connection to the others ({_cause(error)}); if one of "
                 "them has ended, its own message tells why; what was saved is kept, go on with --resume True"
             ) from error
 
@@ -101,3 +101,8 @@ class World:
         if self.device.type == "cuda":
             net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(net)
         return torch.nn.parallel.DistributedDataParallel(net)
+
+
+def _cause(error):
+    """What gloo or NCCL says, on one line: NCCL gives its reason last, and PyTorch adds its own C++ stack."""
+    return excerpt(" ".join(str(error).split("Exception raised from")[0].split()), 500)
