@@ -186,7 +186,8 @@ def load_pixels(tables, cache_dir, skip_unreadable=False):
     Args: `tables` of `read_tables`; `cache_dir`, where the arrays are kept; with `skip_unreadable`, rows whose photo
         cannot be read are left out.
     Returns: dict split -> Split.
-    Raises: UserError that lists all photos, of all splits, that cannot be read, or if there is no room.
+    Raises: UserError that lists all photos, of all splits, that cannot be read, or for a split that is left without
+        any label; DiskFull if there is no room.
     """
     files = {name: os.path.join(cache_dir, _cache_name(split)) for name, split in tables.items()}
     absent = [name for name, path in files.items() if not all(map(os.path.exists, [path, _unreadable(path)]))]
@@ -202,6 +203,11 @@ def load_pixels(tables, cache_dir, skip_unreadable=False):
     for name, split in data.items():
         if not split.names:
             raise UserError(f"none of the photos of {name} can be read:\n{shortened(split.unreadable)}")
+        if all((labels == UNKNOWN).all() for labels in split.labels.values()):
+            raise UserError(
+                f"{split.folder}: none of the {len(split.names)} photos of {name} has a label that is known; without any "
+                "there is nothing to learn or to measure"
+            )
     return data
 
 
