@@ -1,5 +1,6 @@
 """A run that is stopped anywhere, and goes on to the same numbers."""
 
+import functools
 import json
 import os
 import shutil
@@ -9,8 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import assert_same_run, rows
+import torch
+from conftest import ATTRIBUTES, SHORT, assert_same_run, rows, same
 
+from networks import load_network
+from utils import checkpoint
 from utils.cli import exit_code
 from utils.run import Run
 from utils.state import TrainState
@@ -194,6 +198,127 @@ def test_what_cannot_be_resumed(train, fails, photos, tmp_path):
     assert "model/a/last.pt" in fails(*go_on)
     os.remove("model/a/last.pt")
     assert "model/a has checkpoints but no last.pt" in fails(*go_on)
+
+
+def test_options_that_last_pt_does_not_know_have_their_default(train, fails):
+    train("--version", "a", "--epochs", "1")
+    content = checkpoint.read_file("model/a/last.pt")
+    for name in ("clipping", "ls"):
+        del content["meta"]["options"][name]
+    torch.save(content, "model/a/last.pt")
+    go_on = ["--version", "a", "--epochs", "2", "--resume"]
+    message = fails(*go_on, "--clipping", "--ls", "0.1")
+    assert "--clipping is True, was False" in message and "--ls is 0.1, was 0.0" in message
+    train(*go_on)
+
+
+def test_another_number_of_processes_is_refused(train, fails):
+    train("--version", "a", "--epochs", "1")
+    content = checkpoint.read_file("model/a/last.pt")
+    content["progress"]["processes"] = 2
+    torch.save(content, "model/a/last.pt")
+    assert "processes is 1, was 2" in fails("--version", "a", "--epochs", "2", "--resume")
+
+
+def test_two_runs_of_one_version(train, fails, monkeypatch, capsys):
+    """The second is refused as long as the first has not ended, however that ends."""
+    real, seen = TrainState.poll, []
+
+    def second(self):
+        monkeypatch.setattr(TrainState, "poll", real)
+        for option in ("--resume", "--overwrite"):
+            code = "import sys, train; from utils.cli import exit_code; sys.exit(exit_code(train.main))"
+            command = [
+                sys.executable,
+                "-c",
+                code,
+                "--version",
+                "a",
+                option,
+                "--data-dir",
+                self.args.data_dir,
+                *SHORT,
+            ]
+            done = subprocess.run(
+                command, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False
+            )
+            seen.append((done.returncode, done.stderr.decode()))
+        raise ValueError("an error of no kind that is known")
+
+    monkeypatch.setattr(TrainState, "poll", second)
+    with pytest.raises(ValueError):
+        train("--version", "a")
+    for code, said in seen:
+        assert code == 2 and "model/a: another process is training this version" in said, said
+    assert len(seen) == 2
+    train("--version", "a", "--resume")
+
+
+def test_a_run_that_began_and_ended_meanwhile_is_not_replaced(train, monkeypatch, capsys):
+    """Neither had a folder to lock when they began; the second comes to its files when the first has ended."""
+    from utils import dataset
+
+    real = dataset.load_pixels
+
+    def first(*args):
+        monkeypatch.setattr(dataset, "load_pixels", real)
+        train("--version", "a", "--epochs", "1", "--seed", "1")
+        return real(*args)
+
+    for options in (["--version", "a"], ["--version", "a", "--resume"]):
+        monkeypatch.setattr(dataset, "load_pixels", first)
+        assert exit_code(functools.partial(train, *options)) == 2
+        assert "model/a" in capsys.readouterr().err.splitlines()[-1]
+        assert checkpoint.read_file("model/a/last.pt")["meta"]["options"]["seed"] == 1
+        assert sorted(os.listdir("model/a")) == ["best.pt", "last.pt", "model_1.pt"]
+        shutil.rmtree("model/a"), shutil.rmtree("logs/a")
+
+
+def as_before_attributes_were_a_file(path):
+    """Make a checkpoint what the version before wrote: heads by name, prompts, all options, no attributes."""
+    content = checkpoint.read_file(path)
+    meta, names = content["meta"], list(ATTRIBUTES)
+
+    def old(name):
+        parts = name.split(".")
+        if parts[0].endswith("_heads"):
+            parts[1] = names[int(parts[1])]
+        return ".".join(parts)
+
+    content["model"] = {old(name): value for name, value in content["model"].items()}
+    del meta["attributes"]
+    if meta["role"] == "teacher":
+        meta["prompts"] = {key: [one[0] for one in a.prompts] for key, a in ATTRIBUTES.items()}
+    for name in ("attributes", "skip_unreadable"):
+        meta["options"].pop(name)
+    meta["options"].update(
+        cache_dir="/home/somebody/.cache", data_dir="/home/somebody/data", keep=None, resume=False
+    )
+    if "progress" in content:
+        del content["progress"]["processes"]
+    torch.save(content, path)
+
+
+def test_checkpoints_of_the_version_before(train, tmp_path):
+    """825ee38 wrote them, with the competition's attributes: they are resumed, teach, and are loaded."""
+    student = [*STUDENT, "--teacher", "t/model_1.pt"]
+    train("--version", "t", "--epochs", "1", "--loss-weight")
+    train("--version", "whole-t", "--epochs", "2", "--loss-weight")
+    train("--version", "whole", *student)
+    train("--version", "s", *student, "--epochs", "1")
+    for path in ("t/model_1", "t/last", "s/model_1", "s/last"):
+        as_before_attributes_were_a_file(f"model/{path}.pt")
+    net, _ = load_network("model/s/model_1.pt")
+    assert net.attributes == ATTRIBUTES
+    assert same(net.state_dict(), load_network("model/whole/model_1.pt")[0].state_dict())
+    train("--version", "taught", *student)
+    train("--version", "s", *student, "--resume")
+    train("--version", "t", "--epochs", "2", "--loss-weight", "--resume")
+    for version in ("taught", "s"):
+        weights = [checkpoint.read_file(f"model/{name}/model_2.pt")["model"] for name in (version, "whole")]
+        assert same(*weights)
+    assert same(*(checkpoint.read_file(f"model/{name}/model_2.pt")["model"] for name in ("t", "whole-t")))
+    assert "/home/somebody" not in str(checkpoint.read_file("model/s/model_2.pt")["meta"])
 
 
 def test_room_is_compared_before_the_run(train, fails, monkeypatch):

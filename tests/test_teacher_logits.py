@@ -1,10 +1,13 @@
 """--teacher-logits and --save-teacher-logits: distil from a file."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from conftest import ATTRIBUTES
 
+from clip_model import FashionCLIP
 from utils.cli import exit_code
 from utils.dataset import read_tables
 from utils.targets import PREFIX, LogitsFile, save_logits
@@ -93,11 +96,27 @@ def test_a_damaged_cache_is_named(train, capsys, place):
     assert all(torch.equal(weights("a")[name], value) for name, value in weights("b").items())
 
 
+def test_a_teacher_whose_logits_are_not_finite_is_named(train, capsys, place, monkeypatch):
+    real = FashionCLIP.forward
+
+    def broken(self, *args):
+        return {key: values * float("nan") for key, values in real(self, *args).items()}
+
+    monkeypatch.setattr(FashionCLIP, "forward", broken)
+    options = [*SOFT, "--teacher", "zero-shot", "--cache-dir", "cache/c"]
+    assert exit_code(lambda: train("--version", "a", *options)) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("error: --teacher zero-shot: its logits of daily are not finite")
+    assert not list(place.glob("cache/c/logits-*")), "they are in the cache"
+    monkeypatch.setattr(FashionCLIP, "forward", real)
+    train("--version", "a", *options, "--overwrite")
+
+
 def test_an_image_that_is_named_twice(place):
     names = ["b.jpg", "a.jpg", "b.jpg"]
     logits = {key: torch.randn(3, len(a.classes)) for key, a in ATTRIBUTES.items()}
     for values in logits.values():
         values[2] = values[0]
     save_logits("taught.npz", names, logits)
-    read = LogitsFile("taught.npz", ATTRIBUTES.sizes).logits(names)
+    read = LogitsFile("taught.npz", ATTRIBUTES.sizes).logits(SimpleNamespace(names=names))
     assert all(torch.equal(read[key], logits[key]) for key in logits)

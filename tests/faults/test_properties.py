@@ -17,27 +17,29 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ATTRIBUTES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save
-from utils.resume import KEYS
-from utils.teacher import load_teacher
 
 import evaluate
 import export
 import predict
 import train
-from clip_model import FashionCLIP, read_prompts
-from utils import dataset, hardware, logging
-from utils.attributes import ATTRIBUTES
+from clip_model import FashionCLIP
+from networks import load_network
+from utils import dataset, hardware, log
+from utils.attributes import read_attributes
 from utils.checkpoint import save_checkpoint
-from utils.errors import exit_code
+from utils.cli import exit_code
 from utils.inference import load_classifier
+from utils.state import KEYS
 
 INPUTS = int(os.environ.get("FAULT_INPUTS", 200))
 SHARES = {"tables": 0.25, "photos": 0.25, "checkpoints": 0.25, "prompts": 0.1, "options": 0.15}
 CODES = (0, 2, 4)  # fine, bad input, no room
+PROMPTS = {key: [list(one) for one in a.prompts] for key, a in ATTRIBUTES.items()}
 CSV = "Fashion-How24_sub1_val.csv"
 
 
@@ -50,6 +52,11 @@ def inputs(kind):
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
+
+
+def load(folder, cache):
+    """The validation part of the data set in a folder."""
+    return dataset.load_pixels(dataset.read_tables(str(folder), ATTRIBUTES, ("val",)), str(cache))
 
 
 class Place:
@@ -67,7 +74,7 @@ class Place:
             (self.kept / name).mkdir(parents=True)
         (self.kept / "logs" / "a" / "metrics.csv").write_text("epoch\n1\n")
         save_checkpoint(self.kept / "model" / "a" / "model_1.pt", torch.nn.Linear(2, 2), {})
-        (self.kept / "prompts.json").write_text(json.dumps(FashionCLIP("random").prompts))
+        (self.kept / "prompts.json").write_text(json.dumps(PROMPTS))
         self.before = self.files()
 
     def files(self):
@@ -81,11 +88,11 @@ class Place:
         """Give an input to commands: an exit code of ours, no other exception, one short error, nothing changed."""
         codes = []
         for command in commands:
-            logging.start()
+            log.start()
             said = io.StringIO()
             with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
                 codes.append(exit_code(command))
-            logging.stop()
+            log.stop()
             assert codes[-1] in CODES
             assert len(said.getvalue()) < 10_000 and said.getvalue().count("error: ") == (codes[-1] > 0)
             assert self.files() == self.before, "a file was changed or left"
@@ -200,7 +207,7 @@ def test_tables(made_up, content):
         (folder / "val").symlink_to(made_up.kept / "data" / "val")
     (folder / CSV).write_bytes(content)
     made_up.end_well(
-        lambda: dataset.load_data(str(folder), str(made_up.new / "cache"), ("val",)),
+        lambda: load(folder, made_up.new / "cache"),
         lambda: predict.find_photos(str(folder / CSV), str(folder / "val")),
     )
 
@@ -243,7 +250,7 @@ def test_photos(made_up, content):
     (folder / CSV).write_text(TABLE)
     (folder / "val" / "T SHIRT" / "1.png").write_bytes(content)
     cache = made_up.new / "cache of photos"
-    made_up.end_well(lambda: dataset.load_data(str(folder), str(cache), ("val",)))
+    made_up.end_well(lambda: load(folder, cache))
     shutil.rmtree(cache)  # two photos within a tick of the clock may have the same time and size
 
 
@@ -267,16 +274,18 @@ HARM = [
     Call(eval, "open('ran', 'w')"),
 ]
 TENSORS = [torch.zeros(1), torch.zeros(0, 2), torch.tensor(1), torch.ones(2, 3).t(), torch.zeros(2).half()]
-TEACHER = FashionCLIP("random")
+TEACHER = FashionCLIP(ATTRIBUTES, "random")
 META = {
     "role": "teacher",
     "options": {"seed": 214},
     "precision": "fp32",
+    "attributes": ATTRIBUTES.to_meta(),
     "metrics": {"val_top1": 0.5},
     **TEACHER.describe(),
 }
 NAMES_OF_WEIGHTS = [
     "class_heads.daily.weight",
+    "class_heads.0.weight",
     "head_daily.bias",
     "clip.logit_scale",
     "text_model.a",
@@ -338,7 +347,7 @@ def test_checkpoints(made_up, content, ending):
         link.symlink_to(folder)
     made_up.end_well(
         lambda: load_classifier(str(path), clip_model="random"),
-        lambda: load_teacher(str(path), "random", None),
+        lambda: load_network(str(path), "random"),
         lambda: train.main("--version resumed --resume True --data-dir data".split()),
     )
 
@@ -347,11 +356,11 @@ def test_checkpoints(made_up, content, ending):
 
 
 def prompts_files():
-    prompts = TEACHER.prompts
+    prompts = PROMPTS
     plain = st.one_of(altered(prompts), altered(prompts).map(lambda p: [p]), PLAIN)
     texts = st.one_of(plain.map(json.dumps), st.text(), st.integers(1, 10**5).map(lambda n: "[" * n))
     return st.one_of(
-        texts.map(lambda t: t.encode("utf-8", "surrogatepass")), spoiled(json.dumps(prompts).encode())
+        texts.map(lambda t: t.encode("utf-8", "surrogatepass")), spoiled(json.dumps(PROMPTS).encode())
     )
 
 
@@ -360,7 +369,7 @@ def prompts_files():
 def test_prompts(made_up, content):
     path = made_up.new / "prompts.json"
     path.write_bytes(content)
-    made_up.end_well(lambda: FashionCLIP("random", read_prompts(str(path))))
+    made_up.end_well(lambda: FashionCLIP(read_attributes(prompts=str(path)), "random"))
 
 
 PROGRAMS = {module.__name__: module for module in (train, evaluate, predict, export)}

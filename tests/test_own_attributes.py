@@ -1,0 +1,375 @@
+"""Attributes that somebody else has: few, many, with odd names, with cells that are not known."""
+
+import csv
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import assert_same_run, write_own
+
+from clip_model import FashionCLIP
+from networks import load_network
+from utils import metrics
+from utils.attributes import UNKNOWN, Attributes, read_attributes
+from utils.checkpoint import read_file
+from utils.losses import DistillationLoss, class_weights
+
+ODD = ["type", "keys", "file", "images", "split", "score", "image_name", "a.b", "sleeve type"]
+CASES = {
+    "one of two classes": ({"kind": 2}, 0.0),
+    "seven": ({f"attribute {number}": 2 + number for number in range(7)}, 0.0),
+    "odd names, 40 % unknown": (dict.fromkeys(ODD, 3), 0.4),
+}
+SOFT = "--kd-learning --distillation-type soft --loss-weight --ls 0.1".split()
+
+
+def table_of(version):
+    with open(f"logs/{version}/metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def log_of(version):
+    return Path(f"logs/{version}/{version}_training.log").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_teacher_student_and_resume(train, place, photos, case):
+    classes, unknown = CASES[case]
+    path = write_own(place / "own", photos, classes, unknown)
+
+    def run(version, *options):
+        train("--version", version, "--attributes", str(path), *options, data_dir=path.parent)
+
+    run("t", "--epochs", "1", "--loss-weight")
+    student = [*SOFT, "--teacher", "t/model_1.pt", "--save-teacher-logits", "taught.npz"]
+    run("whole", *student)
+    run("s", *student, "--epochs", "1")
+    shutil.move("model/t/model_1.pt", "gone.pt")
+    run("s", *student, "--resume")
+    assert_same_run("s", "whole", 2)
+    run("file", *SOFT, "--teacher-logits", "taught.npz", "--epochs", "1")
+    taught = [read_file(f"model/{version}/model_1.pt")["model"] for version in ("file", "whole")]
+    assert all(torch.equal(value, taught[1][name]) for name, value in taught[0].items())
+
+    for file in ("gone.pt", "model/s/best.pt"):
+        net, meta = load_network(file)
+        assert net.attributes == read_attributes(path) and list(net.attributes) == list(classes)
+        pixels = torch.randint(256, (2, 3, 224, 224), dtype=torch.uint8)
+        assert {key: values.shape for key, values in net(pixels).items()} == {
+            k: (2, n) for k, n in classes.items()
+        }
+        assert str(place) not in str(meta) and "cache_dir" not in meta["options"]
+    for row in table_of("whole"):
+        parts = [float(row[f"val_top1_{key}"]) for key in classes if row[f"val_top1_{key}"]]
+        assert float(row["val_top1"]) == pytest.approx(np.mean(parts))
+        assert float(row["train_loss"]) == pytest.approx(
+            sum(float(row[f"train_loss_{key}"]) for key in classes)
+        )
+    assert ("not known)" in log_of("t")) == (unknown > 0)
+
+
+def test_tensorboard_has_every_attribute(train, place, photos):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    path = write_own(place / "own", photos, dict.fromkeys([*ODD, "sleeve_type"], 2), 0.2)
+    train("--version", "t", "--attributes", str(path), "--tensorboard", "True", data_dir=path.parent)
+    events = EventAccumulator("logs/t/tensorboard")
+    events.Reload()
+    scores = ("train_loss", "val_top1", "val_acsa")
+    assert len(events.Tags()["scalars"]) >= len(scores) * (1 + len(ODD) + 1)
+
+
+# --- labels that are not known -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["none", "soft", "hard"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_unknown_labels_play_no_part_in_the_cross_entropy(kind, weighted, smoothing):
+    torch.manual_seed(0)
+    labels = {"some": torch.tensor([2, UNKNOWN, 0, UNKNOWN, 1]), "none": torch.full((5,), UNKNOWN)}
+    weights = {key: torch.tensor([0.2, 0.5, 0.9]) for key in labels} if weighted else None
+    logits = [{key: torch.randn(5, 3, requires_grad=True) for key in labels} for _ in range(2)]
+    targets = {key: torch.randn(5, 3) for key in labels}
+    outputs = logits[0] if kind == "none" else tuple(logits)
+    losses = DistillationLoss(kind, 0.25, 2.0, weights, smoothing)(outputs, targets, labels)
+
+    known = labels["some"] != UNKNOWN
+    expected = F.cross_entropy(
+        logits[0]["some"][known],
+        labels["some"][known],
+        weight=weights and weights["some"],
+        label_smoothing=smoothing,
+    ).item()
+    distilled = dict.fromkeys(labels, 0.0)
+    if kind != "none":  # of all five photos
+        expected *= 0.75
+        alone = DistillationLoss(kind, 1.0, 2.0)(
+            outputs, targets, {key: torch.zeros(5).long() for key in labels}
+        )
+        distilled = {key: 0.25 * loss.item() for key, loss in alone.items()}
+    assert losses["some"].item() == pytest.approx(expected + distilled["some"], abs=1e-6)
+    assert losses["none"].item() == pytest.approx(distilled["none"], abs=1e-6)
+
+    sum(losses.values()).backward()
+    assert torch.all(logits[0]["some"].grad[~known] == 0) and torch.all(logits[0]["some"].grad[known] != 0)
+    assert torch.all(logits[0]["none"].grad == 0), "a NaN, or a part in it"
+    if kind != "none":
+        assert all(torch.all(torch.isfinite(v.grad)) and torch.any(v.grad != 0) for v in logits[1].values())
+
+
+def test_unknown_labels_play_no_part_in_class_weights_and_metrics():
+    labels = np.array([0, UNKNOWN, 0, 1, UNKNOWN, 0])
+    weights = class_weights({"a": labels, "b": np.full(6, UNKNOWN)}, {"a": 3, "b": 2})
+    assert weights["a"].tolist() == [0.25, 0.75, 1.0] and weights["b"].tolist() == [1.0, 1.0]
+    logits = torch.eye(3)[[0, 1, 1, 1, 2, 0]]
+    scores = metrics.evaluate({"a": logits, "b": logits[:, :2]}, {"a": labels, "b": np.full(6, UNKNOWN)})
+    assert (
+        scores["matrix"]["a"].tolist() == [[2, 1, 0], [0, 1, 0], [0, 0, 0]]
+        and scores["matrix"]["b"].sum() == 0
+    )
+    assert scores["top1"] == {"a": 0.75, "b": None} and scores["acsa"] == {
+        "a": pytest.approx((2 / 3 + 1) / 2),
+        "b": None,
+    }
+    assert scores["mean_top1"] == 0.75 and scores["mean_acsa"] == scores["acsa"]["a"]
+
+
+def without_labels(path, column, split):
+    """Empty a column of the rows that `split` gets; returns how many there are."""
+    from utils.dataset import read_tables
+
+    names = set(read_tables(str(path.parent), read_attributes(path))[split].names)
+    table = path.parent / "shop.csv"
+    with open(table, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, delimiter=";"))
+    for row in rows:
+        row[column] = "" if row["shot"] in names else row[column]
+    with open(table, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter=";")
+        writer.writeheader()
+        writer.writerows(rows)
+    return len(names)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_attribute_without_any_label(train, place, photos, capsys, split):
+    path = write_own(place / "own", photos, {"kind": 2, "cloth": 3})
+    count = without_labels(path, "cloth", split)
+    train("--version", "t", "--attributes", str(path), "--loss-weight", data_dir=path.parent)
+    log = log_of("t")
+    assert f"{split}: {count} images, per class kind" in log and f"cloth 0/0/0 ({count} not known)" in log
+    for row in table_of("t"):
+        assert (row["val_top1_cloth"] == row["val_acsa_cloth"] == "") == (split == "val")
+        assert (float(row["train_loss_cloth"]) == 0) == (split == "train")
+        if split == "val":
+            assert row["val_top1"] == row["val_top1_kind"] and row["val_acsa"] == row["val_acsa_kind"]
+    warned = "warning: cloth: no label in validation, so it has no score and no part in the means"
+    assert (warned in log) == (warned in capsys.readouterr().err) == (split == "val")
+    assert bool(re.search(r"^.* cloth +- +-$", log, re.MULTILINE)) == (split == "val")
+    if split == "val":
+        train(
+            "--version",
+            "t",
+            "--attributes",
+            str(path),
+            "--loss-weight",
+            "--epochs",
+            "3",
+            "--resume",
+            data_dir=path.parent,
+        )
+        assert len(table_of("t")) == 3
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_no_label_at_all(fails, place, photos, split):
+    path = write_own(place / "own", photos, {"kind": 2})
+    without_labels(path, "kind", split)
+    message = fails("--version", "t", "--attributes", str(path), data_dir=path.parent)
+    assert "shots" in message and f"photos for {split}, none that can be read has a label" in message
+
+
+# --- the teacher's attributes ------------------------------------------------------------------------
+
+
+def test_a_teacher_with_other_attributes_is_refused(train, fails, place, photos):
+    path = write_own(place / "own", photos, {"kind": 2, "cloth": 3, "tint": 2})
+    train("--version", "t", "--epochs", "1", "--attributes", str(path), data_dir=path.parent)
+    content = json.loads(path.read_text())
+    attributes = content["attributes"]
+    attributes["colour"] = attributes.pop("tint")
+    attributes["colour"]["column"] = "tint"
+    attributes["cloth"]["classes"]["velvet"] = attributes["cloth"]["classes"].pop("cloth 2")
+    for row in ("cloth 2", "velvet"):
+        path.with_name("shop.csv").write_text(path.with_name("shop.csv").read_text().replace("cloth 2", row))
+    path.write_text(json.dumps(content))
+    options = ["--version", "s", "--attributes", str(path), *SOFT, "--teacher", "t/model_1.pt"]
+    message = fails(*options, data_dir=path.parent)
+    assert "--teacher t/model_1.pt" in message
+    assert "tint: only the first has it" in message and "colour: only the second has it" in message
+    assert "cloth 2" in message and "velvet" in message and "kind" not in message
+
+
+def test_the_order_of_attributes_and_classes_does_not_matter(train, place, photos):
+    """The student has both in another order: what it is taught is the same, class by class."""
+    path = write_own(place / "own", photos, {"kind": 2, "cloth": 3})
+    train("--version", "t", "--epochs", "1", "--attributes", str(path), data_dir=path.parent)
+    content = json.loads(path.read_text())
+    content["attributes"] = {
+        key: {"classes": dict(reversed(list(attribute["classes"].items())))}
+        for key, attribute in reversed(list(content["attributes"].items()))
+    }
+    turned = path.with_name("turned.json")
+    turned.write_text(json.dumps(content))
+    taught = {}
+    for version, attributes in (("own", path), ("turned", turned)):
+        options = ["--epochs", "1", "--teacher", "t/model_1.pt", "--save-teacher-logits", f"{version}.npz"]
+        train("--version", version, "--attributes", str(attributes), *SOFT, *options, data_dir=path.parent)
+        assert list(load_network(f"model/{version}/model_1.pt")[0].attributes) == list(
+            read_attributes(attributes)
+        )
+        with np.load(f"{version}.npz") as file:
+            taught[version] = {key: file[key] for key in file.files}
+    assert "teacher's logits: read from" in log_of("turned")
+    for key in ("logits.kind", "logits.cloth"):
+        assert np.array_equal(taught["own"][key], taught["turned"][key][:, ::-1])
+        assert not np.array_equal(taught["own"][key], taught["turned"][key])
+
+
+# --- photos that cannot be read ----------------------------------------------------------------------
+
+
+def test_skip_unreadable(train, fails, place, photos):
+    path = write_own(place / "own", photos, {"kind": 2})
+    shots = path.parent / "shots"
+    shots.unlink()
+    shutil.copytree(photos / "train", shots)
+    every = sorted(shots.rglob("*.*g"))
+    broken, missing = every[2], every[5]
+    broken.write_bytes(b"no photo")
+    missing.unlink()
+    options = ["--version", "t", "--attributes", str(path), "--epochs", "1"]
+    assert missing.name in fails(*options, data_dir=path.parent)
+    train(*options, "--skip-unreadable", data_dir=path.parent)
+    listed = Path("logs/t/unreadable.txt").read_text().splitlines()
+    assert len(listed) == 2 and broken.name in "".join(listed) and missing.name in "".join(listed)
+    log = log_of("t")
+    assert (
+        "warning: 2 photos cannot be read and are left out; they are listed in logs/t/unreadable.txt" in log
+    )
+    counts = [int(count) for count in re.findall(r"(?:train|val): (\d+) images", log)]
+    assert sum(counts) == len(every) - 2
+
+    options[-1] = "2"
+    train("--version", "whole", *options[2:], "--skip-unreadable", data_dir=path.parent)
+    train(*options, "--skip-unreadable", "--resume", data_dir=path.parent)
+    assert_same_run("t", "whole", 2)
+    message = fails("--version", "t", *options[2:], "--resume", data_dir=path.parent)
+    assert "--skip-unreadable is False, was True" in message
+    student = ["--version", "s", *options[2:], *SOFT, "--skip-unreadable", "--teacher", "t/model_1.pt"]
+    train(*student, data_dir=path.parent)
+    missing.write_bytes(every[0].read_bytes())
+    broken.write_bytes(every[0].read_bytes())
+    train("--version", "t", *options[2:], "--overwrite", data_dir=path.parent)
+    assert not os.path.exists("logs/t/unreadable.txt")
+
+
+def test_no_photo_that_can_be_read(fails, place, photos):
+    path = write_own(place / "own", photos, {"kind": 2})
+    os.remove(path.parent / "shots")
+    message = fails("--version", "t", "--attributes", str(path), "--skip-unreadable", data_dir=path.parent)
+    assert "photos for train, none that can be read has a label" in message
+
+
+# --- prompts -----------------------------------------------------------------------------------------
+
+
+def test_prompts_are_in_place_of_the_files(train, fails, place, photos):
+    path = write_own(place / "own", photos, {"kind": 2, "a.b": 2})
+    prompts = {"kind": ["one", ["two", "deux"]], "a.b": ["x", "y"]}
+    (place / "prompts.json").write_text(json.dumps(prompts))
+    options = ["--version", "t", "--attributes", str(path), "--epochs", "1"]
+    train(*options, "--prompts", "prompts.json", data_dir=path.parent)
+    net, _ = load_network("model/t/model_1.pt")
+    assert net.attributes["kind"].prompts == (("one",), ("two", "deux")) and net.attributes[
+        "a.b"
+    ].prompts == (("x",), ("y",))
+    assert net.prompts_per_class == [1, 2, 1, 1]
+    options[-1] = "2"
+    assert "--prompts is None, was prompts.json" in fails(*options, "--resume", data_dir=path.parent)
+    prompts["kind"][0] = "another"
+    (place / "prompts.json").write_text(json.dumps(prompts))
+    again = [*options, "--prompts", "prompts.json", "--resume"]
+    assert "is not what it was when the run began" in fails(*again, data_dir=path.parent)
+
+
+def test_a_class_with_several_prompts():
+    """Mean of unit embeddings, to length 1; a class with one prompt is what it was."""
+    content = {
+        "attributes": {
+            "kind": {"classes": {"a": {"prompt": ["a hat", "some hats", "headgear"]}, "b": {"prompt": "b"}}}
+        }
+    }
+    torch.manual_seed(0)
+    net = FashionCLIP(Attributes(content, "test"), "random").eval()
+    single = Attributes(
+        {
+            "attributes": {
+                "kind": {"classes": {s: {"prompt": s} for s in ("a hat", "some hats", "headgear", "b")}}
+            }
+        },
+        "test",
+    )
+    torch.manual_seed(0)
+    each = FashionCLIP(single, "random").eval()
+    with torch.no_grad():
+        separate = each.encode_prompts()
+        mean = F.normalize(separate[:3], dim=1).mean(dim=0)
+        expected = torch.stack([mean / mean.norm(), separate[3]])
+        assert torch.allclose(net.encode_prompts(), expected, atol=1e-6)
+        assert mean.norm() < 0.999, "the prompts say the same"
+        pixels = torch.randint(256, (2, 3, 224, 224), dtype=torch.uint8)
+        assert torch.allclose(
+            net(pixels)["kind"], each(pixels, expected.repeat(2, 1))["kind"][:, :2], atol=1e-4
+        )
+
+
+# --- what a run leaves -------------------------------------------------------------------------------
+
+
+def test_checkpoints_say_nothing_of_this_machine(train, place, photos):
+    path = write_own(place / "own", photos, {"kind": 2})
+    (place / "prompts.json").write_text(json.dumps({"kind": ["one", "two"]}))
+    train("--version", "t", "--epochs", "1", data_dir=photos)
+    shutil.copy("model/t/model_1.pt", "weights.pt")
+    train(
+        *(
+            "--version",
+            "s",
+            "--epochs",
+            "1",
+            "--attributes",
+            str(path),
+            "--prompts",
+            str(place / "prompts.json"),
+        ),
+        *("--teacher", "zero-shot", *SOFT, "--save-teacher-logits", str(place / "taught.npz")),
+        data_dir=path.parent,
+    )
+    for file in Path("model").rglob("*.pt"):
+        meta = read_file(file)["meta"]
+        assert not {"cache_dir", "data_dir", "save_teacher_logits"} & set(meta["options"])
+        assert (
+            str(place) not in str(meta)
+            and str(photos) not in str(meta)
+            and os.path.expanduser("~/") not in str(meta)
+        )
+    assert meta["options"]["seed"] == 214
