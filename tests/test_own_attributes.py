@@ -194,7 +194,7 @@ def test_no_label_at_all(fails, place, photos, split):
     path = write_own(place / "own", photos, {"kind": 2})
     without_labels(path, "kind", split)
     message = fails("--version", "t", "--attributes", str(path), data_dir=path.parent)
-    assert "shots" in message and f"photos for {split}, none that can be read has a label" in message
+    assert "shots" in message and f"photos of {split} has a label that is known" in message
 
 
 # --- the teacher's attributes ------------------------------------------------------------------------
@@ -286,7 +286,7 @@ def test_no_photo_that_can_be_read(fails, place, photos):
     path = write_own(place / "own", photos, {"kind": 2})
     os.remove(path.parent / "shots")
     message = fails("--version", "t", "--attributes", str(path), "--skip-unreadable", data_dir=path.parent)
-    assert "photos for train, none that can be read has a label" in message
+    assert "none of the photos of train can be read" in message
 
 
 # --- prompts -----------------------------------------------------------------------------------------
