@@ -208,7 +208,7 @@ def test_tables(made_up, content):
     (folder / CSV).write_bytes(content)
     made_up.end_well(
         lambda: load(folder, made_up.new / "cache"),
-        lambda: predict.find_photos(str(folder / CSV), str(folder / "val")),
+        lambda: predict.photos_of(str(folder / CSV), str(folder / "val"), ATTRIBUTES),
     )
 
 
