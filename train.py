@@ -112,14 +112,14 @@ def main(argv=None):
         from utils import log
         from utils.distributed import World
         from utils.hardware import keep_freed_memory
-        from utils.run import Run
+        from utils.run import Run, version_folder
 
         world = World(args.device)
         log.start(world.rank)
         keep_freed_memory()
         defaults = vars(parse_args(["--version", args.version]))
-        with world, Run(args, defaults, world) as run:
-            train(args, run, signals, world)
+        with world, version_folder(args.version, world):
+            train(args, Run(args, defaults, world), signals, world)
 
 
 def train(args, run, signals, world):

@@ -19,6 +19,7 @@ from utils.state import KEYS, data_fingerprint
 MODEL_ROOT = "model"
 LOG_ROOT = "logs"
 EPOCH_FILE = re.compile(r"model_(\d+)\.pt")
+BEGIN_ANEW = "begin anew with --overwrite True"
 SCORES = ("train_loss", "val_top1", "val_acsa")
 
 # Options that say nothing about a network and how it was trained: they are not in its checkpoints.
@@ -42,11 +43,7 @@ def public_options(options):
     public = {name: value for name, value in options.items() if name not in LOCAL}
     for name in (*FILES, *SOURCES):
         value = public.get(name)
-        if (
-            isinstance(value, str)
-            and value
-            and (name in FILES or os.path.isabs(value) or value.startswith((".", "~")))
-        ):
+        if value and isinstance(value, str) and (name in FILES or value.startswith((os.sep, ".", "~"))):
             public[name] = os.path.basename(os.path.normpath(value))
     return public
 
@@ -58,14 +55,44 @@ def epoch_files(folder):
     return dict(sorted((int(match[1]), os.path.join(folder, match[0])) for match in matches))
 
 
+@contextlib.contextmanager
+def version_folder(version, world):
+    """Lets no other process train a version meanwhile: its folder is locked, made if need be, and removed if nothing
+    was written into it.
+
+    Raises: UserError if another process has it; failure of `utils.files` if it cannot be made.
+    """
+    folder = os.path.join(MODEL_ROOT, version)
+    if not world.is_first:
+        yield
+        return
+    with contextlib.ExitStack() as at_end:
+        try:
+            os.makedirs(folder, exist_ok=True)
+            descriptor = os.open(folder, os.O_RDONLY)
+            at_end.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            way_out = "wait for its end, or take another --version"
+            raise UserError(f"{folder}: another process is training this version; {way_out}") from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # of a file system without locks
+                raise failure(folder, error) from error
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # it is not empty
+                os.removedirs(folder)
+
+
 class Run:
-    """The files of one version, a context in which no other run may use them. Nothing is written or removed before `open`.
+    """The files of one version. Nothing is written or removed before `open`.
 
     Args:
         args: options of train.py; `defaults`, their values where none is given.
         world: `utils.distributed.World`; all processes but the first keep count of the epochs only.
     Raises: UserError if the version has checkpoints already that are neither to be overwritten nor to be resumed, or
-        cannot be resumed with these options, or is being trained by another process.
+        cannot be resumed with these options.
     """
 
     def __init__(self, args, defaults, world):
@@ -78,61 +105,28 @@ class Run:
         self.args_file = os.path.join(self.log_dir, "args.json")
         self.best_file = os.path.join(self.model_dir, "best.pt")
         self.last_file = os.path.join(self.model_dir, "last.pt")
-        self.rows = []  # of the finished epochs, as in metrics.csv
-        self.defaults, self.processes = defaults, world.size
-        self._lock = contextlib.ExitStack()  # of the version's folder
-        self.is_locked = False
-
-    def __enter__(self):
-        with self._lock as lock:  # let go if an error is found
-            if os.path.isdir(self.model_dir):
-                self._take_lock()
-            self._look()
-            self._lock = lock.pop_all()
-        return self
-
-    def __exit__(self, *_):
-        self._lock.close()
-
-    def _look(self):
-        """At what earlier runs have left."""
         self.is_begun = os.path.exists(self.last_file)
         self._check_version()
-        self._saved = self._read() if self.args.resume and self.is_begun else None
-        self.rows = self._saved["progress"]["rows"] if self._saved else []
-        self.is_finished = self._saved is not None and len(self.rows) >= self.args.epochs
-
-    def _take_lock(self):
-        if self.is_locked or not self.writes:
-            return
-        folder = os.open(self.model_dir, os.O_RDONLY)
-        self._lock.callback(os.close, folder)
-        self.is_locked = True
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):  # others: a file system without locks
-                raise UserError(
-                    f"{self.model_dir}: another process is training this version; wait for its end, or take another "
-                    "--version"
-                ) from error
+        self._saved = self._read(defaults, world.size) if args.resume and self.is_begun else None
+        self.rows = (
+            self._saved["progress"]["rows"] if self._saved else []
+        )  # of the finished epochs, as in metrics.csv
+        self.is_finished = self._saved is not None and len(self.rows) >= args.epochs
 
     def _check_version(self):
         has_epochs = bool(epoch_files(self.model_dir))
-        if (self.is_begun or has_epochs) and not (self.args.resume or self.args.overwrite):
-            raise UserError(
-                f"{self.model_dir} has checkpoints already: go on with that run with --resume True, "
-                "take another --version, or replace that version's files with --overwrite True"
-            )
         if self.args.resume and has_epochs and not self.is_begun:
-            raise UserError(
-                f"--resume: {self.model_dir} has checkpoints but no last.pt, from which a run goes on; "
-                "take another --version, or replace that version's files with --overwrite True"
-            )
+            problem = "has checkpoints but no last.pt, from which a run goes on: "
+        elif (self.is_begun or has_epochs) and not (self.args.resume or self.args.overwrite):
+            problem = "has checkpoints already: go on with that run with --resume True, "
+        else:
+            return
+        way_out = "take another --version, or replace that version's files with --overwrite True"
+        raise UserError(f"{self.model_dir} {problem}{way_out}")
 
     # --- a resumed run -------------------------------------------------------------------------------
 
-    def _read(self):
+    def _read(self, defaults, processes):
         """Content of last.pt, see `utils.state.TrainState.save`.
 
         Raises: UserError if it is none, or lists the options that are not those the run began with.
@@ -140,21 +134,17 @@ class Run:
         content = checkpoint.read_file(self.last_file)
         meta = checkpoint.split(content, self.last_file)[1]
         if not _is_state(meta, content.get("progress")):
-            raise UserError(
-                f"{self.last_file}: holds no state of a run, as last.pt must; begin anew with --overwrite True"
-            )
-        before = public_options({**self.defaults, **meta["options"]})
-        now = {**public_options(vars(self.args)), "processes": self.processes}
-        before["processes"] = content["progress"].get("processes", self.processes)
+            raise UserError(f"{self.last_file}: holds no state of a run; {BEGIN_ANEW}")
+        before = public_options({**defaults, **meta["options"]})
+        now = {**public_options(vars(self.args)), "processes": processes}
+        before["processes"] = content["progress"].get("processes", processes)
         differences = [
             f"{'' if name == 'processes' else '--'}{name.replace('_', '-')} is {value}, was {before[name]}"
             for name, value in now.items()
             if name not in MAY_CHANGE and value != before[name]
         ]
         if differences:
-            raise UserError(
-                f"--resume: not the options that {self.model_dir} began with: {'; '.join(differences)}"
-            )
+            raise UserError(f"--resume: {self.model_dir} began with other options: {'; '.join(differences)}")
         return content
 
     def check_data(self, attributes, tables):
@@ -164,14 +154,14 @@ class Run:
         before = self._saved["meta"].get("attributes")
         if before is not None and before != attributes.to_meta():
             raise UserError(
-                "--resume: the file of attributes, or its prompts, is not what it was when the run began; give that one, "
-                "or begin anew with --overwrite True"
+                "--resume: the attributes, or their prompts, are not what they were; give those, or "
+                + BEGIN_ANEW
             )
         logits = set(self.teacher_logits or attributes)
         if self._saved["progress"]["data"] != data_fingerprint(tables) or logits != set(attributes):
             raise UserError(
                 f"--resume: {self.args.data_dir} is not the data set that the run began with: names, labels or sizes "
-                "of photos differ; name that one with --data-dir, or begin anew with --overwrite True"
+                f"of photos differ; name that one with --data-dir, or {BEGIN_ANEW}"
             )
 
     @property
@@ -240,12 +230,6 @@ class Run:
         for folder in (self.model_dir, self.log_dir):
             os.makedirs(folder, exist_ok=True)
             remove_leftovers(folder)
-        self._take_lock()
-        if os.path.exists(self.last_file) != self.is_begun:  # there was no folder to lock
-            raise UserError(
-                f"{self.model_dir}: another process has trained this version meanwhile; go on with that run with "
-                "--resume True, or take another --version"
-            )
         # last.pt goes first: half of an earlier run must not look like one that can be resumed.
         earlier = [self.last_file, *epoch_files(self.model_dir).values(), self.args_file]
         for path in [*([] if self.args.resume else earlier), self.best_file]:
