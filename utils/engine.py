@@ -7,7 +7,6 @@ import torch
 from tqdm import tqdm
 
 from utils import metrics
-from utils.errors import NonFiniteLoss
 from utils.log import logger
 
 GRADIENT_NORM = 5.0  # of --clipping
@@ -60,17 +59,6 @@ def train_one_epoch(state, data, criterion):
             images = min(step * args.batch_size, len(order)) - done * args.batch_size
             _log_step(state, f"step {step}/{steps}", images / (time.perf_counter() - start))
     return dict(zip(labels, history.mean(dim=0).tolist()))
-
-
-def check_finite(history, attributes, epoch):
-    """NonFiniteLoss for the first loss that is not finite; `history` float `(steps, attributes)`."""
-    bad = (~torch.isfinite(history)).nonzero().tolist()
-    if bad:
-        step, attribute = bad[0]
-        raise NonFiniteLoss(
-            f"epoch {epoch}, step {step + 1}: the loss of {list(attributes)[attribute]} is "
-            f"{history[step, attribute].item()}; try a lower --lr, --clipping True or --precision fp32"
-        )
 
 
 def _log_step(state, step, speed):

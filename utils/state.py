@@ -7,8 +7,7 @@ import time
 import torch
 
 from utils import checkpoint
-from utils.engine import check_finite
-from utils.errors import Interrupted, UserError
+from utils.errors import Interrupted, NonFiniteLoss, UserError
 from utils.hardware import TORCH
 from utils.log import logger
 from utils.scheduler import CosineAnnealingWarmUpRestarts
@@ -17,19 +16,9 @@ from utils.scheduler import CosineAnnealingWarmUpRestarts
 OPTIMIZERS = {"Adam": (torch.optim.Adam, (0.9, 0.98)), "AdamW": (torch.optim.AdamW, None)}
 
 # What a last.pt holds under "progress".
-KEYS = {
-    "cuda_random_state",
-    "data",
-    "epoch",
-    "losses",
-    "optimizer",
-    "order_state",
-    "random_state",
-    "rows",
-    "scheduler",
-    "seconds",
-    "teacher_logits",
-}
+KEYS = set(
+    "cuda_random_state data epoch losses optimizer order_state random_state rows scheduler seconds teacher_logits".split()
+)
 
 
 def build_optimizer(net, args):
@@ -136,8 +125,14 @@ class TrainState:
         self.run.prune()
 
     def check_finite(self):
-        """Raises: NonFiniteLoss if one of the epoch's losses is not finite."""
-        check_finite(self.losses, self.net.attributes, self.epoch)
+        """Raises: NonFiniteLoss for the first of the epoch's losses that is not finite."""
+        bad = (~torch.isfinite(self.losses)).nonzero().tolist()
+        if bad:
+            step, attribute = bad[0]
+            raise NonFiniteLoss(
+                f"epoch {self.epoch}, step {step + 1}: the loss of {list(self.net.attributes)[attribute]} is "
+                f"{self.losses[step, attribute].item()}; try a lower --lr, --clipping True or --precision fp32"
+            )
 
     def poll(self):
         """To be called between two steps: saves if it is time to, and ends the run if a signal asked for it.
@@ -210,6 +205,5 @@ class TrainState:
             if progress["cuda_random_state"] is not None and torch.cuda.is_initialized():
                 torch.cuda.set_rng_state(progress["cuda_random_state"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"{path}: not the state of this run ({error}); begin anew with --overwrite True"
-            ) from error
+            problem = f"not the state of this run ({error}); begin anew with --overwrite True"
+            raise UserError(f"{path}: {problem}") from error

@@ -33,9 +33,8 @@ class LogitsFile:
         try:
             with np.load(path) as file:
                 names = [str(name) for name in file["image_name"].ravel()]
-                self.arrays = {
-                    key: file[PREFIX + key if PREFIX + key in file.files else key] for key in sizes
-                }
+                stored = {key: PREFIX + key if PREFIX + key in file.files else key for key in sizes}
+                self.arrays = {key: file[name] for key, name in stored.items()}
         except KeyError as error:
             raise UserError(f"{path}: {error.args[0]}; it needs image_name, {', '.join(sizes)}") from error
         except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
@@ -43,9 +42,8 @@ class LogitsFile:
         for key, values in self.arrays.items():
             expected = (len(names), sizes[key])
             if values.shape != expected or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
-                raise UserError(
-                    f"{path}: {key} is {values.dtype} {values.shape}; it needs finite numbers {expected}"
-                )
+                found = f"{values.dtype} {values.shape}"
+                raise UserError(f"{path}: {key} is {found}; it needs finite numbers {expected}")
         self.rows = {name: row for row, name in enumerate(names)}
         if len(self.rows) < len(names):
             raise UserError(f"{path}: {len(names) - len(self.rows)} names occur more than once")
