@@ -11,6 +11,7 @@ import skimage.transform
 import torch
 import torch.nn.functional as F
 import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
 
 SIZE = 224
@@ -43,24 +44,17 @@ def build_clip(config, seed=0):
 
 def build_tokenizer(config, prompts):
     """A fast tokenizer of whole words for these prompts: the hub's vocabulary is not needed to measure time."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
-    text = config["text_config"]
-    words = sorted({word for sentences in prompts.values() for s in sentences for word in _words(s)})
+    text, split = config["text_config"], pre_tokenizers.Whitespace()
+    sentences = [sentence for one in prompts.values() for sentence in one]
+    words = sorted({word for sentence in sentences for word, _ in split.pre_tokenize_str(sentence)})
     vocabulary = {word: index for index, word in enumerate(words)}
     vocabulary.update({BEGIN: text["bos_token_id"], END: text["eos_token_id"]})
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=END))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.pre_tokenizer = split
     tokenizer.post_processor = processors.TemplateProcessing(
         f"{BEGIN} $A {END}", special_tokens=[(token, vocabulary[token]) for token in (BEGIN, END)]
     )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=END, pad_token=END)
-
-
-def _words(sentence):
-    from tokenizers import pre_tokenizers
-
-    return [word for word, _ in pre_tokenizers.Whitespace().pre_tokenize_str(sentence)]
 
 
 class Teacher:

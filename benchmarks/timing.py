@@ -1,13 +1,10 @@
-"""Two sides of a work in processes of their own, taking turns. This module does not import torch."""
+"""Two sides of a work in processes of their own, taking turns."""
 
-import math
 import multiprocessing
-import os
 import resource
-import statistics
 import sys
 import time
-from typing import NamedTuple
+from typing import Dict, NamedTuple, Optional
 
 from utils.errors import UserError
 
@@ -15,39 +12,33 @@ from utils.errors import UserError
 SETTLING = 2
 
 
-class Result(NamedTuple):
-    """Of one side: medians over its turns."""
+class Turn(NamedTuple):
+    """Of one side, which has done its work once."""
 
     seconds: float
-    peak: int  # bytes, of the process, with what it has mapped of files
-    anonymous: int  # bytes at the end, without files; 0 where the system does not tell
-    outputs: list  # of the warm-up and of each turn
+    peak: int  # bytes, of its process until then, with what it has mapped of files
+    losses: Optional[Dict[str, float]]
 
 
 class Side:
     """A process in which one side of a work, a function of `benchmarks.works`, is prepared and warmed up."""
 
-    def __init__(self, name, job=None):
-        self.name = name
+    def __init__(self, prepare, job):
+        self.name = prepare.__name__
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, name, job), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, prepare, job), daemon=True)
         self.process.start()
         theirs.close()
-        self.turns, self.outputs = [], [self._receive()]
+        self.turns = []
+        self.turn()
 
     def turn(self):
-        """Do the work once; returns the seconds."""
-        self.connection.send(True)
-        *turn, output = self._receive()
-        self.turns.append(turn)
-        self.outputs.append(output)
-        return turn[0]
-
-    def _receive(self):
+        """Do the work once. Raises: UserError if the process has ended."""
         try:
-            return self.connection.recv()
-        except EOFError:
+            self.connection.send("another")
+            self.turns.append(Turn(*self.connection.recv()))
+        except (EOFError, OSError):
             self.process.join()
             raise UserError(
                 f"benchmark {self.name} ended with exit code {self.process.exitcode} (-9: out of memory?); "
@@ -55,46 +46,28 @@ class Side:
             ) from None
 
     def stop(self):
-        """End the process. Returns: Result."""
-        self.connection.send(False)
+        """End the process. Returns: list of its turns; the first is the warm-up."""
+        self.process.terminate()
         self.process.join()
-        seconds, peaks, anonymous = zip(*self.turns) if self.turns else ([math.nan], [0], [0])
-        return Result(statistics.median(seconds), peaks[-1], anonymous[-1], self.outputs)
+        return self.turns
 
 
-def _serve(connection, name, job):
-    from benchmarks import works
-
-    run = getattr(works, name)(job)
-    connection.send(run())
+def _serve(connection, prepare, job):
+    run = prepare(job)
     while connection.recv():
         start = time.perf_counter()
-        output = run()
-        connection.send((time.perf_counter() - start, peak_memory(), anonymous_memory(), output))
+        losses = run()
+        seconds = time.perf_counter() - start
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        connection.send((seconds, peak if sys.platform == "darwin" else peak * 1024, losses))
 
 
-def pair(first, second, job, turns):
-    """A reference and the project in alternation. Returns: (Result, Result, median of the turns' ratios first / second)."""
-    sides = [Side(first, job), Side(second, job)]
+def pair(reference, project, job, turns):
+    """The two sides' turns, as two lists: after some to warm up, `turns` of each in alternation."""
+    sides = [Side(reference, job), Side(project, job)]
     for _ in range(SETTLING):
         sides[1].turn()
-    sides[1].turns.clear()
-    ratios = []
     for _ in range(turns):
-        one, other = (side.turn() for side in sides)
-        ratios.append(one / other)
-    return (*(side.stop() for side in sides), statistics.median(ratios))
-
-
-def peak_memory():
-    """Of this process, so far, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def anonymous_memory():
-    """Of this process, now, in bytes: without the files that it has mapped. 0 where the system does not tell."""
-    if not os.path.exists("/proc/self/status"):
-        return 0
-    with open("/proc/self/status") as file:
-        return next((int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon")), 0)
+        for side in sides:
+            side.turn()
+    return [side.stop() for side in sides]

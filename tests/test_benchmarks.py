@@ -1,26 +1,31 @@
 """The benchmark's two sides compute the same, and its processes time what they are told to."""
 
+import os
+
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import jobs, works
-from benchmarks.timing import Side, pair
+from benchmarks import works
+from benchmarks.timing import SETTLING, Side, pair
+from clip_model import clip_config
 from utils.attributes import read_attributes
+from utils.dataset import read_tables
 
-SMALL_CLIP = ((64, 128, 2, 2), (64, 128, 2, 2), 32, 49408)
+SMALL_CLIP = clip_config((64, 128, 2, 2), (64, 128, 2, 2), 32, 49408)
 
 
 @pytest.fixture
 def job(photos):
     attributes = read_attributes()
-    table = jobs.spread(jobs.training_photos(str(photos), attributes, None, 0), 8)
-    return jobs.Job(table, attributes, 4, SMALL_CLIP, "fp32", whole_greys=True)
+    table = read_tables(str(photos), attributes, ["train"])["train"]
+    job = works.Job(table, attributes, 4, benchmarks.FP32, "teacher", SMALL_CLIP, works.read_rounded)
+    return job.spread(8)
 
 
 @pytest.mark.parametrize("role", ["teacher", "student"])
 def test_the_losses_of_the_first_steps_agree(job, role):
-    reference = getattr(works, f"reference_{role}")(job)
-    project = getattr(works, f"project_{role}")(job)
+    job = job._replace(role=role)
+    reference, project = works.reference_training(job), works.project_training(job)
     for _ in range(2):
         expected, got = reference(), project()
         assert set(got) == set(job.attributes)
@@ -28,17 +33,24 @@ def test_the_losses_of_the_first_steps_agree(job, role):
 
 
 def test_the_letterbox_differs_by_rounding_only(job):
-    for index, path in enumerate(job.photos.paths()):
-        assert abs(works.reference.read(path) * 255 - works._pixels(job)[index]).max() < 0.51
+    for path, pixels in zip(job.photos.paths(), job.pixels()):
+        assert abs(works.reference.read(path) * 255 - pixels).max() < 0.51
 
 
 def test_a_pair_in_processes_of_their_own(job):
-    reference, project, ratio = pair("reference_letterbox", "project_letterbox", job, turns=2)
-    assert 0 < project.seconds < reference.seconds and ratio > 1
-    assert len(project.outputs) == len(reference.outputs) + 2 == 5, "settling and turns"
-    assert 1e7 < project.anonymous <= project.peak < 2e9
+    reference, project = pair(works.reference_letterbox, works.project_letterbox, job, turns=2)
+    assert len(reference) == 1 + 2 and len(project) == 1 + SETTLING + 2
+    assert all(0 < fast.seconds < slow.seconds for slow, fast in zip(reference[-2:], project[-2:]))
+    assert 1e7 < project[-1].peak < 2e9
 
 
-def test_a_process_that_dies_says_so(job, capfd):
-    with pytest.raises(benchmarks.UserError, match="no_such_work"):
-        Side("no_such_work", job)
+def test_the_profile_is_a_table_of_operators(job, caplog, monkeypatch):
+    monkeypatch.setattr(benchmarks.logger, "propagate", True)
+    with caplog.at_level("INFO", logger="fashion"):
+        benchmarks.profile(works.project_training, job)
+    assert "aten::mm" in caplog.text or "aten::addmm" in caplog.text
+
+
+def test_a_process_that_dies_says_so(capfd):
+    with pytest.raises(benchmarks.UserError, match="_exit ended with exit code 3"):
+        Side(os._exit, 3)
