@@ -15,15 +15,10 @@ PACKAGES = "torch torchvision transformers timm scikit-image scikit-learn scipy 
 
 def header(args, net, data, precision, world):
     """Everything that one needs to know to run it again."""
-    import torch  # here: evaluate.py of an exported file does without it, and uses what is below
-
     say = logger.info
     say(f"training the {net.role}: {type(net).__name__}")
     say("options: " + "  ".join(f"--{name.replace('_', '-')} {value}" for name, value in vars(args).items()))
-    say(f"python {platform.python_version()}  " + "  ".join(f"{name} {_version(name)}" for name in PACKAGES))
-    processes = f"{world.size} processes, each with " if world.size > 1 else ""
-    say(f"device: {processes}{_device_name(world.device)}, {torch.get_num_threads()} threads")
-    say(f"precision: {precision.name} ({precision.reason})")
+    machine(world.device, precision, world.size)
     say(f"seed: {args.seed}")
     for name, split in data.items():
         say(f"{name}: {len(split.names)} images, per class {_class_counts(split, net.attributes)}")
@@ -39,6 +34,16 @@ def header(args, net, data, precision, world):
             logger.warning(
                 f"warning: {key}: no label in validation, so it has no score and no part in the means"
             )
+
+
+def machine(device, precision, size=1):
+    """What computes: packages, device, threads, precision; `size` is the number of processes."""
+    import torch  # here: evaluate.py of an exported file does without it, and uses what is below
+
+    say, processes = logger.info, f"{size} processes, each with " if size > 1 else ""
+    say(f"python {platform.python_version()}  " + "  ".join(f"{name} {_version(name)}" for name in PACKAGES))
+    say(f"device: {processes}{_device_name(device)}, {torch.get_num_threads()} threads")
+    say(f"precision: {precision.name} ({precision.reason})")
 
 
 def _class_counts(split, attributes):
