@@ -5,17 +5,19 @@ tower once per attribute, by way of CLIP's own processor, and each attribute's p
 again; a student's teacher runs on every batch. All in float32, with PyTorch's plain optimizers.
 """
 
+import re
+
 import numpy as np
 import skimage.io
 import skimage.transform
 import torch
 import torch.nn.functional as F
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
+from torch.nn.utils.rnn import pad_sequence
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 SIZE = 224
-BEGIN, END = "<|startoftext|>", "<|endoftext|>"
+WORD = re.compile(r"\w+|[^\w\s]+")
 
 
 def read(path):
@@ -42,40 +44,36 @@ def build_clip(config, seed=0):
     return clip
 
 
-def build_tokenizer(config, prompts):
-    """A fast tokenizer of whole words for these prompts: the hub's vocabulary is not needed to measure time."""
-    text, split = config["text_config"], pre_tokenizers.Whitespace()
-    sentences = [sentence for one in prompts.values() for sentence in one]
-    words = sorted({word for sentence in sentences for word, _ in split.pre_tokenize_str(sentence)})
-    vocabulary = {word: index for index, word in enumerate(words)}
-    vocabulary.update({BEGIN: text["bos_token_id"], END: text["eos_token_id"]})
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=END))
-    tokenizer.pre_tokenizer = split
-    tokenizer.post_processor = processors.TemplateProcessing(
-        f"{BEGIN} $A {END}", special_tokens=[(token, vocabulary[token]) for token in (BEGIN, END)]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=END, pad_token=END)
-
-
 class Teacher:
-    """A CLIP asked anew for every attribute of every batch."""
+    """A CLIP asked anew for every attribute of every batch.
 
-    def __init__(self, config, prompts):
-        self.clip = build_clip(config)
-        self.tokenizer = build_tokenizer(config, prompts)
+    Args: `config`, see `build_clip`; `attributes` with one prompt a class, whose words are the vocabulary: the hub's
+        is not needed to measure time.
+    """
+
+    def __init__(self, config, attributes):
+        self.clip, self.text = build_clip(config), config["text_config"]
+        self.prompts = {key: [sentence for (sentence,) in one.prompts] for key, one in attributes.items()}
+        self.words = sorted({word for one in self.prompts.values() for s in one for word in WORD.findall(s)})
         # Images in 0..1 become whole grey levels in the pinned 4.27, which must be divided by 255. Later versions
         # leave them as they are, and must be told not to divide again; the published code forgets that.
         self.processor = CLIPImageProcessor(do_rescale=transformers.__version__.startswith("4.27."))
-        self.prompts = prompts
+
+    def tokenize(self, sentence):
+        """List of token ids, from the begin to the end."""
+        words = [self.words.index(word) for word in WORD.findall(sentence)]
+        return [self.text["bos_token_id"], *words, self.text["eos_token_id"]]
 
     def logits(self, images):
         """List of letterboxed images -> dict attribute -> logits."""
         logits = {}
         for key, sentences in self.prompts.items():
-            text = self.tokenizer(list(sentences), padding=True, return_tensors="pt")
+            tokens = [torch.tensor(self.tokenize(sentence)) for sentence in sentences]
             pixels = self.processor(list(images), return_tensors="pt")["pixel_values"].float()
             logits[key] = self.clip(
-                input_ids=text["input_ids"], attention_mask=text["attention_mask"], pixel_values=pixels
+                input_ids=pad_sequence(tokens, True, self.text["pad_token_id"]),
+                attention_mask=pad_sequence([torch.ones_like(row) for row in tokens], True),
+                pixel_values=pixels,
             ).logits_per_image
         return logits
 

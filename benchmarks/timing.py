@@ -1,5 +1,6 @@
 """Two sides of a work in processes of their own, taking turns."""
 
+import contextlib
 import multiprocessing
 import resource
 import sys
@@ -20,36 +21,30 @@ class Turn(NamedTuple):
     losses: Optional[Dict[str, float]]
 
 
-class Side:
-    """A process in which one side of a work, a function of `benchmarks.works`, is prepared and warmed up."""
+@contextlib.contextmanager
+def process(prepare, job):
+    """A process in which one side of a work, a function of `benchmarks.works`, is prepared: a function that has the
+    work done once, and returns the Turn; UserError if the process has ended."""
+    context = multiprocessing.get_context("spawn")
+    connection, theirs = context.Pipe()
+    child = context.Process(target=_serve, args=(theirs, prepare, job), daemon=True)
+    child.start()
+    theirs.close()
 
-    def __init__(self, prepare, job):
-        self.name = prepare.__name__
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, prepare, job), daemon=True)
-        self.process.start()
-        theirs.close()
-        self.turns = []
-        self.turn()
-
-    def turn(self):
-        """Do the work once. Raises: UserError if the process has ended."""
+    def turn():
         try:
-            self.connection.send("another")
-            self.turns.append(Turn(*self.connection.recv()))
+            connection.send("another")
+            return Turn(*connection.recv())
         except (EOFError, OSError):
-            self.process.join()
+            child.join()
             raise UserError(
-                f"benchmark {self.name} ended with exit code {self.process.exitcode} (-9: out of memory?); "
-                "its own message is above; a smaller --batch-size takes less"
+                f"{prepare.__name__} ended with exit code {child.exitcode} (-9: out of memory? "
+                "A smaller --batch-size takes less); its own message is above"
             ) from None
 
-    def stop(self):
-        """End the process. Returns: list of its turns; the first is the warm-up."""
-        self.process.terminate()
-        self.process.join()
-        return self.turns
+    yield turn
+    child.terminate()
+    child.join()
 
 
 def _serve(connection, prepare, job):
@@ -64,10 +59,9 @@ def _serve(connection, prepare, job):
 
 def pair(reference, project, job, turns):
     """The two sides' turns, as two lists: after some to warm up, `turns` of each in alternation."""
-    sides = [Side(reference, job), Side(project, job)]
-    for _ in range(SETTLING):
-        sides[1].turn()
-    for _ in range(turns):
-        for side in sides:
-            side.turn()
-    return [side.stop() for side in sides]
+    with process(reference, job) as one, process(project, job) as other:
+        first, second = [one()], [other() for _ in range(1 + SETTLING)]
+        for _ in range(turns):
+            first.append(one())
+            second.append(other())
+    return first, second

@@ -73,7 +73,7 @@ def reference_letterbox(job):
 
 
 def reference_training(job):
-    args, teacher, student = job.args(), _reference_teacher(job), _student(job)
+    args, teacher, student = job.args(), reference.Teacher(job.clip, job.attributes), _student(job)
     weights = class_weights(job.photos.labels, job.attributes.sizes)
     options = {"lr": args.lr, "weight_decay": args.weight_decay}
     if job.role == "teacher":
@@ -105,9 +105,8 @@ def plain_passes(job):
     net = _network(job).eval().to(memory_format=torch.channels_last)
     batches = torch.from_numpy(job.pixels()).permute(0, 3, 1, 2).split(job.batch_size)
 
-    @torch.no_grad()
     def run():
-        with job.precision.autocast(CPU):
+        with torch.no_grad(), job.precision.autocast(CPU):
             for pixels in batches:
                 net(pixels)
 
@@ -157,11 +156,6 @@ def _predict(job, net, images):
 # --- the networks ------------------------------------------------------------------------------------
 
 
-def _reference_teacher(job):
-    prompts = {key: [sentence for (sentence,) in one.prompts] for key, one in job.attributes.items()}
-    return reference.Teacher(job.clip, prompts)
-
-
 def _network(job):
     """The project's, with memory that is kept as in train.py."""
     keep_freed_memory()
@@ -175,8 +169,8 @@ def _student(job):
 
 def _teacher(job):
     """The project's teacher with the reference's weights."""
-    given = _reference_teacher(job)
-    token_ids = {key: given.tokenizer(sentences)["input_ids"] for key, sentences in given.prompts.items()}
+    given = reference.Teacher(job.clip, job.attributes)
+    token_ids = {key: [given.tokenize(s) for s in sentences] for key, sentences in given.prompts.items()}
     net = FashionCLIP.from_meta({"clip_config": job.clip, "token_ids": token_ids}, job.attributes)
     load_state(net, net.own_names(given.clip.state_dict()), "of the reference")
     return net

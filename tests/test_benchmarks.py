@@ -6,10 +6,11 @@ import pytest
 
 from benchmarks import __main__ as benchmarks
 from benchmarks import works
-from benchmarks.timing import SETTLING, Side, pair
+from benchmarks.timing import SETTLING, pair, process
 from clip_model import clip_config
 from utils.attributes import read_attributes
 from utils.dataset import read_tables
+from utils.errors import UserError
 
 SMALL_CLIP = clip_config((64, 128, 2, 2), (64, 128, 2, 2), 32, 49408)
 
@@ -44,13 +45,6 @@ def test_a_pair_in_processes_of_their_own(job):
     assert 1e7 < project[-1].peak < 2e9
 
 
-def test_the_profile_is_a_table_of_operators(job, caplog, monkeypatch):
-    monkeypatch.setattr(benchmarks.logger, "propagate", True)
-    with caplog.at_level("INFO", logger="fashion"):
-        benchmarks.profile(works.project_training, job)
-    assert "aten::mm" in caplog.text or "aten::addmm" in caplog.text
-
-
-def test_a_process_that_dies_says_so(capfd):
-    with pytest.raises(benchmarks.UserError, match="_exit ended with exit code 3"):
-        Side(os._exit, 3)
+def test_a_process_that_dies_says_so():
+    with process(os._exit, 3) as turn, pytest.raises(UserError, match="_exit ended with exit code 3"):
+        turn()
