@@ -1,11 +1,12 @@
-"""Times the project against the published procedure, which benchmarks/reference.py writes anew."""
+"""Times the project against the published procedure, which benchmarks/reference.py writes anew.
 
-import platform
+(*) In validation the reference is nothing but a forward pass, in the project's precision, of batches that lie ready.
+"""
+
 import re
 import statistics
 import sys
 import tempfile
-from pathlib import Path
 
 import torch
 
@@ -23,7 +24,6 @@ from utils.sample_data import make_sample
 AGREEMENT = 1e-3  # of the two sides' losses, in float32
 FP32 = choose_precision("fp32", works.CPU)
 
-
 LETTERBOX = works.reference_letterbox, works.project_letterbox
 TRAINING = works.reference_training, works.project_training
 VALIDATION = works.plain_passes, works.project_validation
@@ -38,9 +38,6 @@ HEADER = """\
 | work                                | precision | reference s | project s | ratio | images/s | peak GB ref / proj |
 | ---                                 | ---       |         --: |       --: |   --: |      --: |                --: |"""
 ROW = "| {:35} | {:9} | {:11.3f} | {:9.3f} | {:5.2f} | {:8.1f} | {:>18} |"
-NOTE = (
-    "(*) the reference is nothing but a forward pass, in the project's precision, of batches that lie ready"
-)
 
 
 # fmt: off
@@ -62,7 +59,10 @@ def main(argv=None):
         args.batch_size, args.turns = 8, 2
     start()
     precision = choose_precision(args.precision, works.CPU)
-    head(args, precision)
+    machine(works.CPU, precision)
+    capability = re.search("capability usage: (.*)", torch.__config__.show())[1]
+    photos = args.data_dir or "drawn photos"
+    logger.info(f"{capability}, batches of {args.batch_size}, medians of {args.turns} turns, {photos}")
     with tempfile.TemporaryDirectory() as folder:
         if not args.data_dir:
             make_sample(folder, train=2 * args.batch_size, val=1)
@@ -76,19 +76,6 @@ def main(argv=None):
             if role and precision.name != "fp32" and not args.quick:
                 row(name, sides, job._replace(precision=FP32), args.turns)
             row(name, sides, job, args.turns)
-    logger.info(NOTE)
-
-
-def head(args, precision):
-    """The conditions."""
-    cpu = Path("/proc/cpuinfo")
-    model = re.search("model name\\s*: (.*)", cpu.read_text()) if cpu.exists() else None
-    capability = re.search("capability usage: (.*)", torch.__config__.show())
-    logger.info(f"{model[1] if model else platform.processor()}, {capability[1]}")
-    machine(works.CPU, precision)
-    logger.info(
-        f"batches of {args.batch_size}, medians of {args.turns} turns, {args.data_dir or 'drawn photos'}"
-    )
 
 
 def check_agreement(job):

@@ -36,23 +36,17 @@ def read(path):
     return canvas
 
 
-def build_clip(config, seed=0):
-    """A CLIP of that configuration (a dict) with random weights, at the logit scale of a trained one."""
-    torch.manual_seed(seed)
-    clip = CLIPModel(CLIPConfig.from_dict(config)).float()
-    clip.logit_scale.data.fill_(np.log(100))
-    return clip
-
-
 class Teacher:
     """A CLIP asked anew for every attribute of every batch.
 
-    Args: `config`, see `build_clip`; `attributes` with one prompt a class, whose words are the vocabulary: the hub's
+    Args: `config`, of a CLIP that gets random weights and the logit scale of a trained one; `attributes` with one prompt a class, whose words are the vocabulary: the hub's
         is not needed to measure time.
     """
 
     def __init__(self, config, attributes):
-        self.clip, self.text = build_clip(config), config["text_config"]
+        torch.manual_seed(0)
+        self.clip, self.text = CLIPModel(CLIPConfig.from_dict(config)).float(), config["text_config"]
+        self.clip.logit_scale.data.fill_(np.log(100))
         self.prompts = {key: [sentence for (sentence,) in one.prompts] for key, one in attributes.items()}
         self.words = sorted({word for one in self.prompts.values() for s in one for word in WORD.findall(s)})
         # Images in 0..1 become whole grey levels in the pinned 4.27, which must be divided by 255. Later versions

@@ -33,7 +33,7 @@ def process(prepare, job):
 
     def turn():
         try:
-            connection.send("another")
+            connection.send("again")
             return Turn(*connection.recv())
         except (EOFError, OSError):
             child.join()
@@ -43,7 +43,7 @@ def process(prepare, job):
             ) from None
 
     yield turn
-    child.terminate()
+    connection.send(None)
     child.join()
 
 

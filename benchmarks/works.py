@@ -28,9 +28,10 @@ VIT_B_32 = clip_config((512, 2048, 12, 8), (768, 3072, 12, 12), 512, 49408)
 
 # What counts of the two recipes' options (train.sh).
 RECIPES = {
-    "teacher": "--lr 1e-6 --weight-decay 0.2 --loss-weight True",
-    "student": "--lr 1e-3 --optimizer AdamW --weight-decay 0.01 --ls 0.1 --loss-weight True --kd-learning True "
-    "--teacher zero-shot --distillation-type soft --distillation-tau 4 --distillation-alpha 0.9",
+    "teacher": "--version bench --epochs 1 --lr 1e-6 --weight-decay 0.2 --loss-weight True",
+    "student": "--version bench --epochs 1 --lr 1e-3 --optimizer AdamW --weight-decay 0.01 --ls 0.1 "
+    "--loss-weight True --kd-learning True --teacher zero-shot --distillation-type soft "
+    "--distillation-tau 4 --distillation-alpha 0.9",
 }
 
 
@@ -57,8 +58,7 @@ class Job(NamedTuple):
 
     def args(self):
         """Options of train.py."""
-        common = f"--version bench --epochs 1 --batch-size {self.batch_size}"
-        return train.parse_args(f"{common} {RECIPES[self.role]}".split())
+        return train.parse_args(f"{RECIPES[self.role]} --batch-size {self.batch_size}".split())
 
     def pixels(self):
         """The photos as the project letterboxes them."""
@@ -133,7 +133,7 @@ def project_training(job):
     state = TrainState(net, args, job.precision, World("cpu"))
     state.order = torch.arange
     if job.role == "student":
-        state.targets = _predict(job, _teacher(job), images)
+        state.targets = engine.predict(_teacher(job), images, job.precision, job.batches(), "photos")
     criterion = build_criterion(args, job.photos.labels, job.attributes.sizes, CPU)
 
     def run():
@@ -146,11 +146,7 @@ def project_training(job):
 def project_validation(job):
     net = _network(job).to(memory_format=torch.channels_last)
     images = Images(job.pixels(), CPU)
-    return lambda: _predict(job, net, images) and None
-
-
-def _predict(job, net, images):
-    return engine.predict(net, images, job.precision, job.batches(), "photos")
+    return lambda: engine.predict(net, images, job.precision, job.batches(), "photos") and None
 
 
 # --- the networks ------------------------------------------------------------------------------------

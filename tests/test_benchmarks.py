@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import __main__ as benchmarks
 from benchmarks import works
-from benchmarks.timing import SETTLING, pair, process
+from benchmarks.timing import SETTLING, Turn, pair, process
 from clip_model import clip_config
 from utils.attributes import read_attributes
 from utils.dataset import read_tables
@@ -46,5 +46,24 @@ def test_a_pair_in_processes_of_their_own(job):
 
 
 def test_a_process_that_dies_says_so():
-    with process(os._exit, 3) as turn, pytest.raises(UserError, match="_exit ended with exit code 3"):
+    with pytest.raises(UserError, match="_exit ended with exit code 3"), process(os._exit, 3) as turn:
         turn()
+
+
+def test_the_table(photos, monkeypatch, capsys):
+    slow = [
+        Turn(9.0, 10**9, {"daily": 1.0}),
+        Turn(1.0, 10**9, {"daily": 1.0}),
+        Turn(3.0, 10**9, {"daily": 1.0}),
+    ]
+    fast = [turn._replace(seconds=turn.seconds / 2) for turn in slow]
+    monkeypatch.setattr(benchmarks, "pair", lambda *_, **__: (slow, fast))
+    options = ["--quick", "--only", "student", "--data-dir", str(photos), "--precision", "fp32"]
+    benchmarks.main(options)
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| student"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    name = "student and soft teacher, an epoch"
+    assert cells == [name, "fp32", "2.000", "1.000", "2.00", "16.0", "1.00 / 1.00"], "without the warm-up"
+    fast[0] = fast[0]._replace(losses={"daily": 1.01})
+    with pytest.raises(UserError, match=r"differ by more than 0\.001"):
+        benchmarks.main(options)
