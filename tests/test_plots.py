@@ -125,7 +125,7 @@ def test_several_runs_lie_over_each_other(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "names", [("type",), ("a.b", "sleeve type", "sleeve_type", "_x", "$a$", "split", "score")]
+    "names", [("type",), ("a.b", "sleeve type", "sleeve_type", "_x", "$a$", "mean", "score")]
 )
 def test_other_attributes(tmp_path, names):
     """One attribute, and seven of any names, beside a run of the competition's; a score that is missing."""
@@ -145,6 +145,7 @@ def test_other_attributes(tmp_path, names):
         *names,
         "best epoch",
     ]
+    assert len(plots.draw_curves({"a": one, "b": one}).axes) == 3 * (1 + len(names)) + 1
     for number, folders in enumerate((["a"], ["a", "b"], ["a", "b", other])):
         output = tmp_path / f"{number}.png"
         plots.main([*(str(tmp_path / folder) for folder in folders), "--output", str(output)])

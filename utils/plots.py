@@ -99,27 +99,26 @@ def draw_curves(runs):
     start = len("train_loss_")
     attributes = [c[start:] for table in tables for c in table if c.startswith("train_loss_")]
     suffixes = {"": "sum, mean", **{f"_{key}": shortened_name(key, 30) for key in attributes}}
-    shown = {}  # title -> (table, column) of the lines
+    one = len(runs) == 1
+    shown = []  # (title, [(table, column) of a line]); a list, since titles may be equal
     for score, title in SCORES.items():
-        if len(runs) == 1:
-            shown[title] = [(tables[0], f"{score}{suffix}") for suffix in suffixes]
+        if one:
+            shown.append((title, [(tables[0], f"{score}{suffix}") for suffix in suffixes]))
             continue
         for suffix, name in suffixes.items():
             name = name if suffix else "sum" if score == "train_loss" else "mean"
-            shown[f"{title}, {name}"] = [(table, f"{score}{suffix}") for table in tables]
-    shown["learning rate"] = [(table, "lr") for table in tables]
-    title, labels, columns = "", best, len(suffixes)
-    if len(runs) == 1:
-        (title,), labels, columns = best, suffixes.values(), 2
+            shown.append((f"{title}, {name}", [(table, f"{score}{suffix}") for table in tables]))
+    shown.append(("learning rate", [(table, "lr") for table in tables]))
+    title, labels, columns = (best[0], suffixes.values(), 2) if one else ("", best, len(suffixes))
     height = 3 + 0.06 * len(labels)  # there are about four rows, and the legend is below them
     figure, axes = panels(title, len(shown), columns, max(3.4, 11 / columns), height)
     styles = [dict(linestyle=kind, color=color) for kind, color in itertools.product(LINES, COLORS)]
-    for ax, (title, lines) in zip(axes, shown.items()):
+    for ax, (title, lines) in zip(axes, shown):
         for (table, column), label, style in zip(lines, labels, itertools.cycle(styles)):
             values = table.reindex(columns=[column])[column]  # NaN where a run does not have the attribute
             marker = "o" if len(table) <= 30 else ""
             ax.plot(table["epoch"], values, label=label, marker=marker, markersize=3.5, **style)
-        if len(runs) == 1:
+        if one:
             ax.axvline(row["epoch"], color="#999999", linestyle=":", linewidth=1.2, label="best epoch")
         ax.set_title(title, fontsize=11)
         ax.set_xlabel("epoch", fontsize=9)
