@@ -22,9 +22,9 @@ def header(args, net, data, precision, world):
     say(f"seed: {args.seed}")
     for name, split in data.items():
         say(f"{name}: {len(split.names)} images, per class {_class_counts(split, net.attributes)}")
-    parameters = list(net.parameters())
+    parameters = sum(parameter.numel() for parameter in net.parameters())
     size = sum(value.numel() * value.element_size() for value in net.state_dict().values())
-    say(f"parameters: {sum(p.numel() for p in parameters):,}, {size / 1e6:.1f} MB on disk")
+    say(f"parameters: {parameters:,}, {size / 1e6:.1f} MB on disk")
     if not args.kd_learning and args.clip_model == "random":
         logger.warning("warning: --clip-model random: a small CLIP with random weights, not FashionCLIP")
     if args.kd_learning and args.student_weights == "none":
@@ -40,9 +40,11 @@ def machine(device, precision, size=1):
     """What computes: packages, device, threads, precision; `size` is the number of processes."""
     import torch  # here: evaluate.py of an exported file does without it, and uses what is below
 
-    say, processes = logger.info, f"{size} processes, each with " if size > 1 else ""
+    say = logger.info
+    processes = f"{size} processes, each with " if size > 1 else ""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {platform.machine()}"
     say(f"python {platform.python_version()}  " + "  ".join(f"{name} {_version(name)}" for name in PACKAGES))
-    say(f"device: {processes}{_device_name(device)}, {torch.get_num_threads()} threads")
+    say(f"device: {processes}{name}, {torch.get_num_threads()} threads")
     say(f"precision: {precision.name} ({precision.reason})")
 
 
@@ -62,12 +64,6 @@ def _version(package):
         return "none"
 
 
-def _device_name(device):
-    import torch
-
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {platform.machine()}"
-
-
 def unreadable(data, path):
     """Say how many photos were left out, and list them in a file; with none, remove that of an earlier run."""
     lines = [line for split in data.values() for line in split.unreadable]
@@ -83,24 +79,24 @@ def unreadable(data, path):
 
 def epoch(row, matrices, attributes, epochs):
     """Confusion matrices (dict attribute -> array) and scores (of the row of metrics.csv) of one epoch."""
+    lines = []
     for key, attribute in attributes.items():
-        logger.info(f"{key}: rows are labels, columns predictions")
         rows = [[f"  {i} {name}", *matrices[key][i]] for i, name in enumerate(attribute.classes)]
-        for line in table(rows, ["", *range(len(attribute.classes))]):
-            logger.info(line)
-    for line in score_table("validation", row, attributes):
-        logger.info(line)
-    logger.info(
+        lines += [f"{key}: rows are labels, columns predictions", *table(rows, ["", *range(len(rows))])]
+    lines += score_table("validation", row, attributes)
+    lines.append(
         f"epoch {row['epoch']}/{epochs} done: train loss {row['train_loss']:.4f}, "
         f"Top-1 {row['val_top1']:.4f}, ACSA {row['val_acsa']:.4f}, {row['seconds']:.1f} s"
     )
+    for line in lines:
+        logger.info(line)
 
 
 def score_table(title, row, attributes):
     """Lines: Top-1 and ACSA of each attribute, and their means, from a row of metrics.csv."""
-    suffixes = {**{key: f"_{key}" for key in attributes}, "mean": ""}
-    cells = [(f"val_top1{suffix}", f"val_acsa{suffix}") for suffix in suffixes.values()]
-    rows = [[name, *(score(row[cell]) for cell in pair)] for name, pair in zip(suffixes, cells)]
+    rows = []
+    for name, suffix in [*((key, f"_{key}") for key in attributes), ("mean", "")]:
+        rows.append([name, score(row[f"val_top1{suffix}"]), score(row[f"val_acsa{suffix}"])])
     return table(rows, [title, "Top-1", "ACSA"])
 
 
