@@ -294,4 +294,8 @@ def _check_file(content):
         for one in classes:
             other = seen.setdefault(plain_name(one), one)
             _need(other == one, place, f"{one!r} and {other!r} differ by case or blanks only")
-            _need(plain_name(one) not in unknown, place, f"{one!r} stands under unknown, too; remove one")
+            _need(
+                plain_name(one) not in unknown,
+                f"attributes.{name}",
+                f"{one!r} stands under unknown, too; remove one",
+            )
