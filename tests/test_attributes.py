@@ -507,6 +507,30 @@ def test_a_photo_that_may_be_read_again_is_read(photographed):
     assert not any(split.unreadable for split in pixels(photographed, shop()).values())
 
 
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError()])
+def test_what_a_photo_is_not_to_blame_for_is_not_kept(photographed, monkeypatch, error):
+    def fails(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.photos.read_rgb", fails)
+        with pytest.raises(
+            UserError, match=r"^photo .*\.jpg: .*(Input/output error|MemoryError); run it again"
+        ):
+            pixels(photographed, shop(), skip=True)
+    assert not any(split.unreadable for split in pixels(photographed, shop()).values())
+
+
+def test_equal_problems_of_a_table_are_one_line(products):
+    cells = ["dress"] * 30 + ["none", "hat"]
+    folder = products("file,sleeve_type\n" + "".join(f"{i}.jpg,{cell}\n" for i, cell in enumerate(cells)))
+    with pytest.raises(UserError, match="31 bad rows, to be") as error:
+        labels(folder, shop())
+    first, second = str(error.value).splitlines()[1:]
+    assert first.startswith("  line 2 and 29 more: sleeve_type is dress, which is no class")
+    assert second.startswith("  line 33: sleeve_type is hat, which is no class")
+
+
 def test_no_photo_can_be_read(photographed):
     for path in (photographed / "photos").iterdir():
         path.write_bytes(b"")

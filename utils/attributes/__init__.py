@@ -218,7 +218,7 @@ def _val(value):
 TEXT = (_is_text, f"a printable text of 1 to {MAX_NAME} characters")
 SENTENCE = (
     lambda value: _is_text(value, 1000),
-    "a printable text of 1 to 1000 characters, or a list of some",
+    "a printable text of 1 to 1000 characters, or a list of one or more",
 )
 PATH = (lambda value: _is_text(value, 1000) and not os.path.isabs(value), "a path relative to --data-dir")
 SHARE = (lambda value: 0 < value < 1, "a share of the training table above 0 and below 1, such as 0.2")
