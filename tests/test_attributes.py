@@ -132,8 +132,8 @@ WRONG = {
     "unprintable": ({"attributes": {"a\x1b[2J": {"classes": CLASSES}}}, r"\x1b[2J"),
     "blank": ({"attributes": {" ": {"classes": CLASSES}}}, "a name in attributes"),
     "long": (one(classes={"a" * 201: {}, "b": {}}), "1 to 200 characters"),
-    "an absolute table": ({**SHOP, "train": {"table": "/x.csv"}}, "train.table: /x.csv is absolute", "--data-dir"),
-    "absolute photos": ({**SHOP, "val": {"photos": "/x"}}, "val.photos: /x is absolute", "--data-dir"),
+    "an absolute table": ({**SHOP, "train": {"table": "/x.csv"}}, "train.table: must be a path relative to --data-dir, not '/x.csv'"),
+    "absolute photos": ({**SHOP, "val": {"photos": "/x"}}, "val.photos: must be a path relative to --data-dir, not '/x'"),
     "unknown is a class": ({**SHOP, "unknown": ["NONE "]}, "attributes.sleeve: 'none'", "unknown", "remove one"),
     "unknown is a text": ({**SHOP, "unknown": ""}, "unknown: must be a list"),
     "unknown is a number": ({**SHOP, "unknown": [0]}, "unknown: must be a list"),
@@ -149,11 +149,11 @@ WRONG = {
     "encoding 5": ({**SHOP, "encoding": 5}, "encoding: must be"),
     "image": ({**SHOP, "image": None}, "image: must be", "NoneType"),
     "name": ({**SHOP, "name": ""}, "name: must be"),
-    "no prompt": (one(classes={"a": {"prompt": []}, "b": {}}), "sleeve.a.prompt", "one or more"),
-    "an empty prompt": (one(classes={"a": {"prompt": ""}, "b": {}}), "sleeve.a.prompt"),
-    "prompts that are numbers": (one(classes={"a": {"prompt": [1]}, "b": {}}), "sleeve.a.prompt", "not int"),
-    "names of a class": (one(classes={"a": {"names": ["b"]}, "b": {}}), "sleeve.a.names", "must be an object"),
-    "a name of a class": (one(classes={"a": {"names": {"ko": 5}}, "b": {}}), "sleeve.a.names.ko", "not int"),
+    "no prompt": (one(classes={"a": {"prompt": []}, "b": {}}), "sleeve.classes.a.prompt", "one or more"),
+    "an empty prompt": (one(classes={"a": {"prompt": ""}, "b": {}}), "sleeve.classes.a.prompt"),
+    "prompts that are numbers": (one(classes={"a": {"prompt": [1]}, "b": {}}), "sleeve.classes.a.prompt", "not int"),
+    "names of a class": (one(classes={"a": {"names": ["b"]}, "b": {}}), "sleeve.classes.a.names", "must be an object"),
+    "a name of a class": (one(classes={"a": {"names": {"ko": 5}}, "b": {}}), "sleeve.classes.a.names.ko", "not int"),
     "names of an attribute": (one(names={"ko": ""}), "attributes.sleeve.names.ko"),
     "no names": (one(names=[]), "attributes.sleeve.names"),
     "deep names": (one(names=deep(5000)), "attributes.sleeve.names"),
@@ -342,7 +342,7 @@ def test_another_encoding_than_it_says(products, said, encoding):
 def test_cells_that_say_nothing(products):
     folder = products("file,sleeve_type\na.jpg,\nb.jpg, N/A \nc.jpg,short\nd.jpg\n")
     assert labels(folder, shop()) == {"a.jpg": UNKNOWN, "b.jpg": UNKNOWN, "c.jpg": 1, "d.jpg": UNKNOWN}
-    with pytest.raises(UserError, match=r'line 2: sleeve_type is empty; "unknown": \[""\]'):
+    with pytest.raises(UserError, match=r'line 2 and 1 more: sleeve_type is empty; "unknown": \[""\]'):
         labels(folder, shop(unknown=[]))
 
 
@@ -505,6 +505,30 @@ def test_a_photo_that_may_be_read_again_is_read(photographed):
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     path.chmod(0o644)
     assert not any(split.unreadable for split in pixels(photographed, shop()).values())
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError()])
+def test_what_a_photo_is_not_to_blame_for_is_not_kept(photographed, monkeypatch, error):
+    def fails(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.photos.read_rgb", fails)
+        with pytest.raises(
+            UserError, match=r"^photo .*\.jpg: .*(Input/output error|MemoryError); run it again"
+        ):
+            pixels(photographed, shop(), skip=True)
+    assert not any(split.unreadable for split in pixels(photographed, shop()).values())
+
+
+def test_equal_problems_of_a_table_are_one_line(products):
+    cells = ["dress"] * 30 + ["none", "hat"]
+    folder = products("file,sleeve_type\n" + "".join(f"{i}.jpg,{cell}\n" for i, cell in enumerate(cells)))
+    with pytest.raises(UserError, match="31 bad rows, to be") as error:
+        labels(folder, shop())
+    first, second = str(error.value).splitlines()[1:]
+    assert first.startswith("  line 2 and 29 more: sleeve_type is dress, which is no class")
+    assert second.startswith("  line 33: sleeve_type is hat, which is no class")
 
 
 def test_no_photo_can_be_read(photographed):

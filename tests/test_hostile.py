@@ -65,6 +65,13 @@ def test_code_is_refused_by_name_and_not_run(place, kind):
     assert not os.path.exists("ran")
 
 
+@pytest.mark.parametrize("first", ["image_name,Daily", "image_name", "name,Daily"])
+def test_a_text_is_no_pickle(tmp_path, first):
+    """Though its first letter, i, means in one that the names of a class follow."""
+    (tmp_path / "a.pt").write_text(f"{first}\nx/1.jpg,0\nx/2.jpg,1\n")
+    refused(tmp_path / "a.pt", "not a readable checkpoint (no tensors and plain values, as torch.save")
+
+
 def test_other_objects_are_refused_by_name(tmp_path):
     torch.save({"model": torch.nn.Linear(2, 2)}, tmp_path / "a.pt")
     refused(tmp_path / "a.pt", "torch.nn.modules.linear.Linear")

@@ -97,8 +97,8 @@ def test_every_class_can_be_drawn_and_shows():
 
 
 def test_shares_leave_no_large_majority():
-    for key, looks in sample_data.LOOKS.items():
-        shares = [look.share for look in looks]
+    for key, classes in sample_data.looks().items():
+        shares = [look["share"] for look in classes]
         assert len(shares) == len(ATTRIBUTES[key].classes)
         assert sum(shares) == pytest.approx(1) and max(shares) <= 0.45
 

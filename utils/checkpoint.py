@@ -1,8 +1,8 @@
 """Checkpoints: read as data, checked name by name, written whole or not at all."""
 
+import contextlib
 import inspect
 import os
-import pickle
 import warnings
 import zipfile
 
@@ -30,18 +30,16 @@ def read_file(path):
 
             return load_file(path)
         return _torch_load(path)
-    except torch112.ForeignName as error:
-        raise UserError(
-            f"checkpoint {path}: refused, since reading it would run {error}; a checkpoint holds tensors and "
-            "plain values only: where you trust it, load it with torch and save its state dict anew"
-        ) from error
     except Exception as error:  # what a file that is none raises depends on its bytes
-        reason = first_line(error)
-        if (
-            "weights_only" in reason or "torch.serialization" in reason
-        ):  # torch's advice is to run it all the same
-            reason = "no pickle of tensors and plain values, as torch.save writes it"
-        raise UserError(f"checkpoint {path}: not a readable checkpoint ({reason})") from error
+        known = not isinstance(error, LookupError)  # of no opcode or name of a pickle's
+        reason = first_line(error) if known else "no tensors and plain values, as torch.save writes them"
+        problem = f"not a readable checkpoint ({reason})"
+        if isinstance(error, torch112.ForeignName):
+            problem = (
+                f"refused, since reading it would run {error}; a checkpoint holds tensors and plain values only: "
+                "where you trust it, load it with torch and save its state dict anew"
+            )
+        raise UserError(f"checkpoint {path}: {problem}") from error
 
 
 def _torch_load(path):
@@ -49,15 +47,13 @@ def _torch_load(path):
         with zipfile.ZipFile(path) as archive:
             if sum(record.file_size for record in archive.infolist()) > os.path.getsize(path):
                 raise ValueError("its records are larger than the file")  # torch.save compresses nothing
-    if "weights_only" not in inspect.signature(torch.load).parameters:
-        return torch112.load(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about pickles that torch.save did not write
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:
-            torch112.load(path)  # which raises ForeignName, if that is the reason
-            raise
+        if "weights_only" in inspect.signature(torch.load).parameters:
+            # Torch's errors advise to run the file all the same; the other reader says what is wrong with it.
+            with contextlib.suppress(Exception):
+                return torch.load(path, map_location="cpu", weights_only=True)
+        return torch112.load(path)
 
 
 def read_checkpoint(path):

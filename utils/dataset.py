@@ -1,9 +1,14 @@
 """A data set: its tables, and one array of letterboxed pixels that is made once and memory-mapped."""
 
+import codecs
+import collections
+import csv
 import functools
 import hashlib
+import itertools
 import os
 import shutil
+from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
@@ -12,10 +17,11 @@ from tqdm import tqdm
 from utils.attributes import MAX_CLASSES, UNKNOWN, plain_name
 from utils.errors import DiskFull, UserError, excerpt, shortened
 from utils.files import atomic, remove_leftovers
-from utils.photos import LETTERBOX_VERSION, SIZE, Border, read_photos
-from utils.tables import read_rows
+from utils.photos import LETTERBOX_VERSION, SIZE, PhotoFolder, read_photos
 
 SPLITS = ("train", "val")
+SEPARATORS = ",;\t"
+MAX_LINE = 65_536  # characters
 MAX_PROBLEMS = 1000  # of a table, until the rest is not looked at
 MISSING = (-1, -1, 0)  # stamp of a photo that is not there
 
@@ -26,9 +32,7 @@ class Split(NamedTuple):
     names: List[str]  # of the photos, one for each row
     labels: Dict[str, np.ndarray]  # attribute -> int64 (N,), -1 where it is not known
     folder: str  # of the photos
-    stamps: List[
-        Tuple[int, int, int]
-    ]  # of each photo, size in bytes, time of change in ns, and who may read it
+    stamps: List[Tuple[int, int, int]]  # photo's size in bytes, time of change in ns, who may read it
     place: str  # hash of where it comes from
     exif: bool  # whether photos are turned as their EXIF says
     pixels: Optional[np.ndarray] = None  # uint8 (N, 224, 224, 3), memory-mapped, read-only
@@ -64,8 +68,15 @@ def read_tables(data_dir, attributes, splits=SPLITS, skip_unreadable=False):
     # Once for both parts, if one is held out of the other.
     read = functools.lru_cache(maxsize=1)(lambda table, folder: read_table(table, folder, attributes))
     for name in splits:
-        tables[name], absent = _stamped(_read_split(data_dir, attributes.layout, name, read))
-        missing += absent
+        split, stamps = _read_split(data_dir, attributes.layout, name, read), []
+        for path in split.paths():
+            try:
+                stat = os.stat(path)
+                stamps.append((stat.st_size, stat.st_mtime_ns, stat.st_mode))
+            except OSError as error:
+                stamps.append(MISSING)
+                missing.append(f"{path}: {error.strerror}")
+        tables[name] = split._replace(stamps=stamps)
     if missing and not skip_unreadable:
         raise UserError(
             f"{len(missing)} photos named in the table are missing; with --skip-unreadable they are left out:\n"
@@ -79,13 +90,12 @@ def _read_split(data_dir, layout, name, read):
     part = layout.val if name == "val" and layout.val else layout.train
     table, folder = os.path.join(data_dir, part.table), os.path.join(data_dir, part.photos)
     names, labels, groups = read(table, folder)
-    place = repr(
-        (os.path.realpath(table), os.path.realpath(folder), name, layout.share, layout.group, layout.exif)
-    )
+    real = os.path.realpath
+    place = repr((real(table), real(folder), name, layout.share, layout.group, layout.exif))
     split = Split(names, labels, folder, [MISSING] * len(names), _digest(place)[:12], layout.exif)
     if not layout.share:
         return split
-    held_out = np.array([_fraction(group) < layout.share for group in groups])
+    held_out = np.array([is_held_out(group, layout.share) for group in groups])
     chosen = np.flatnonzero(held_out == (name == "val"))
     if not len(chosen):
         raise UserError(
@@ -94,26 +104,57 @@ def _read_split(data_dir, layout, name, read):
     return split.rows(chosen)
 
 
-def _fraction(text):
-    """A number from 0 to 1 that depends on the text only."""
-    return int(_digest(text)[:12], 16) / 16**12
+def is_held_out(text, share):
+    """Whether a photo of this name, or of this group, belongs to the share that is held out; the text alone decides."""
+    return int(_digest(text)[:12], 16) / 16**12 < share
 
 
 def _digest(text):
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _stamped(split):
-    """(The split with each photo's size and time, a line for each photo that is not there)."""
-    stamps, missing = [], []
-    for path in split.paths():
-        try:
-            stat = os.stat(path)
-            stamps.append((stat.st_size, stat.st_mtime_ns, stat.st_mode))
-        except OSError as error:
-            stamps.append(MISSING)
-            missing.append(f"{path}: {error.strerror}")
-    return split._replace(stamps=stamps), missing
+def read_rows(path, columns, encoding="utf-8"):
+    """Rows of a CSV file with a header: comma, semicolon or tab, as the first line shows.
+
+    Args: `columns` that it must have; `encoding`, where UTF-8 may begin with a mark.
+    Yields: (line number, dict column -> cell; empty where the row is too short).
+    Raises: UserError for a file that is none, or that lacks a column.
+    """
+    try:
+        if codecs.lookup(encoding).name == "utf-8":
+            encoding = "utf-8-sig"
+        with open(path, newline="", encoding=encoding) as file:
+            lines = _short_lines(file)
+            first = next(lines, "")
+            separator = max(SEPARATORS, key=first.count)
+            reader = csv.DictReader(itertools.chain([first], lines), restval="", delimiter=separator)
+            header = list(reader.fieldnames or [])
+            absent = [column for column in columns if column not in header]
+            if absent:
+                raise UserError(
+                    f"{path}: no column {', '.join(absent)}; there are {', '.join(header) or 'none'}"
+                )
+            twice = [column for column in columns if header.count(column) > 1]
+            if twice:
+                raise UserError(f"{path}: more than one column {twice[0]}; rename all but one")
+            for row in reader:
+                row.pop(None, None)  # cells beyond the header
+                yield reader.line_num, row
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: not {encoding.replace('-sig', '')} ({error.reason}); save it as UTF-8, or "
+            'name its encoding in the file of attributes, such as "encoding": "cp949", which Korean spreadsheets write'
+        ) from error
+    except (OSError, LookupError, UnicodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a readable CSV file ({error})") from error
+
+
+def _short_lines(file):
+    """Lines of a text file, none of them longer than a line can reasonably be."""
+    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), ""), 1):
+        if len(line) > MAX_LINE:
+            raise csv.Error(f"line {number} is longer than {MAX_LINE} characters")
+        yield line
 
 
 def read_table(path, folder, attributes, labelled=True):
@@ -124,19 +165,21 @@ def read_table(path, folder, attributes, labelled=True):
     Returns: (list of names, dict attribute -> int64 array `(N,)`, list of what decides whether a row is held out).
     Raises: UserError for a file, column or cell that is missing, for cells that are no class and names that lead out.
     """
-    layout, border = attributes.layout, Border(folder)
+    layout, photos = attributes.layout, PhotoFolder(folder)
     unknown = {plain_name(value) for value in layout.unknown}
     readers = {key: _cell_reader(one, unknown) for key, one in attributes.items()} if labelled else {}
     columns = [layout.image, *(attributes[key].column for key in readers)]
     columns += [layout.group] if labelled and layout.group else []
-    names, labels, groups, problems = [], {key: [] for key in readers}, [], []
+    names, labels, groups = [], {key: [] for key in readers}, []
+    problems, bad = collections.defaultdict(list), 0  # problem -> lines; number of all these lines
     for line, row in read_rows(path, columns, layout.encoding):
         try:
-            border.check(row[layout.image], layout.image)
+            photos.check(row[layout.image], layout.image)
             values = [read(row[attributes[key].column]) for key, read in readers.items()]
         except ValueError as error:
-            problems.append(f"line {line}: {error}")
-            if len(problems) == MAX_PROBLEMS:
+            problems[str(error)].append(line)
+            bad += 1
+            if bad == MAX_PROBLEMS:
                 break
             continue
         names.append(row[layout.image])
@@ -144,8 +187,12 @@ def read_table(path, folder, attributes, labelled=True):
         for column, value in zip(labels.values(), values):
             column.append(value)
     if problems:
-        count = f"{len(problems)} bad rows" + (" or more" if len(problems) == MAX_PROBLEMS else "")
-        raise UserError(f"{path}: {count}, to be mended or removed:\n{shortened(problems)}")
+        each = [
+            f"line {first}{f' and {len(others)} more' if others else ''}: {problem}"
+            for problem, (first, *others) in problems.items()
+        ]
+        count = f"{bad} bad rows" + (" or more" if bad == MAX_PROBLEMS else "")
+        raise UserError(f"{path}: {count}, to be mended or removed:\n{shortened(each)}")
     if not names:
         raise UserError(f"{path}: no rows")
     return names, {key: np.array(values, dtype=np.int64) for key, values in labels.items()}, groups
@@ -238,13 +285,12 @@ def _build(path, split, name):
     array's end make up for them, since its length is written first."""
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(split.names), SIZE, SIZE, 3)}
     problems = []
-    photos = tqdm(
-        read_photos(split.paths(), split.exif), f"letterboxing {name}", len(split.names), disable=None
-    )
+    photos = read_photos(split.paths(), split.exif, lasting=True)
+    progress = tqdm(photos, f"letterboxing {name}", len(split.names), disable=None)
     # The array is there first, the list then: without one of the two, both are made anew.
     with atomic(_unreadable(path)) as listed, atomic(path, binary=True) as file:
         np.lib.format.write_array_header_1_0(file, header)
-        for row, (pixels, problem) in enumerate(photos):
+        for row, (pixels, problem) in enumerate(progress):
             if problem:
                 problems.append(f"{row}\t{problem}\n")
             else:
@@ -252,10 +298,10 @@ def _build(path, split, name):
         for _ in problems:
             file.write(bytes(SIZE * SIZE * 3))
         listed.writelines(problems)
-    for other in os.listdir(os.path.dirname(path)):  # of an earlier state; runs that have it mapped keep it
-        same = other.startswith(f"pixels-{split.place}-") and not other.endswith(".tmp")
-        if same and not other.startswith(os.path.basename(path)):
-            os.remove(os.path.join(os.path.dirname(path), other))
+    # Of an earlier state; runs that have it mapped keep it.
+    for other in Path(path).parent.glob(f"pixels-{split.place}-*"):
+        if not other.name.startswith(os.path.basename(path)) and other.suffix != ".tmp":
+            other.unlink()
 
 
 def _unreadable(path):
@@ -265,17 +311,17 @@ def _unreadable(path):
 
 def _mapped(split, path):
     """The split with its pixels of the cache, without the rows of photos that cannot be read."""
+    bad = {}
     try:
         pixels = np.load(path, mmap_mode="r")
+        if pixels.shape != (len(split.names), SIZE, SIZE, 3) or pixels.dtype != np.uint8:
+            raise ValueError(f"not the pixels of {len(split.names)} photos")
         with open(_unreadable(path), encoding="utf-8") as file:
-            lines = [line.rstrip("\n").split("\t", 1) for line in file]
-        bad = {int(row): problem for row, problem in lines}
+            for line in file:
+                row, problem = line.rstrip("\n").split("\t", 1)
+                bad[int(row)] = problem
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path}: cannot be read ({error}); remove it, to have it made anew") from error
-    if pixels.shape != (len(split.names), SIZE, SIZE, 3) or pixels.dtype != np.uint8:
-        raise UserError(
-            f"{path}: not the pixels of {len(split.names)} photos; remove it, to have them made anew"
-        )
     if bad:
         split = split.rows([row for row in range(len(split.names)) if row not in bad])
     return split._replace(pixels=pixels[: len(split.names)], unreadable=tuple(bad.values()))

@@ -30,17 +30,23 @@ def atomic(path, binary=False):
     raw = None
     try:
         remove_leftovers(folder, name)
-        with _CountingFile(temporary) as raw, io.BufferedWriter(raw) as buffered:
+        with _create_locked(temporary) as raw, io.BufferedWriter(raw) as buffered:
             try:
                 file = buffered if binary else io.TextIOWrapper(buffered, encoding="utf-8", newline="")
                 yield file
                 file.flush()
-                raw.finish()
+                if raw.error:
+                    raise raw.error
+                os.fsync(raw.fileno())
                 os.replace(temporary, path)
             finally:
                 if os.path.exists(temporary):
                     os.remove(temporary)
-        _sync_folder(folder)
+        # Without the folder's list of names on the disk, too, the rename may be lost with the power.
+        descriptor = os.open(folder, os.O_RDONLY)
+        with contextlib.suppress(OSError):  # some network file systems cannot, and need not
+            os.fsync(descriptor)
+        os.close(descriptor)
     except OSError as error:
         raise failure(path, error, raw.needed if raw else 0) from error
 
@@ -56,55 +62,38 @@ def failure(path, error, needed=0):
     )
 
 
-class _CountingFile(io.RawIOBase):
-    """A new file that counts the bytes that are written to it. Its first error is kept for `finish`, not raised.
+class _CountingFile(io.FileIO):
+    """A file that counts the bytes that are written to it. Its first error is kept for the end, and not raised.
 
     So the error can say how many bytes are needed; and torch 1.12 ends the whole process if a write in torch.save
-    fails. While the file is open it is locked, which tells `remove_leftovers` that its writer lives.
+    fails.
     """
 
-    def __init__(self, path):
-        super().__init__()
-        self.needed, self.error = 0, None
-        self.descriptor = _create_locked(path)
-        while (
-            os.fstat(self.descriptor).st_nlink == 0
-        ):  # removed by `remove_leftovers` before the lock was taken
-            os.close(self.descriptor)
-            self.descriptor = _create_locked(path)
-
-    def writable(self):
-        return True
+    needed, error = 0, None
 
     def write(self, data):
-        rest = memoryview(data).cast("B")
-        size = rest.nbytes
-        self.needed += size
-        try:
-            while self.error is None and rest:
-                rest = rest[os.write(self.descriptor, rest) :]
-        except OSError as error:
-            self.error = error
-        return size
-
-    def finish(self):
-        """Flush to the disk. Raises: OSError if that fails or a write has failed."""
-        if self.error:
-            raise self.error
-        os.fsync(self.descriptor)
-
-    def close(self):
-        if not self.closed:
-            os.close(self.descriptor)
-        super().close()
+        written = memoryview(data).nbytes
+        if self.error is None:
+            try:
+                written = super().write(data)
+            except OSError as error:
+                self.error = error
+        self.needed += written
+        return written
 
 
 def _create_locked(path):
-    """Descriptor of a new file; locked, where the file system has locks: elsewhere leftovers are not removed either."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    with contextlib.suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    return descriptor
+    """A new file, locked while it is open, which tells `remove_leftovers` that its writer lives.
+
+    Where the file system has no locks, leftovers are not removed either.
+    """
+    while True:
+        raw = _CountingFile(path, "x")
+        with contextlib.suppress(OSError):
+            fcntl.flock(raw, fcntl.LOCK_EX)
+        if os.fstat(raw.fileno()).st_nlink:
+            return raw
+        raw.close()  # `remove_leftovers` was faster than the lock
 
 
 def remove_leftovers(folder, name=None):
@@ -118,15 +107,3 @@ def remove_leftovers(folder, name=None):
         with contextlib.suppress(OSError), open(os.path.join(folder, entry), "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.remove(file.name)
-
-
-def _sync_folder(folder):
-    """Flush the folder's list of names to the disk, without which a rename may be lost with the power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems cannot, and need not
-            raise
-    finally:
-        os.close(descriptor)

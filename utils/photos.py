@@ -1,6 +1,6 @@
 """Photos: one read and letterboxed; many, with those that cannot be read."""
 
-import contextlib
+import errno
 import functools
 import os
 import warnings
@@ -21,6 +21,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # Pillow knows some that start other programs
 MAX_PIXELS = 40_000_000
 MAX_SIDE = 16_384
+# Of an OSError that tells of the photo: Pillow's own have none, and EINVAL is that of a place that its header makes up.
+PHOTOS_FAULT = (None, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EINVAL)
 
 
 # --- one photo ---------------------------------------------------------------------------------------
@@ -125,21 +127,29 @@ def _check_size(photo, size):
 # --- many photos -------------------------------------------------------------------------------------
 
 
-def read_photos(paths, exif=False, prepare=letterbox):
+def read_photos(paths, exif=False, prepare=letterbox, lasting=False):
     """Read photos in order, with some threads that work ahead: decoding and the resize release the interpreter's lock.
 
-    Args: `exif` as of `read_rgb`; `prepare`, what is made of each RGB array.
+    Args: `exif` as of `read_rgb`; `prepare`, what is made of each RGB array; `lasting`, whether only problems are
+        wanted that the photo will have next time, too.
     Yields: for each path (what `prepare` returned, None), or (None, a line that names the photo and what is wrong).
+    Raises: with `lasting`, UserError for another problem: no memory, or a disk or network that fails.
     """
 
     def read(path):
         try:
             return prepare(read_rgb(path, exif)), None
         except Exception as error:  # whatever a decoder raises: the photo is at fault, and is reported
-            return None, f"{path}: {first_line(error)}"
+            problem = f"{path}: {first_line(error)}"
+            failed = isinstance(error, OSError) and error.errno not in PHOTOS_FAULT
+            if lasting and (failed or isinstance(error, MemoryError)):
+                raise UserError(f"photo {problem}; run it again, or take its row out of the table") from error
+            return None, problem
 
     workers = processors()
-    with ThreadPoolExecutor(workers) as pool, _quiet_pillow():
+    with ThreadPoolExecutor(workers) as pool, warnings.catch_warnings():
+        # Pillow's, about sizes and metadata: a photo is read or reported. For all threads at once.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         ahead, rest = deque(), iter(paths)
         try:
             for path in rest:
@@ -151,14 +161,6 @@ def read_photos(paths, exif=False, prepare=letterbox):
         finally:
             for future in ahead:
                 future.cancel()
-
-
-@contextlib.contextmanager
-def _quiet_pillow():
-    """No warnings of Pillow's about sizes and metadata: a photo is read or reported. For all threads at once."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        yield
 
 
 def processors():
@@ -177,8 +179,8 @@ def find_photos(folder):
     return [os.path.relpath(photo, folder).replace(os.sep, "/") for photo in found]
 
 
-class Border:
-    """Around a folder of photos, which may be a link itself: no name may lead out of where it really lies."""
+class PhotoFolder:
+    """A folder of photos, which may be a link itself: no name may lead out of where it really lies."""
 
     def __init__(self, folder):
         self.prefix = os.path.join(folder, "")  # empty for the working directory's own name, ""
@@ -191,11 +193,8 @@ class Border:
             raise ValueError(f"{column} is empty")
         if not name.isprintable():
             raise ValueError(f"{column} {excerpt(ascii(name))} has characters that cannot be printed")
-        *folders, last = name.split("/")
         path = self.prefix + name
-        if os.path.islink(path):
-            real = os.path.realpath(path)
-        else:
-            real = os.path.join(self.real(self.prefix + "/".join(folders)), last)
-        if name.startswith("/") or ".." in (*folders, last) or not real.startswith(self.inside):
+        folder, last = os.path.split(path)
+        real = os.path.realpath(path) if os.path.islink(path) else os.path.join(self.real(folder), last)
+        if name.startswith("/") or ".." in name.split("/") or not real.startswith(self.inside):
             raise ValueError(f"{column} {excerpt(name)} leads out of {self.inside}")

@@ -1,6 +1,6 @@
 """Reads a checkpoint as data without torch's `weights_only`, which PyTorch 1.12 does not have: tensors and plain values.
 
-Newer versions use it only to name what a checkpoint that they refuse would run.
+Newer versions ask it only about checkpoints that they refuse themselves.
 """
 
 import io
@@ -46,9 +46,12 @@ class _DataUnpickler(pickle._Unpickler):
     def find_class(self, module, name):
         if module == "torch" and name.endswith("Storage") and name.isidentifier():
             return getattr(torch, name)
-        if f"{module}.{name}" not in BUILDERS:
-            raise ForeignName(f"{module}.{name}")
-        return BUILDERS[f"{module}.{name}"]
+        name = f"{module}.{name}"
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise LookupError(name)  # of a text, for example
+        if name not in BUILDERS:
+            raise ForeignName(name)
+        return BUILDERS[name]
 
 
 class _DataPickle:
@@ -64,30 +67,21 @@ class _DataPickle:
 def _read_archive(path):
     """Torch 1.12 itself takes a storage to be as long as the pickle says, and reads beyond its end."""
     with zipfile.ZipFile(path) as archive:
-        pickled = _pickle_record(archive)
-        folder, storages = os.path.dirname(pickled), {}
+        pickled = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        if len(pickled) != 1:
+            raise ValueError("an archive, but not one of torch.save")
+        folder, storages = os.path.dirname(pickled[0]), {}
 
         def read_storage(saved):
             _, kind, key, _, length = saved
             if key not in storages:
                 content = bytearray(archive.read(f"{folder}/data/{key}"))
-                values = (
-                    torch.frombuffer(content, dtype=kind.dtype)
-                    if content
-                    else torch.empty(0, dtype=kind.dtype)
-                )
-                storages[key] = values.storage()
+                empty = torch.empty(0, dtype=kind.dtype)
+                storages[key] = (torch.frombuffer(content, dtype=kind.dtype) if content else empty).storage()
             if len(storages[key]) != length:
                 raise ValueError(f"storage {key} has {len(storages[key])} values instead of {length}")
             return storages[key]
 
-        unpickler = _DataUnpickler(io.BytesIO(archive.read(pickled)))
+        unpickler = _DataUnpickler(io.BytesIO(archive.read(pickled[0])))
         unpickler.persistent_load = read_storage
         return unpickler.load()
-
-
-def _pickle_record(archive):
-    found = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-    if len(found) != 1:
-        raise ValueError("an archive, but not one of torch.save")
-    return found[0]

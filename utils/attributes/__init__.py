@@ -19,12 +19,6 @@ MAX_CLASSES = 1000
 MAX_NAME = 200  # characters
 UNKNOWN = -1  # the label of a cell that says nothing
 
-# The keys of a file, an attribute, a class, and a part of the data set.
-FILE_KEYS = ("name", "image", "train", "val", "group", "unknown", "box", "exif", "encoding", "attributes")
-ATTRIBUTE_KEYS = ("column", "short", "names", "classes")
-CLASS_KEYS = ("prompt", "names")
-PART_KEYS = ("table", "photos")
-
 
 class Attribute(NamedTuple):
     """One attribute of a garment."""
@@ -56,12 +50,12 @@ class Layout(NamedTuple):
     train: Part
     val: Optional[Part]  # None: a share of the training table is held out
     share: float  # of it, 0 to 1
-    group: Optional[str]  # column whose value decides what is held out; None: the photo's name
-    image: str  # column with the photo's name
-    unknown: Tuple[str, ...]  # cells that mean "not known"
-    box: Optional[Tuple[str, ...]]  # columns xmin, ymin, xmax, ymax, in photo pixels
-    exif: bool  # whether photos are turned as their EXIF says
-    encoding: str  # of the tables
+    image: str = "image_name"  # column with the photo's name
+    group: Optional[str] = None  # column whose value decides what is held out; None: the photo's name
+    unknown: Tuple[str, ...] = ()  # cells that mean "not known"
+    box: Optional[Tuple[str, ...]] = None  # columns xmin, ymin, xmax, ymax, in photo pixels
+    exif: bool = False  # whether photos are turned as their EXIF says
+    encoding: str = "utf-8"  # of the tables
 
 
 class Attributes(Dict[str, Attribute]):
@@ -72,22 +66,13 @@ class Attributes(Dict[str, Attribute]):
     """
 
     def __init__(self, content, source):
-        check = _Check(source)
-        check.keys(content, FILE_KEYS, "the file")
+        try:
+            _check_file(content)
+        except ValueError as error:
+            raise UserError(f"{source}: {error}") from error
         self.content = content  # plain values, as they are kept in checkpoints
-        self.layout = _read_layout(content, check)
-        attributes = check.mapping(content.get("attributes"), "attributes", "name -> attribute")
-        super().__init__({name: _read_attribute(name, value, check) for name, value in attributes.items()})
-        known = {plain_name(value) for value in self.layout.unknown}
-        shorts = {
-            attribute.short: name for name, attribute in self.items()
-        }  # the last of those that share one
-        for name, attribute in self.items():
-            if shorts[attribute.short] != name:
-                place = f"attributes.{shorts[attribute.short]}.short"
-                check.fail(place, f"{attribute.short!r} is that of {name}, too; give one of the two another")
-            for value in filter(known.__contains__, map(plain_name, attribute.classes)):
-                check.fail(f"attributes.{name}", f"{value!r} is a class and stands under unknown; remove one")
+        self.layout = _layout(content)
+        super().__init__({name: _attribute(name, value) for name, value in content["attributes"].items()})
 
     @property
     def sizes(self):
@@ -105,18 +90,14 @@ class Attributes(Dict[str, Attribute]):
     def with_prompts(self, prompts, source):
         """The same with other prompts: name -> for each class, in label order, a sentence or a list of them."""
         if not isinstance(prompts, dict) or set(prompts) != set(self):
-            raise UserError(
-                f"{source}: needs an object with the keys {', '.join(self)}, each a list of sentences"
-            )
+            raise UserError(f"{source}: must be an object {', '.join(self)} -> list of sentences")
         content = copy.deepcopy(self.content)
-        for name, attribute in self.items():
-            sentences, count = prompts[name], len(attribute.classes)
-            if not isinstance(sentences, (list, tuple)) or len(sentences) != count:
-                raise UserError(
-                    f"{source}: {name} needs {count} sentences, one for each class in label order"
-                )
-            for value, sentence in zip(content["attributes"][name]["classes"].values(), sentences):
-                value["prompt"] = list(sentence) if isinstance(sentence, tuple) else sentence
+        for name, attribute in content["attributes"].items():
+            sentences, classes = prompts[name], attribute["classes"].values()
+            if not isinstance(sentences, (list, tuple)) or len(sentences) != len(classes):
+                raise UserError(f"{source}: {name}: must be {len(classes)} sentences, in label order")
+            for details, sentence in zip(classes, sentences):
+                details["prompt"] = list(sentence) if isinstance(sentence, tuple) else sentence
         return Attributes(content, source)
 
     def differences(self, other):
@@ -126,11 +107,37 @@ class Attributes(Dict[str, Attribute]):
         for name in filter(other.__contains__, self):
             first, second = set(self[name].classes), set(other[name].classes)
             if first != second:
-                apart = [", ".join(sorted(a - b)) or "none" for a, b in ((first, second), (second, first))]
+                apart = [", ".join(sorted(alone)) or "none" for alone in (first - second, second - first)]
                 lines.append(
                     f"{name}: classes of the first alone: {apart[0]}; of the second alone: {apart[1]}"
                 )
         return lines
+
+
+def _layout(content):
+    said = {key: content[key] for key in Layout._fields if key in content}
+    said.update({key: tuple(said[key]) for key in ("unknown", "box") if key in said})
+    share = 0.0 if isinstance(content.get("val", {}), dict) else float(content["val"])
+    for name in ("train",) if share else ("train", "val"):
+        part = content.get(name, {})
+        said[name] = Part(part.get("table", f"{name}.csv"), part.get("photos", name))
+    return Layout(**{**said, "val": None if share else said["val"], "share": share})
+
+
+def _attribute(name, value):
+    prompts, names = [], {}
+    for number, (one, details) in enumerate(value["classes"].items()):
+        prompt = details.get("prompt", PROMPT.format(attribute=name, name=one))
+        prompts.append(tuple(prompt) if isinstance(prompt, list) else (prompt,))
+        for language, other in details.get("names", {}).items():
+            names.setdefault(language, list(value["classes"]))[number] = other
+    return Attribute(
+        column=value.get("column", name),
+        short=value.get("short", name),
+        classes=tuple(value["classes"]),
+        prompts=tuple(prompts),
+        names={language: tuple(others) for language, others in names.items()},
+    )
 
 
 def read_attributes(path=None, prompts=None):
@@ -187,133 +194,108 @@ def is_number(text):
 # --- checks ------------------------------------------------------------------------------------------
 
 
-class _Check:
-    """Checks of a file's content, each an error of one line that names the place."""
-
-    def __init__(self, source):
-        self.source = source
-
-    def fail(self, place, problem):
-        raise UserError(f"{self.source}: {place}: {problem}")
-
-    def keys(self, value, known, place):
-        if not isinstance(value, dict):
-            self.fail(place, f"must be an object with some of the keys {', '.join(known)}")
-        for key in value:
-            if key not in known:
-                near = get_close_matches(str(key), known, 1, 0.5)
-                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-                self.fail(place, f"unknown key {excerpt(str(key))!r}; {hint}")
-
-    def mapping(self, value, place, form):
-        if not isinstance(value, dict) or not value:
-            self.fail(place, f"must be an object {form}, and not empty")
-        for name in value:
-            self.text(name, f"a name in {place}")
-        return value
-
-    def text(self, value, place, most=MAX_NAME):
-        fits = isinstance(value, str) and value.strip() and len(value) <= most and value.isprintable()
-        if not fits:  # of other things only the kind is told: they may be deep, or enormous
-            found = excerpt(ascii(value[:100])) if isinstance(value, str) else type(value).__name__
-            self.fail(place, f"must be a printable text of 1 to {most} characters, not {found}")
-        return value
-
-    def texts(self, value, place, count=None):
-        if not isinstance(value, list) or (len(value) != count if count else not value):
-            self.fail(place, f"must be a list of {count or 'one or more'} texts")
-        return tuple(self.text(one, place) for one in value)
-
-    def path(self, value, place):
-        if os.path.isabs(self.text(value, place, 1000)):
-            self.fail(place, f"{value} is absolute; name it relative to --data-dir")
-        return value
+def _is_text(value, most=MAX_NAME):
+    return isinstance(value, str) and bool(value.strip()) and len(value) <= most and value.isprintable()
 
 
-def _read_layout(content, check):
-    val = content.get("val", {})
-    held_out = isinstance(val, (int, float)) and not isinstance(val, bool)
-    if held_out and not 0 < val < 1:
-        check.fail("val", "a share of the training table must be above 0 and below 1, such as 0.2")
-    group = content.get("group")
-    if group is not None and not held_out:
-        check.fail(
-            "group", "keeps rows together that a share is held out of: give val as a share, such as 0.2"
-        )
-    unknown = content.get("unknown", [])
-    if not isinstance(unknown, list) or not all(isinstance(value, str) for value in unknown):
-        check.fail("unknown", 'must be a list of the cells that mean "not known", such as ["", "n/a"]')
-    if not isinstance(content.get("exif", False), bool):
-        check.fail("exif", "must be true or false")
-    encoding = check.text(content.get("encoding", "utf-8"), "encoding")
+def _is_encoding(value):
     try:
-        "".encode(encoding)
+        return _is_text(value) and "".encode(value) is not None
     except (LookupError, ValueError):  # ValueError: of one that is made to fail
-        check.fail("encoding", f"Python reads no texts in {encoding}, but in utf-8 and cp949, for example")
-    if "name" in content:
-        check.text(content["name"], "name")
-    return Layout(
-        train=_read_part(content.get("train", {}), "train", check),
-        val=None if held_out else _read_part(val, "val", check),
-        share=float(val) if held_out else 0.0,
-        group=None if group is None else check.text(group, "group"),
-        image=check.text(content.get("image", "image_name"), "image"),
-        unknown=tuple(unknown),
-        box=check.texts(content["box"], "box", 4) if "box" in content else None,
-        exif=content.get("exif", False),
-        encoding=encoding,
-    )
+        return False
 
 
-def _read_part(value, name, check):
-    check.keys(value, PART_KEYS, name)
-    table = check.path(value.get("table", f"{name}.csv"), f"{name}.table")
-    return Part(table, check.path(value.get("photos", name), f"{name}.photos"))
+def _prompt(value):
+    return [SENTENCE] * len(value) if isinstance(value, list) and value else SENTENCE
 
 
-def _read_attribute(name, value, check):
-    place = f"attributes.{name}"
-    if "/" in name:
-        check.fail(place, "a name must not hold '/'; give another, and the table's own as column")
-    check.keys(value, ATTRIBUTE_KEYS, place)
-    classes = check.mapping(value.get("classes"), f"{place}.classes", "class name -> class")
-    if not 2 <= len(classes) <= MAX_CLASSES:
-        check.fail(f"{place}.classes", f"{len(classes)} classes; there must be 2 to {MAX_CLASSES:,}")
-    seen = {}
-    for one in classes:
-        if plain_name(one) in seen:
-            check.fail(
-                f"{place}.classes", f"{one!r} and {seen[plain_name(one)]!r} differ by case or blanks only"
+def _val(value):
+    return SHARE if isinstance(value, (int, float)) and not isinstance(value, bool) else PART
+
+
+# Forms. A tuple is (check, what it must be), a list the forms of a list's values, a function chooses the form of its
+# value. A dict has the form of each key, or that of all values under `str`, where names are free.
+TEXT = (_is_text, f"a printable text of 1 to {MAX_NAME} characters")
+SENTENCE = (
+    lambda value: _is_text(value, 1000),
+    "a printable text of 1 to 1000 characters, or a list of one or more",
+)
+PATH = (lambda value: _is_text(value, 1000) and not os.path.isabs(value), "a path relative to --data-dir")
+SHARE = (lambda value: 0 < value < 1, "a share of the training table above 0 and below 1, such as 0.2")
+CELLS = (
+    lambda value: isinstance(value, list) and all(isinstance(cell, str) for cell in value),
+    'a list of the cells that mean "not known", such as ["", "n/a"]',
+)
+PART = {"table": PATH, "photos": PATH}
+CLASS = {"prompt": _prompt, "names": {str: TEXT}}
+ATTRIBUTE = {"column": TEXT, "short": TEXT, "names": {str: TEXT}, "classes": {str: CLASS}}
+FILE = {
+    "name": TEXT,
+    "image": TEXT,
+    "train": PART,
+    "val": _val,
+    "group": TEXT,
+    "unknown": CELLS,
+    "box": [TEXT] * 4,
+    "exif": (lambda value: isinstance(value, bool), "true or false"),
+    "encoding": (_is_encoding, "an encoding that Python reads texts in, such as utf-8 or cp949"),
+    "attributes": {str: ATTRIBUTE},
+}
+REQUIRED = {"attributes", "classes"}
+
+
+def _need(holds, place, problem):
+    if not holds:
+        raise ValueError(f"{place or 'the file'}: {problem}")
+
+
+def _check_form(value, form, place):
+    """ValueError of one line that names the place, if a value has not this form."""
+    if callable(form):
+        form = form(value)
+    if isinstance(form, tuple):
+        holds, wanted = form
+        # Of other things than texts only the kind is told: they may be deep, or enormous.
+        found = excerpt(ascii(value[:100])) if isinstance(value, str) else type(value).__name__
+        _need(holds(value), place, f"must be {wanted}, not {found}")
+    elif isinstance(form, list):
+        _need(isinstance(value, list) and len(value) == len(form), place, f"must be a list of {len(form)}")
+        for one, its_form in zip(value, form):
+            _check_form(one, its_form, place)
+    elif str in form:
+        _need(isinstance(value, dict) and value, place, "must be an object name -> value, and not empty")
+        for name in value:
+            _check_form(name, TEXT, f"a name in {place}")
+            _check_form(value[name], form[str], f"{place}.{name}")
+    else:
+        known = ", ".join(form)
+        _need(isinstance(value, dict), place, f"must be an object with some of the keys {known}")
+        for key in {**value, **dict.fromkeys(form.keys() & REQUIRED)}:
+            near = get_close_matches(str(key), form, 1, 0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {known}"
+            _need(key in form, place, f"unknown key {excerpt(str(key))!r}; {hint}")
+            _check_form(value.get(key), form[key], f"{place}.{key}" if place else key)
+
+
+def _check_file(content):
+    """ValueError for a file that has not its form, or whose parts do not go together."""
+    _check_form(content, FILE, "")
+    shared = not isinstance(content.get("val", {}), dict)
+    _need(shared or "group" not in content, "group", "needs a val that is a share to hold out, such as 0.2")
+    unknown, shorts = set(map(plain_name, content.get("unknown", []))), {}
+    for name, value in content["attributes"].items():
+        place, short, classes = f"attributes.{name}", value.get("short", name), value["classes"]
+        _need("/" not in name, place, "a name must not hold '/'; give another, and the table's own as column")
+        other = shorts.setdefault(short, name)
+        _need(other == name, f"{place}.short", f"{short!r} is that of {other}, too; change one of the two")
+        place, seen = f"{place}.classes", {}
+        fits = 2 <= len(classes) <= MAX_CLASSES
+        _need(fits, place, f"{len(classes)} classes; there must be 2 to {MAX_CLASSES:,}")
+        for one in classes:
+            other = seen.setdefault(plain_name(one), one)
+            _need(other == one, place, f"{one!r} and {other!r} differ by case or blanks only")
+            _need(
+                plain_name(one) not in unknown,
+                f"attributes.{name}",
+                f"{one!r} stands under unknown, too; remove one",
             )
-        seen[plain_name(one)] = one
-    prompts, names = [], {}
-    for number, (one, details) in enumerate(classes.items()):
-        check.keys(details, CLASS_KEYS, f"{place}.classes.{one}")
-        prompts.append(
-            _read_prompts(details, PROMPT.format(attribute=name, name=one), f"{place}.{one}", check)
-        )
-        for language, other in _read_names(details, f"{place}.{one}.names", check).items():
-            names.setdefault(language, list(classes))[number] = other
-    _read_names(value, f"{place}.names", check)
-    return Attribute(
-        column=check.text(value.get("column", name), f"{place}.column"),
-        short=check.text(value.get("short", name), f"{place}.short"),
-        classes=tuple(classes),
-        prompts=tuple(prompts),
-        names={language: tuple(others) for language, others in names.items()},
-    )
-
-
-def _read_prompts(details, default, place, check):
-    prompt = details.get("prompt", default)
-    sentences = prompt if isinstance(prompt, list) else [prompt]
-    if not sentences:
-        check.fail(f"{place}.prompt", "must be a sentence, or a list of one or more")
-    return tuple(check.text(sentence, f"{place}.prompt", 1000) for sentence in sentences)
-
-
-def _read_names(value, place, check):
-    names = value.get("names", {})
-    if names != {}:
-        check.mapping(names, place, "language -> name")
-    return {language: check.text(name, f"{place}.{language}") for language, name in names.items()}

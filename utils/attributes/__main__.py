@@ -11,11 +11,12 @@ import pandas
 
 from utils.attributes import MAX_NAME, PROMPT, Attributes, plain_name
 from utils.cli import Parser, check_folder_of, exit_code
+from utils.dataset import is_held_out, read_rows
 from utils.errors import UserError, shortened
 from utils.files import atomic
 from utils.log import table
-from utils.tables import read_rows
 
+SHARE = 0.2  # held out for validation
 MOST = 50  # different values of a column that becomes an attribute
 FEW = 10  # photos of a class: fewer are pointed out
 
@@ -27,6 +28,7 @@ def draft(path, image, photos, encoding="utf-8"):
     Returns: (content of the file, a row of figures for each attribute, a line for each column that is left out).
     """
     frame = pandas.DataFrame([row for _, row in read_rows(path, [image], encoding)], dtype=str)
+    held_out = frame[image].map(lambda name: is_held_out(name, SHARE)).astype(bool)
     attributes, figures, left_out = {}, [], []
     for column in frame.columns.drop(image, errors="ignore"):
         cells = frame[column].str.split().str.join(" ")
@@ -43,9 +45,11 @@ def draft(path, image, photos, encoding="utf-8"):
         prompts = {one: {"prompt": PROMPT.format(attribute=name, name=one)} for one in classes}
         attributes[name] = {"column": column, "classes": prompts}
         share, few = counts.iloc[0] / len(plain), int((counts < FEW).sum())
-        spellings = known.nunique() - len(classes)
-        figures.append([column, len(classes), f"{share:.0%}", len(cells) - len(known), few, spellings])
-    content = {"image": image, "train": {"table": os.path.basename(path), "photos": photos}, "val": 0.2}
+        unseen, spellings = len(counts) - plain[held_out].nunique(), known.nunique() - len(classes)
+        figures.append(
+            [column, len(classes), f"{share:.0%}", len(cells) - len(known), few, unseen, spellings]
+        )
+    content = {"image": image, "train": {"table": os.path.basename(path), "photos": photos}, "val": SHARE}
     content.update({"unknown": [""], "exif": True, "attributes": attributes})
     return content if encoding == "utf-8" else {"encoding": encoding, **content}, figures, left_out
 
@@ -96,7 +100,15 @@ def main(argv=None):
     if not figures:
         raise UserError(f"{args.table}: no column can be an attribute:\n{shortened(left_out)}")
     Attributes(content, args.output)  # which finds what is wrong with it
-    header = ["column", "classes", "largest", "not known", f"under {FEW} photos", "other spellings"]
+    header = [
+        "column",
+        "classes",
+        "largest",
+        "not known",
+        f"under {FEW} photos",
+        "none held out",
+        "other spellings",
+    ]
     print("\n".join(table(figures, header)))
     print("".join(f"left out: {line}\n" for line in left_out), end="")
     with atomic(args.output) as file:
