@@ -140,6 +140,14 @@ def test_any_attributes(photos):
     assert {row[0] for row in rows} == {"소매.jpg", "a.png"}
 
 
+def test_en_are_the_classes_own_names(photos):
+    """Whatever the file calls them in English."""
+    folder, stub = photos
+    classes = {"빨강": {"names": {"en": "red"}}, "파랑": {"names": {"en": "blue"}}}
+    stub.attributes = Attributes({"attributes": {"a": {"classes": classes}}}, "test")
+    assert {row[1] for row in run(folder, "--names", "en")[1:]} <= set(classes)
+
+
 def test_no_two_columns_are_alike():
     classes = {"1": {}, "2": {}}
     shorts = {"x": "file", "y": "a", "z": "a", "u": "a_0", "v": "a_2", "w": "a_label"}
