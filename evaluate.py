@@ -5,10 +5,15 @@ import json
 import os
 import sys
 
+from utils import log, metrics, pictures, plots
 from utils.attributes import UNKNOWN, read_attributes
 from utils.cli import Parser, exit_code, number
+from utils.dataset import load_pixels
 from utils.errors import UserError
 from utils.files import atomic
+from utils.inference import load_classifier, prediction_header, probability_columns, read_data
+from utils.log import logger, table
+from utils.report import unreadable
 
 MAX_MB = 25  # of the competition, 10^6 bytes
 
@@ -38,8 +43,6 @@ def parse_args(argv=None):
 
 def load_classifiers(args):
     """The networks of the checkpoints. Raises: UserError, also for options that only a published teacher needs."""
-    from utils.inference import load_classifier
-
     options = {"clip_model": args.clip_model, "prompts": args.prompts}
     classifiers = [load_classifier(path, **options) for path in args.checkpoint]
     published = any(classifier.role == "teacher" and not classifier.meta for classifier in classifiers)
@@ -52,10 +55,8 @@ def load_classifiers(args):
 
 def evaluate(classifier, data, args):
     """(Figures of a network, plain values; dict attribute -> probabilities)."""
-    from utils.metrics import evaluation
-
     probabilities = classifier.predict(data.pixels, args.batch_size)
-    figures = evaluation(probabilities, data.labels)
+    figures = metrics.evaluation(probabilities, data.labels)
     about = {"checkpoint": classifier.path, "role": classifier.role, "split": args.split}
     about["size_mb"] = os.path.getsize(classifier.path) / 1e6
     about["score"] = figures["mean_top1"]  # as the competition counts it
@@ -64,15 +65,13 @@ def evaluate(classifier, data, args):
 
 def compare(splits, done):
     """How sure the difference of two networks is, see `utils.metrics.compare`. Args: their data, and of `evaluate`."""
-    from utils.metrics import compare
-
     # A class may have another number in the other network: each network's hits are by its own labels.
     labels = [data.labels for data in splits]
     hits = [
         {key: values.argmax(axis=1) == own[key] for key, values in probabilities.items()}
         for own, (_, probabilities) in zip(labels, done)
     ]
-    return {"checkpoint": done[1][0]["checkpoint"], **compare(labels[0], *hits)}
+    return {"checkpoint": done[1][0]["checkpoint"], **metrics.compare(labels[0], *hits)}
 
 
 # --- files -------------------------------------------------------------------------------------------
@@ -80,9 +79,6 @@ def compare(splits, done):
 
 def write_files(folder, result, classifier, data, probabilities):
     """evaluation.json, predictions.csv and, where matplotlib is installed, the pictures."""
-    from utils import pictures, plots
-    from utils.log import logger
-
     attributes = classifier.attributes
     with atomic(os.path.join(folder, "evaluation.json")) as file:
         json.dump(result, file, indent=1, allow_nan=False)
@@ -101,8 +97,6 @@ def write_files(folder, result, classifier, data, probabilities):
 
 def write_predictions(file, attributes, data, probabilities):
     """CSV, one row an image: name, predictions, labels (empty where not known), probabilities."""
-    from utils.inference import prediction_header, probability_columns
-
     said = [probabilities[key].argmax(axis=1) for key in attributes]
     known = [["" if label == UNKNOWN else label for label in data.labels[key]] for key in attributes]
     writer = csv.writer(file, lineterminator="\n")
@@ -115,8 +109,6 @@ def write_predictions(file, attributes, data, probabilities):
 
 def say_evaluation(result, attributes):
     """The figures of one network."""
-    from utils.log import logger, table
-
     names = ("top1", "acsa", "macro_f1", "ece")
     rows = [[key, *(shown(result["attributes"][key][name]) for name in names)] for key in attributes]
     rows.append(["mean", *(shown(result[f"mean_{name}"]) for name in names)])
@@ -135,8 +127,6 @@ def say_evaluation(result, attributes):
 
 def say_comparison(first, second):
     """Two networks side by side."""
-    from utils.log import logger, table
-
     comparison, rows = first["comparison"], []
     for name, title in (("top1", "Top-1"), ("acsa", "ACSA")):
         for key, between in comparison["attributes"].items():
@@ -170,15 +160,10 @@ def shown_p(value):
 def main(argv=None):
     args = parse_args(argv)
 
-    from utils import log
-    from utils.dataset import load_pixels
-    from utils.inference import read_data
-    from utils.report import unreadable
-
     log.start()
     classifiers = load_classifiers(args)
-    tables = [{args.split: table} for table in read_data(classifiers, args, args.split)]
-    splits = [load_pixels(table, args.cache_dir, args.skip_unreadable)[args.split] for table in tables]
+    tables = [{args.split: part} for part in read_data(classifiers, args, args.split)]
+    splits = [load_pixels(part, args.cache_dir, args.skip_unreadable)[args.split] for part in tables]
     # The second's files go into a folder of their own.
     folders = [args.output, os.path.join(args.output, "second")][: len(classifiers)]
     try:
@@ -196,7 +181,7 @@ def main(argv=None):
         say_comparison(done[0][0], done[1][0])
     for folder, classifier, data, (result, probabilities) in zip(folders, classifiers, splits, done):
         write_files(folder, result, classifier, data, probabilities)
-    log.logger.info(f"written: {os.path.join(args.output, '')}")
+    logger.info(f"written: {os.path.join(args.output, '')}")
 
 
 if __name__ == "__main__":

@@ -99,16 +99,14 @@ def export_meta(checkpoint, args):
 
     options = checkpoint.meta.get("options")
     options = public_options(options) if isinstance(options, dict) else {}
-    return dict(
-        checkpoint.meta,
-        role=checkpoint.role,
-        distillation=False,
-        folded=True,
-        attributes=checkpoint.attributes.to_meta(tables=False),
-        options=options,
-        version=options.get("version"),
-        export={"precision": args.precision, "checkpoint": os.path.basename(args.checkpoint), "format": 2},
-    )
+    about = {"folded": True, "options": options, "version": options.get("version")}
+    about["attributes"] = checkpoint.attributes.to_meta(tables=False)
+    about["export"] = {
+        "precision": args.precision,
+        "checkpoint": os.path.basename(args.checkpoint),
+        "format": 2,
+    }
+    return {**checkpoint.meta, **checkpoint.net.describe(), **about}
 
 
 def write(net, path, meta, calibration=None):
