@@ -150,14 +150,14 @@ def test_en_are_the_classes_own_names(photos):
 
 def test_no_two_columns_are_alike():
     classes = {"1": {}, "2": {}}
-    shorts = {"x": "file", "y": "a", "z": "a", "u": "a_0", "v": "a_2", "w": "a_label"}
+    shorts = {"x": "file", "y": "a", "z": "b", "u": "a_0", "v": "a_2", "w": "a_label"}
     content = {
         "image": "file",
         "attributes": {k: {"short": v, "classes": classes} for k, v in shorts.items()},
     }
     header = prediction_header(Attributes(content, "test"), labels=True, probabilities=True)
     assert len(set(header)) == len(header) == 1 + 6 + 6 + 12
-    assert header[:7] == ["file", "file_2", "a", "a_3", "a_0", "a_2", "a_label"]
+    assert header[:7] == ["file", "file_2", "a", "b", "a_0", "a_2", "a_label"]
 
 
 def test_ctrl_c_is_one_line_and_no_file(photos, monkeypatch, capsys):
