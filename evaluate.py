@@ -5,15 +5,17 @@ import json
 import os
 import sys
 
-import numpy as np
-
-from utils.attributes import UNKNOWN, Attributes, read_attributes
+from utils import log, metrics, pictures, plots
+from utils.attributes import UNKNOWN, read_attributes
 from utils.cli import Parser, exit_code, number
-from utils.errors import UserError, shortened
+from utils.dataset import load_pixels
+from utils.errors import UserError
 from utils.files import atomic
+from utils.inference import load_classifier, prediction_header, probability_columns, read_data
+from utils.log import logger, table
+from utils.report import unreadable
 
 MAX_MB = 25  # of the competition, 10^6 bytes
-INTERVALS = ("mean_top1_interval", "mean_acsa_interval")  # in evaluation.json, [lower, upper] of 95 %
 
 
 # fmt: off
@@ -39,109 +41,67 @@ def parse_args(argv=None):
     return args
 
 
-# --- networks and data -------------------------------------------------------------------------------
-
-
 def load_classifiers(args):
     """The networks of the checkpoints. Raises: UserError, also for options that only a published teacher needs."""
-    from utils.inference import load_classifier
-
-    classifiers = [
-        load_classifier(path, clip_model=args.clip_model, prompts=args.prompts) for path in args.checkpoint
-    ]
+    options = {"clip_model": args.clip_model, "prompts": args.prompts}
+    classifiers = [load_classifier(path, **options) for path in args.checkpoint]
     published = any(classifier.role == "teacher" and not classifier.meta for classifier in classifiers)
-    if (args.clip_model or args.prompts) and not published:
+    if any(options.values()) and not published:
         raise UserError(
             "--clip-model and --prompts are for a published teacher; this checkpoint needs neither"
         )
     return classifiers
 
 
-def table_attributes(path, classifiers):
-    """The attributes with the data set's tables: of the file `path`; without one, of the first network.
-
-    An exported file does not say where the tables are: the competition's classes mean the competition's tables.
-
-    Raises: UserError if a network has other attributes or classes; their order may differ.
-    """
-    first = classifiers[0]
-    attributes, source = (read_attributes(path), path) if path else (first.attributes, first.path)
-    competition = read_attributes()
-    if not path and first.path.endswith(".onnx") and not competition.differences(attributes):
-        attributes = competition
-    for classifier in classifiers:
-        differences = attributes.differences(classifier.attributes)
-        if differences:
-            raise UserError(
-                f"{source} and {classifier.path} have different attributes or classes; they must be the same:\n"
-                + shortened(differences)
-            )
-    return attributes
-
-
-def load_split(args, attributes, classifier):
-    """The photos as a network was trained on them, with labels in the order of its own attributes and classes."""
-    from utils.dataset import load_pixels, read_tables
-
-    own = classifier.attributes
-    turned = Attributes(dict(attributes.content, exif=own.layout.exif), args.attributes or classifier.path)
-    tables = read_tables(args.data_dir, turned, (args.split,), args.skip_unreadable)
-    data = load_pixels(tables, args.cache_dir, args.skip_unreadable)[args.split]
-    labels = {}
-    for key, attribute in own.items():
-        numbers = [attribute.classes.index(name) for name in attributes[key].classes]
-        labels[key] = np.array([*numbers, UNKNOWN])[data.labels[key]]  # -1, not known, is the last
-    return data._replace(labels=labels)
-
-
 def evaluate(classifier, data, args):
     """(Figures of a network, plain values; dict attribute -> probabilities)."""
-    from utils.metrics import evaluation
-
     probabilities = classifier.predict(data.pixels, args.batch_size)
-    figures = evaluation(probabilities, data.labels)
+    figures = metrics.evaluation(probabilities, data.labels)
     about = {"checkpoint": classifier.path, "role": classifier.role, "split": args.split}
     about["size_mb"] = os.path.getsize(classifier.path) / 1e6
     about["score"] = figures["mean_top1"]  # as the competition counts it
     return {**about, "unreadable": len(data.unreadable), **figures}, probabilities
 
 
+def compare(splits, done):
+    """How sure the difference of two networks is, see `utils.metrics.compare`. Args: their data, and of `evaluate`."""
+    # A class may have another number in the other network: each network's hits are by its own labels.
+    labels = [data.labels for data in splits]
+    hits = [
+        {key: values.argmax(axis=1) == own[key] for key, values in probabilities.items()}
+        for own, (_, probabilities) in zip(labels, done)
+    ]
+    return {"checkpoint": done[1][0]["checkpoint"], **metrics.compare(labels[0], *hits)}
+
+
 # --- files -------------------------------------------------------------------------------------------
 
 
-def write_predictions(path, attributes, data, probabilities):
-    """CSV, one row an image: name, predictions, labels (empty where not known), probabilities."""
-    from utils.inference import prediction_header
-
-    with atomic(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(prediction_header(attributes, labels=True, probabilities=True))
-        for i, name in enumerate(data.names):
-            said = [int(probabilities[key][i].argmax()) for key in attributes]
-            labels = [int(data.labels[key][i]) for key in attributes]
-            known = ["" if label == UNKNOWN else label for label in labels]
-            shares = [f"{value:.6f}" for key in attributes for value in probabilities[key][i]]
-            writer.writerow([name, *said, *known, *shares])
-
-
-def write_evaluation(folder, result, attributes, data, probabilities):
+def write_files(folder, result, classifier, data, probabilities):
     """evaluation.json, predictions.csv and, where matplotlib is installed, the pictures."""
-    from utils import pictures, plots
-    from utils.log import logger
-
+    attributes = classifier.attributes
     with atomic(os.path.join(folder, "evaluation.json")) as file:
         json.dump(result, file, indent=1, allow_nan=False)
         file.write("\n")
-    write_predictions(os.path.join(folder, "predictions.csv"), attributes, data, probabilities)
+    with atomic(os.path.join(folder, "predictions.csv")) as file:
+        write_predictions(file, attributes, data, probabilities)
     title = f"{plots.shortened_name(result['checkpoint'])}, {result['split']}, {result['images']} images"
     page = f"{title}\nabove each photo the prediction, below it the label, each with its probability"
     try:
         pictures.draw_confusion(result, attributes, os.path.join(folder, "confusion.png"), title)
         pictures.draw_reliability(result, attributes, os.path.join(folder, "reliability.png"), title)
-        mistakes = os.path.join(folder, "mistakes.png")
-        pictures.draw_mistakes(probabilities, attributes, data, mistakes, page)
+        pictures.draw_mistakes(probabilities, attributes, data, os.path.join(folder, "mistakes.png"), page)
     except UserError as error:
         logger.warning(f"warning: the pictures are not drawn: {error}")
+
+
+def write_predictions(file, attributes, data, probabilities):
+    """CSV, one row an image: name, predictions, labels (empty where not known), probabilities."""
+    said = [probabilities[key].argmax(axis=1) for key in attributes]
+    known = [["" if label == UNKNOWN else label for label in data.labels[key]] for key in attributes]
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(prediction_header(attributes, labels=True, probabilities=True))
+    writer.writerows(zip(data.names, *said, *known, *probability_columns(probabilities)))
 
 
 # --- on the terminal ---------------------------------------------------------------------------------
@@ -149,72 +109,65 @@ def write_evaluation(folder, result, attributes, data, probabilities):
 
 def say_evaluation(result, attributes):
     """The figures of one network."""
-    from utils.log import logger, table
-    from utils.report import score
-
     names = ("top1", "acsa", "macro_f1", "ece")
-    rows = [[key, *(score(result["attributes"][key][name]) for name in names)] for key in attributes]
-    rows.append(["mean", *(score(result[f"mean_{name}"]) for name in names)])
-    ends = ["{:.4f} .. {:.4f}".format(*result[name]) if result[name] else "-" for name in INTERVALS]
-    rows.append(["95 % interval", *ends, "", ""])
-    logger.info(f"{result['checkpoint']}: {result['role']}, {result['images']} images of {result['split']}")
-    for line in table(rows, ["", "Top-1", "ACSA", "macro-F1", "calibration error"]):
-        logger.info(line)
+    rows = [[key, *(shown(result["attributes"][key][name]) for name in names)] for key in attributes]
+    rows.append(["mean", *(shown(result[f"mean_{name}"]) for name in names)])
+    rows.append(
+        ["95 % interval", *(shown_interval(result[f"mean_{name}_interval"]) for name in names[:2]), "", ""]
+    )
     size = f"{result['size_mb']:.1f} MB on disk"
     if not read_attributes().differences(attributes):
         excess = "" if result["size_mb"] <= MAX_MB else ": too large to hand in"
-        size = (
-            f"competition's score (mean Top-1): {score(result['score'])}; {size}, of {MAX_MB} allowed{excess}"
-        )
+        size += f", of {MAX_MB} allowed{excess}"
+        size = f"competition's score (mean Top-1): {shown(result['score'])}; {size}"
+    logger.info(f"{result['checkpoint']}: {result['role']}, {result['images']} images of {result['split']}")
+    logger.info("\n".join(table(rows, ["", "Top-1", "ACSA", "macro-F1", "calibration error"])))
     logger.info(f"{size}\n")
 
 
 def say_comparison(first, second):
     """Two networks side by side."""
-    from utils.log import logger, table
-
     comparison, rows = first["comparison"], []
     for name, title in (("top1", "Top-1"), ("acsa", "ACSA")):
         for key, between in comparison["attributes"].items():
-            figures = first["attributes"][key][name], second["attributes"][key][name], between[name]
-            p = between["p"] if name == "top1" else None
-            rows.append(comparison_row(f"{title} {key}", figures, p=p))
+            both = [shown(result["attributes"][key][name]) for result in (first, second)]
+            p = shown_p(between["p"]) if name == "top1" else ""
+            rows.append([f"{title} {key}", *both, shown(between[name], "+.4f"), "", p])
+        both = [shown(result[f"mean_{name}"]) for result in (first, second)]
         mean = comparison[f"mean_{name}"]
-        figures = first[f"mean_{name}"], second[f"mean_{name}"], mean["difference"]
-        rows.append(comparison_row(f"{title} mean", figures, mean["interval"], mean["p"]))
+        between = [shown(mean["difference"], "+.4f"), shown_interval(mean["interval"], "+.4f")]
+        rows.append([f"{title} mean", *both, *between, shown_p(mean["p"])])
     logger.info(f"first:  {first['checkpoint']}\nsecond: {second['checkpoint']}")
-    for line in table(rows, ["", "first", "second", "difference", "95 % interval", "p"]):
-        logger.info(line)
+    logger.info("\n".join(table(rows, ["", "first", "second", "difference", "95 % interval", "p"])))
     logger.info(
         "p: attributes by McNemar's exact test, means by a paired permutation of the images; two-sided\n"
     )
 
 
-def comparison_row(title, figures, interval=None, p=None):
-    """Cells of the table; `figures` are the first network's, the second's, and the difference, None without a label."""
-    if None in figures:
-        return [title, "-", "-", "-", "", ""]
-    between = "{:+.4f} .. {:+.4f}".format(*interval) if interval else ""
-    significance = "" if p is None else f"{p:.4f}" if p >= 0.0001 else "< 0.0001"
-    first, second, difference = figures
-    return [title, f"{first:.4f}", f"{second:.4f}", f"{difference:+.4f}", between, significance]
+def shown(value, form=".4f"):
+    """A figure of a table; a dash where no label is known."""
+    return "-" if value is None else format(value, form)
+
+
+def shown_interval(ends, form=".4f"):
+    return " .. ".join(shown(end, form) for end in ends) if ends else "-"
+
+
+def shown_p(value):
+    return "< 0.0001" if value is not None and value < 0.0001 else shown(value)
 
 
 def main(argv=None):
     args = parse_args(argv)
 
-    from utils import log, metrics
-    from utils.report import unreadable
-
     log.start()
     classifiers = load_classifiers(args)
-    attributes = table_attributes(args.attributes, classifiers)
-    splits = [load_split(args, attributes, classifier) for classifier in classifiers]
+    tables = [{args.split: part} for part in read_data(classifiers, args, args.split)]
+    splits = [load_pixels(part, args.cache_dir, args.skip_unreadable)[args.split] for part in tables]
     # The second's files go into a folder of their own.
     folders = [args.output, os.path.join(args.output, "second")][: len(classifiers)]
     try:
-        for folder in folders:
-            os.makedirs(folder, exist_ok=True)
+        os.makedirs(folders[-1], exist_ok=True)
     except OSError as error:
         raise UserError(f"--output {args.output}: {error.strerror}; name another folder") from error
     unreadable({args.split: splits[0]}, os.path.join(args.output, "unreadable.txt"))
@@ -224,17 +177,11 @@ def main(argv=None):
         done.append(evaluate(classifier, data, args))
         say_evaluation(done[-1][0], classifier.attributes)
     if len(done) == 2:
-        hits = [
-            {key: values[key].argmax(axis=1) == data.labels[key] for key in attributes}
-            for data, (_, values) in zip(splits, done)
-        ]
-        (first, _), (second, _) = done
-        comparison = metrics.compare({key: splits[0].labels[key] for key in attributes}, *hits)
-        first["comparison"] = {"checkpoint": second["checkpoint"], **comparison}
-        say_comparison(first, second)
-    for folder, classifier, data, (result, values) in zip(folders, classifiers, splits, done):
-        write_evaluation(folder, result, classifier.attributes, data, values)
-    log.logger.info(f"written: {os.path.join(args.output, '')}")
+        done[0][0]["comparison"] = compare(splits, done)
+        say_comparison(done[0][0], done[1][0])
+    for folder, classifier, data, (result, probabilities) in zip(folders, classifiers, splits, done):
+        write_files(folder, result, classifier, data, probabilities)
+    logger.info(f"written: {os.path.join(args.output, '')}")
 
 
 if __name__ == "__main__":

@@ -1,20 +1,19 @@
 """Write a trained student as one small file: ONNX in float32, float16 or int8, or folded weights for PyTorch."""
 
-import contextlib
+import copy
 import os
 import shutil
 import sys
 import tempfile
-import time
+import timeit
 
 import numpy as np
 
 from utils.attributes import UNKNOWN
 from utils.cli import Parser, check_folder_of, exit_code, number
-from utils.dataset import read_tables
 from utils.errors import UserError, shortened
 from utils.files import atomic
-from utils.inference import data_attributes, load_classifier
+from utils.inference import load_classifier, read_data
 from utils.photos import SIZE, read_photos
 
 DATA_DIR = "./Dataset"
@@ -43,9 +42,7 @@ def parse_args(argv=None):
     parser = get_args_parser()
     args = parser.parse_args(argv)
     if not args.output.endswith(f".{args.format}"):
-        parser.error(
-            f"--output {args.output}: the name of a file of --format {args.format} ends in .{args.format}"
-        )
+        parser.error(f"--output {args.output}: the name of a --format {args.format} ends in .{args.format}")
     if args.format == "pt" and args.precision == "int8":
         parser.error("--precision int8 is for --format onnx; a .pt is fp32 or fp16")
     check_folder_of(args.output)
@@ -54,41 +51,36 @@ def parse_args(argv=None):
     if args.data_dir is None and os.path.isdir(DATA_DIR):
         args.data_dir = DATA_DIR
     if args.data_dir is None and args.precision == "int8":
-        raise UserError(
-            f"--precision int8 is calibrated on photos: no {DATA_DIR}; name a data set with --data-dir"
-        )
+        raise UserError(f"--precision int8 is calibrated on photos: no {DATA_DIR}; name some with --data-dir")
     return args
 
 
 def main(argv=None):
     args = parse_args(argv)
-    # PyTorch is imported once the options are known to be right.
-    from networks import Student, load_network
-
-    net, meta = load_network(args.checkpoint)
-    if net.role != Student.role:
-        raise UserError(f"--checkpoint {args.checkpoint}: a {net.role}'s; only a student can be exported")
-    attributes = data_attributes(net.attributes, args.attributes)
-    calibration = (
-        photos_of(args, attributes, "train", args.calibration)[0] if args.precision == "int8" else None
-    )
-    photos = photos_of(args, attributes, "val", args.compare) if args.data_dir else None
+    checkpoint = load_classifier(args.checkpoint)
+    if checkpoint.role != "student":
+        raise UserError(f"--checkpoint {args.checkpoint}: a teacher's; only a student can be exported")
+    calibration, photos = None, None
+    if args.precision == "int8":
+        calibration = photos_of(args, checkpoint, "train", args.calibration)[0]
+    if args.data_dir:
+        photos = photos_of(args, checkpoint, "val", args.compare)
     with tempfile.TemporaryDirectory() as scratch:
         exported = os.path.join(scratch, f"student.{args.format}")
-        write(net.folded(), exported, export_meta(net, meta, args), calibration)
+        write(checkpoint.net, exported, export_meta(checkpoint, args), calibration)
         check_size(args, exported)
-        compare(args, exported, photos)
+        compare(args, checkpoint, exported, photos)
         with open(exported, "rb") as source, atomic(args.output, binary=True) as file:
             shutil.copyfileobj(source, file)
 
 
-def photos_of(args, attributes, split, count):
-    """Letterboxed photos, evenly spread over a part of the data set.
+def photos_of(args, checkpoint, split, count):
+    """Letterboxed photos, evenly spread over a part of the data set, as the checkpoint's network was trained on it.
 
     Returns: (uint8 `(N, 224, 224, 3)`, dict attribute -> int64 `(N,)`, -1 where it is not known).
     Raises: UserError if one of the photos chosen cannot be read, unless such are to be left out, or all.
     """
-    table = read_tables(args.data_dir, attributes, (split,), args.skip_unreadable)[split]
+    table = read_data([checkpoint], args, split)[0]
     photos = len(table.names)
     table = table.rows(np.unique(np.linspace(0, photos - 1, min(count, photos)).astype(int)))
     pixels, problems = zip(*read_photos(table.paths(), table.exif))
@@ -101,21 +93,20 @@ def photos_of(args, attributes, split, count):
     return np.stack([pixels[i] for i in good]), table.rows(good).labels
 
 
-def export_meta(net, meta, args):
+def export_meta(checkpoint, args):
     """The checkpoint's meta without what concerns its machine, and what the file's reader wants to know besides."""
     from utils.run import public_options
 
-    options = public_options(meta.get("options", {}))
-    return dict(
-        meta,
-        role=net.role,
-        distillation=False,
-        folded=True,
-        attributes=net.attributes.to_meta(tables=False),
-        options=options,
-        version=options.get("version"),
-        export={"precision": args.precision, "checkpoint": os.path.basename(args.checkpoint), "format": 2},
-    )
+    options = checkpoint.meta.get("options")
+    options = public_options(options) if isinstance(options, dict) else {}
+    about = {"folded": True, "options": options, "version": options.get("version")}
+    about["attributes"] = checkpoint.attributes.to_meta(tables=False)
+    about["export"] = {
+        "precision": args.precision,
+        "checkpoint": os.path.basename(args.checkpoint),
+        "format": 2,
+    }
+    return {**checkpoint.meta, **checkpoint.net.describe(), **about}
 
 
 def write(net, path, meta, calibration=None):
@@ -127,7 +118,7 @@ def write(net, path, meta, calibration=None):
     if path.endswith(".pt"):
         from utils.checkpoint import save_checkpoint
 
-        save_checkpoint(path, net.half() if precision == "fp16" else net, meta)
+        save_checkpoint(path, copy.deepcopy(net).half() if precision == "fp16" else net, meta)
         return
     try:
         from utils import onnx_graph
@@ -155,26 +146,25 @@ def check_size(args, path):
 # --- the comparison ----------------------------------------------------------------------------------
 
 
-def compare(args, path, photos):
+def compare(args, checkpoint, path, photos):
     """Print how the file differs from the checkpoint; UserError if it is too much.
 
     Args: `photos` of `photos_of`, or None.
     """
-    checkpoint, exported = load_classifier(args.checkpoint), load_classifier(path)
-    with one_thread():
-        slow, fast = seconds_per_photo((checkpoint, load_classifier(path, threads=1)))
-    print(f"one photo, one thread: {fast * 1e3:.1f} ms; the checkpoint in PyTorch, float32: {slow * 1e3:.1f} ms "
-          f"({slow / fast:.2f} x)")  # fmt: skip
+    exported = load_classifier(path)
+    slow, fast = seconds_per_photo(checkpoint, load_classifier(path, threads=1))
+    times = f"{fast * 1e3:.1f} ms; the checkpoint, as predict.py runs it: {slow * 1e3:.1f} ms"
+    print(f"one photo, one thread: {times} ({slow / fast:.2f} x)")
     if photos is None:
         print(f"nothing was compared with the checkpoint: no {DATA_DIR}; name a data set with --data-dir")
         return
     pixels, labels = photos
     expected, got = (classifier.predict(pixels, BATCH) for classifier in (checkpoint, exported))
     difference = max(abs(expected[key] - got[key]).max() for key in labels)
+    same = {key: (expected[key].argmax(axis=1) == got[key].argmax(axis=1)).mean() for key in labels}
     name = f"{len(pixels)} validation photos"
-    print(f"probabilities differ by at most {difference:.1e} on {name}; the same classes: " + ", ".join(
-        f"{key} {(expected[key].argmax(1) == got[key].argmax(1)).mean():.4f}" for key in labels
-    ))  # fmt: skip
+    print(f"probabilities differ by at most {difference:.1e} on {name}; the same classes: "
+          + ", ".join(f"{key} {share:.4f}" for key, share in same.items()))  # fmt: skip
     check_accuracy(args, name, labels, expected, got)
 
 
@@ -196,29 +186,17 @@ def check_accuracy(args, name, labels, expected, got):
         )
 
 
-@contextlib.contextmanager
-def one_thread():
-    """PyTorch on one thread."""
+def seconds_per_photo(*classifiers):
+    """The shortest of some calls of each, PyTorch on one thread; in turns, so that a busy machine hits all alike."""
     import torch
 
+    photo = np.zeros((1, SIZE, SIZE, 3), np.uint8)
+    timers = [timeit.Timer(lambda classify=classify: classify(photo)) for classify in classifiers]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def seconds_per_photo(classifiers, rounds=15):
-    """The shortest of some calls of each, taken in turns, so that a busy machine hits all alike."""
-    photo = np.zeros((1, SIZE, SIZE, 3), np.uint8)
-    best = [float("inf")] * len(classifiers)
-    for _ in range(rounds):
-        for place, classify in enumerate(classifiers):
-            start = time.perf_counter()
-            classify(photo)
-            best[place] = min(best[place], time.perf_counter() - start)
-    return best
+    rounds = [[timer.timeit(1) for timer in timers] for _ in range(15)]
+    torch.set_num_threads(threads)
+    return np.min(rounds, axis=0)
 
 
 if __name__ == "__main__":

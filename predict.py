@@ -12,7 +12,7 @@ from utils.cli import Parser, check_folder_of, exit_code, number
 from utils.dataset import read_table
 from utils.errors import SkippedPhotos, UserError
 from utils.files import atomic
-from utils.inference import load_classifier, prediction_header
+from utils.inference import load_classifier, prediction_header, probability_columns
 from utils.photos import find_photos, read_photos
 
 
@@ -24,7 +24,7 @@ def get_args_parser():
     p.add_argument("--images", help="folder that the names in a CSV start from; without it, the CSV's own", metavar="DIR")
     p.add_argument("--output", default="predictions.csv", help="CSV file to write, a row for each photo", metavar="FILE")
     p.switch(p, "--probabilities", "also write the probability of each class, 0 to 1")
-    p.add_argument("--names", help="write the classes' names: en as they are called, another language as the attributes' file has it; without it their numbers", metavar="LANG")
+    p.add_argument("--names", help="write the classes' names: en their own, another language those of the attributes' file; without it their numbers", metavar="LANG")
     p.add_argument("--batch-size", type=number(int, 1), default=8, help="photos per step of the network", metavar="N")
     return p
 # fmt: on
@@ -82,21 +82,22 @@ def readable(photos, exif, skipped):
 
 
 def class_texts(attributes, language):
-    """Attribute -> what stands for each class: its number, or its name, in another `language` than its own if it has one."""
-    if language not in (None, "en", *attributes.languages()):
-        known = ", ".join(dict.fromkeys(["en", *attributes.languages()]))
-        raise UserError(f"--names {language}: there are no such names; there are {known}")
+    """Attribute -> what stands for each class: its number; its own name; its name in a `language`, if it has one."""
     if language is None:
         return {key: range(size) for key, size in attributes.sizes.items()}
+    if language == "en":
+        return {key: attribute.classes for key, attribute in attributes.items()}
+    known = attributes.languages()
+    if language not in known:
+        others = ", ".join(["en", *(other for other in known if other != "en")])
+        raise UserError(f"--names {language}: there are no such names; there are {others}")
     return {key: attribute.names.get(language, attribute.classes) for key, attribute in attributes.items()}
 
 
 def columns(results, texts, probabilities):
     """Columns of the CSV but for the name. Args: `results` attribute -> probabilities `(B, classes)`."""
     written = [[texts[key][index] for index in values.argmax(axis=1)] for key, values in results.items()]
-    if probabilities:
-        written += [[f"{p:.6f}" for p in column] for values in results.values() for column in values.T]
-    return written
+    return written + (probability_columns(results) if probabilities else [])
 
 
 if __name__ == "__main__":

@@ -448,6 +448,31 @@ def test_other_classes_are_refused(place, capsys):
         assert first["comparison"]["attributes"][key]["top1"] == pytest.approx(a - b)
 
 
+def test_exported_file_without_its_tables(place, capsys):
+    """It does not tell them: the competition's are found without a word, of others --attributes is to tell."""
+    import torch
+
+    from networks import Student
+    from utils.checkpoint import save_checkpoint
+
+    torch.manual_seed(0)
+    content = json.loads(json.dumps(ATTRIBUTES.content))
+    content["attributes"]["daily"]["classes"] = {"a": {}, "b": {}}
+    for name, attributes in (("own", ATTRIBUTES), ("shop", Attributes(content, "shop"))):
+        net = Student(attributes).folded()
+        meta = {
+            **net.describe(),
+            "folded": True,
+            "attributes": attributes.to_meta(tables=False),
+            "export": {},
+        }
+        save_checkpoint(f"{name}_exported.pt", net, meta)
+    assert run("--checkpoint", "own_exported.pt", "--output", "exported") == 0
+    assert run("--checkpoint", "shop_exported.pt", "--output", "exported") == 2
+    error = capsys.readouterr().err
+    assert "no table data/val.csv" in error and "--attributes" in error and error.count("\n") == 1
+
+
 def test_ctrl_c(place, monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt

@@ -16,7 +16,7 @@ from utils.attributes import UNKNOWN, read_attributes
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.cli import exit_code
 from utils.errors import UserError
-from utils.inference import load_classifier
+from utils.inference import load_classifier, read_data
 
 ATTRIBUTES = read_attributes()  # the competition's
 
@@ -169,29 +169,39 @@ def test_any_attributes(work, tmp_path, kind, capsys):
     assert all(row[key] in attributes[key].classes for row in rows for key in attributes)
 
 
-def test_labels_follow_the_networks_classes(work, tmp_path):
-    """Whatever their order in the file of --attributes; a cell that is not known stays so."""
-    from utils.inference import data_attributes
-
-    attributes = save_student(tmp_path / "s.pt", "one")
-    table(work, attributes, tmp_path / "t.csv")
+@pytest.mark.parametrize("cells", (("long", "short"), ("0", "1")))
+def test_labels_follow_the_networks_classes(work, tmp_path, cells):
+    """Whatever their order in the file of --attributes, names or numbers in that order; an unknown cell stays so."""
+    save_student(tmp_path / "s.pt", "one")  # short, long
+    rows = [f"{photo.relative_to(work / 'data' / 'val')}" for photo in (work / "data" / "val").rglob("*.*g")]
+    lines = [f"{name},{[*cells, '?'][i % 3]}" for i, name in enumerate(sorted(rows))]
+    (tmp_path / "t.csv").write_text("\n".join(["photo,sleeve", *lines]))
     part = {"table": "t.csv", "photos": "p"}
     (tmp_path / "p").symlink_to(work / "data" / "val")
-    classes = {"long": {}, "short": {}}
     content = {"image": "photo", "train": part, "val": part, "unknown": ["?"]}
-    content["attributes"] = {"sleeve": {"classes": classes}}
+    content["attributes"] = {"sleeve": {"classes": {"long": {}, "short": {}}}}
     (tmp_path / "a.json").write_text(json.dumps(content))
-    given = data_attributes(attributes, f"{tmp_path}/a.json")
-    assert given.layout.exif and given.layout.train.table == "t.csv"
-    args = export.parse_args(
-        ["--checkpoint", "s.pt", "--output", f"{tmp_path}/o.onnx", "--data-dir", str(tmp_path)]
+    options = f"--checkpoint s.pt --output {tmp_path}/o.onnx --data-dir {tmp_path}".split()
+    args = export.parse_args([*options, "--attributes", f"{tmp_path}/a.json"])
+    checkpoint = load_classifier(f"{tmp_path}/s.pt")
+    table = read_data([checkpoint], args, "val")[0]
+    assert table.exif  # as the network was trained
+    assert table.labels["sleeve"].tolist() == ([1, 0, UNKNOWN] * 4)[:10]
+    assert (
+        export.photos_of(args, checkpoint, "val", 10)[1]["sleeve"].tolist() == table.labels["sleeve"].tolist()
     )
-    labels = export.photos_of(args, given, "val", 10)[1]["sleeve"].tolist()
-    assert labels == [0, UNKNOWN] * 5
     content["attributes"]["sleeve"]["classes"] = {"long": {}, "none": {}}
     (tmp_path / "a.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match="of the first alone: short; of the second alone: none"):
-        data_attributes(attributes, f"{tmp_path}/a.json")
+    with pytest.raises(UserError, match="of the first alone: none; of the second alone: short"):
+        read_data([checkpoint], args, "val")
+
+
+def test_options_that_are_none(tmp_path, monkeypatch):
+    """Of a checkpoint's options that are no object nothing is published."""
+    monkeypatch.chdir(tmp_path)
+    save_student("s.pt", "one", options=["lr", 1])
+    export.main("--checkpoint s.pt --output o.pt --format pt".split())
+    assert load_classifier("o.pt").meta["options"] == {}
 
 
 def test_unreadable_photos(work, tmp_path):

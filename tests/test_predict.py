@@ -140,16 +140,24 @@ def test_any_attributes(photos):
     assert {row[0] for row in rows} == {"소매.jpg", "a.png"}
 
 
+def test_en_are_the_classes_own_names(photos):
+    """Whatever the file calls them in English."""
+    folder, stub = photos
+    classes = {"빨강": {"names": {"en": "red"}}, "파랑": {"names": {"en": "blue"}}}
+    stub.attributes = Attributes({"attributes": {"a": {"classes": classes}}}, "test")
+    assert {row[1] for row in run(folder, "--names", "en")[1:]} <= set(classes)
+
+
 def test_no_two_columns_are_alike():
     classes = {"1": {}, "2": {}}
-    shorts = {"x": "file", "y": "a", "z": "a", "u": "a_0", "v": "a_2", "w": "a_label"}
+    shorts = {"x": "file", "y": "a", "z": "b", "u": "a_0", "v": "a_2", "w": "a_label"}
     content = {
         "image": "file",
         "attributes": {k: {"short": v, "classes": classes} for k, v in shorts.items()},
     }
     header = prediction_header(Attributes(content, "test"), labels=True, probabilities=True)
     assert len(set(header)) == len(header) == 1 + 6 + 6 + 12
-    assert header[:7] == ["file", "file_2", "a", "a_3", "a_0", "a_2", "a_label"]
+    assert header[:7] == ["file", "file_2", "a", "b", "a_0", "a_2", "a_label"]
 
 
 def test_ctrl_c_is_one_line_and_no_file(photos, monkeypatch, capsys):

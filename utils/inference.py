@@ -9,7 +9,8 @@ import os
 import numpy as np
 from tqdm import tqdm
 
-from utils.attributes import Attributes, attributes_of, read_attributes
+from utils.attributes import UNKNOWN, Attributes, attributes_of, read_attributes
+from utils.dataset import read_tables
 from utils.errors import UserError, first_line, shortened
 from utils.photos import SIZE
 
@@ -26,10 +27,12 @@ class Classifier:
         attributes: `utils.attributes.Attributes` that it tells.
         meta: plain values: of a checkpoint its `meta` (options, metrics, epoch ...; empty for a published one),
             of an exported file the same and what the export added (see export.py).
+        net: of a checkpoint, the network itself, a student folded; otherwise None.
     """
 
-    def __init__(self, path, role, attributes, meta, function):
-        self.path, self.role, self.attributes, self.meta = path, role, attributes, meta
+    def __init__(self, path, attributes, meta, function, net=None):
+        self.path, self.attributes, self.meta, self.net = path, attributes, meta, net
+        self.role = net.role if net else "student"
         self._function = function
 
     def __call__(self, pixels):
@@ -70,28 +73,52 @@ def load_classifier(path, threads=None, clip_model=None, prompts=None):
         raise UserError(
             f"checkpoint {path}: no such file; give a checkpoint (.pt) or an exported file (.onnx)"
         )
-    return (
-        _from_onnx(path, threads) if path.endswith(".onnx") else _from_checkpoint(path, clip_model, prompts)
-    )
+    if path.endswith(".onnx"):
+        return _from_onnx(path, threads)
+    return _from_checkpoint(path, clip_model, prompts)
 
 
-def data_attributes(attributes, path):
-    """The attributes that a data set is read by: a network's, with tables, columns and cells as in the file `path`, if any.
+def read_data(classifiers, args, split):
+    """A part of the data set as each network was trained on it: photos turned or not, labels in the order of its classes.
 
-    Raises: UserError if the file has other attributes or classes; their order may differ.
+    The tables are read as the file of `--attributes` says; without one, as the first network was trained on them.
+    An exported file does not tell where they were: the competition's classes mean the competition's tables.
+
+    Args: `args` with the options `attributes`, `data_dir` and `skip_unreadable`; `split`, "train" or "val".
+    Returns: for each network a `utils.dataset.Split`, without pixels.
+    Raises: UserError if a network has other attributes or classes, whose order may differ, and as `read_tables`.
     """
-    if path is None:
-        return attributes
-    given = read_attributes(path)
-    differences = attributes.differences(given)
-    if differences:
-        raise UserError(
-            f"--attributes {path}: not the network's; of the network (first) and the file (second):\n"
-            + shortened(differences)
-        )
-    own, other = attributes.content["attributes"], given.content["attributes"]
-    each = {name: dict(other[name], classes=own[name]["classes"]) for name in attributes}
-    return Attributes(dict(given.content, exif=attributes.layout.exif, attributes=each), path)
+    first = classifiers[0]
+    given, source = first.attributes, first.path
+    if args.attributes:
+        given, source = read_attributes(args.attributes), args.attributes
+    elif "export" in first.meta:
+        competition = read_attributes()
+        given = given if competition.differences(given) else competition
+        table = os.path.join(args.data_dir, getattr(given.layout, split).table)
+        if os.path.isdir(args.data_dir) and not os.path.isfile(table):
+            raise UserError(
+                f"no table {table}, and {source} does not tell another: give a file with --attributes"
+            )
+    for classifier in classifiers:
+        differences = given.differences(classifier.attributes)
+        if differences:
+            raise UserError(
+                f"{source} and {classifier.path} have different attributes or classes; they must be the same:\n"
+                + shortened(differences)
+            )
+    return [_read_as_trained(classifier, given, args, split) for classifier in classifiers]
+
+
+def _read_as_trained(classifier, given, args, split):
+    own = classifier.attributes
+    turned = Attributes(dict(given.content, exif=own.layout.exif), classifier.path)
+    data = read_tables(args.data_dir, turned, (split,), args.skip_unreadable)[split]
+    labels = {}
+    for key, attribute in own.items():  # read first: a cell may be a number in the other order of classes
+        numbers = [attribute.classes.index(name) for name in given[key].classes]
+        labels[key] = np.array([*numbers, UNKNOWN])[data.labels[key]]  # -1, not known, is the last
+    return data._replace(labels=labels)
 
 
 def prediction_header(attributes, labels=False, probabilities=False):
@@ -101,17 +128,23 @@ def prediction_header(attributes, labels=False, probabilities=False):
     """
     shorts = [attribute.short for attribute in attributes.values()]
     wanted = [attributes.layout.image, *shorts]
-    wanted += [f"{short}_label" for short in shorts if labels]
-    sizes = attributes.sizes.values() if probabilities else ()
-    wanted += [f"{short}_{number}" for short, size in zip(shorts, sizes) for number in range(size)]
-    columns = {}  # as keys, in order
+    if labels:
+        wanted += [f"{short}_label" for short in shorts]
+    if probabilities:
+        wanted += [f"{a.short}_{number}" for a in attributes.values() for number in range(len(a.classes))]
+    columns = []
     for name in wanted:
         column, count = name, 1
         while column in columns or (count > 1 and column in wanted):
             count += 1
             column = f"{name}_{count}"
-        columns[column] = None
-    return list(columns)
+        columns.append(column)
+    return columns
+
+
+def probability_columns(results):
+    """Cells of the columns of probabilities, in the header's order. Args: `results` of a `Classifier`."""
+    return [[f"{p:.6f}" for p in column] for values in results.values() for column in values.T]
 
 
 # --- ONNX --------------------------------------------------------------------------------------------
@@ -145,7 +178,7 @@ def _from_onnx(path, threads):
     def classify(pixels):
         return dict(zip(attributes, session.run(names, {INPUT: np.ascontiguousarray(pixels)})))
 
-    return Classifier(path, "student", attributes, meta, classify)
+    return Classifier(path, attributes, meta, classify)
 
 
 def _open_session(path, threads):
@@ -191,4 +224,4 @@ def _from_checkpoint(path, clip_model, prompts):
         logits = function(to_device(np.array(pixels), torch.device("cpu")))
         return {key: values.softmax(dim=1).numpy() for key, values in logits.items()}
 
-    return Classifier(path, net.role, net.attributes, meta, classify)
+    return Classifier(path, net.attributes, meta, classify, net)

@@ -3,11 +3,9 @@
 import contextlib
 import copy
 import json
-import logging
 import os
 import sys
 import tempfile
-import warnings
 
 import numpy as np
 import onnx
@@ -76,7 +74,7 @@ def trace(net):
     tracing = {} if int(torch.__version__.split(".")[0]) < 2 else {"dynamo": False}
     for name, writer in _WRITERS.items():
         torch.onnx.register_custom_op_symbolic(name, writer, TRACED_OPSET)
-    with tempfile.TemporaryDirectory() as folder, _no_warnings():
+    with tempfile.TemporaryDirectory() as folder, _quiet():
         path = os.path.join(folder, "student.onnx")
         torch.onnx.export(
             _Graph(net), (torch.zeros(EXAMPLE, dtype=torch.uint8),), path, opset_version=TRACED_OPSET, input_names=[INPUT],
@@ -194,12 +192,10 @@ def to_int8(model, pixels):
     """
 
     class Reader(quantization.CalibrationDataReader):
-        def __init__(self):
-            self.photos = iter(pixels)
+        inputs = ({INPUT: photo[None]} for photo in pixels)
 
         def get_next(self):
-            photo = next(self.photos, None)
-            return None if photo is None else {INPUT: photo[None]}
+            return next(self.inputs, None)
 
     with tempfile.TemporaryDirectory() as folder, _quiet():
         source, target = os.path.join(folder, "fp32.onnx"), os.path.join(folder, "int8.onnx")
@@ -218,29 +214,18 @@ def to_int8(model, pixels):
 
 
 @contextlib.contextmanager
-def _no_warnings():
-    """The exporter warns of comparisons of sizes, which are constant here, and 1.12's, in C++, of the name space."""
+def _quiet():
+    """Nothing on stderr, also from C++. The exporter warns of comparisons of sizes, which are constant here, and 1.12's
+    of the name space; the quantizer advises on its own preparation, which would spell the attention biases out again."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:
-        with open(os.devnull, "w") as nowhere, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
             os.dup2(nowhere.fileno(), 2)
             yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-
-
-@contextlib.contextmanager
-def _quiet():
-    """The quantizer advises on its own preparation, which would spell the attention biases out again."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(previous)
 
 
 def save(model, path, meta, attributes):

@@ -46,19 +46,17 @@ def main(argv=None):
     attributes = load_classifier(args.student).attributes
     photos = read_samples(args.samples or HERE / "samples", attributes.layout.exif)
     runtime = args.runtime or fetch_runtime(cache_folder())
-    absent = [name for name in RUNTIME if not os.path.isfile(os.path.join(runtime, name))]
+    absent = ", ".join(name for name in RUNTIME if not os.path.isfile(os.path.join(runtime, name)))
     if absent:
-        raise UserError(
-            f"--runtime {runtime}: no {', '.join(absent)}; it needs the folder dist/ of {PACKAGE}"
-        )
+        raise UserError(f"--runtime {runtime}: no {absent}; it needs the folder dist/ of {PACKAGE}")
     output = Path(args.output)
+    samples = [f"samples/{i}.jpg" for i in range(1, len(photos) + 1)]
     try:
         for folder in (output / "ort", output / "samples"):
             folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(args.student, output / "student.onnx")
         for name in RUNTIME:
             shutil.copyfile(os.path.join(runtime, name), output / "ort" / name)
-        samples = [f"samples/{i}.jpg" for i in range(1, len(photos) + 1)]
         for name, photo in zip(samples, photos):
             photo.save(output / name, quality=90)
         (output / "index.html").write_text(page(attributes, samples), encoding="utf-8")
@@ -70,19 +68,13 @@ def main(argv=None):
 def page(attributes, samples):
     """The page's text. `samples`: addresses of the sample photos, relative to it."""
     language = next(iter(attributes.languages()), None)
-    data = {
-        "size": SIZE,
-        "exif": attributes.layout.exif,
-        "language": language,  # of the second names
-        "samples": samples,
-        "attributes": [
-            {
-                "names": [name, attributes.content["attributes"][name].get("names", {}).get(language)],
-                "classes": list(zip(attribute.classes, attribute.names.get(language, attribute.classes))),
-            }
-            for name, attribute in attributes.items()
-        ],
-    }
+    described = []
+    for name, attribute in attributes.items():
+        names = [name, attributes.content["attributes"][name].get("names", {}).get(language)]
+        classes = list(zip(attribute.classes, attribute.names.get(language, attribute.classes)))
+        described.append({"names": names, "classes": classes})
+    data = {"size": SIZE, "exif": attributes.layout.exif, "samples": samples, "attributes": described}
+    data["language"] = language  # of the second names
     text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
     return (HERE / "page.html").read_text(encoding="utf-8").replace("/*DATA*/", text)
 
@@ -109,23 +101,19 @@ def fetch_runtime(cache):
     folder = os.path.join(cache, PACKAGE.replace("@", "-"))
     if os.path.isdir(folder):
         return folder
-    npm = shutil.which("npm")
-    if not npm:
+    if not shutil.which("npm"):
         raise UserError(f"the page needs {PACKAGE}: install npm, or name its folder dist/ with --runtime")
     os.makedirs(cache, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as temporary:
-        result = subprocess.run([npm, "pack", PACKAGE], cwd=temporary, capture_output=True, text=True)
+        result = subprocess.run(["npm", "pack", PACKAGE], cwd=temporary, capture_output=True, text=True)
         packed = list(Path(temporary).glob("*.tgz"))
         if result.returncode or not packed:
             reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise UserError(f"npm pack {PACKAGE} failed ({reason}); name its folder dist/ with --runtime")
-        files = Path(temporary, "files")
-        files.mkdir()
         with tarfile.open(packed[0]) as archive:
             for name in RUNTIME:
-                with archive.extractfile(f"package/dist/{name}") as source:
-                    (files / name).write_bytes(source.read())
-        os.replace(files, folder)
+                archive.extract(f"package/dist/{name}", temporary)
+        os.replace(os.path.join(temporary, "package", "dist"), folder)
     return folder
 
 
