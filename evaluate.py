@@ -47,9 +47,7 @@ def load_classifiers(args):
     classifiers = [load_classifier(path, **options) for path in args.checkpoint]
     published = any(classifier.role == "teacher" and not classifier.meta for classifier in classifiers)
     if any(options.values()) and not published:
-        raise UserError(
-            "--clip-model and --prompts are for a published teacher; this checkpoint needs neither"
-        )
+        raise UserError("--clip-model and --prompts are for a published teacher, which this is not")
     return classifiers
 
 
@@ -81,8 +79,7 @@ def write_files(folder, result, classifier, data, probabilities):
     """evaluation.json, predictions.csv and, where matplotlib is installed, the pictures."""
     attributes = classifier.attributes
     with atomic(os.path.join(folder, "evaluation.json")) as file:
-        json.dump(result, file, indent=1, allow_nan=False)
-        file.write("\n")
+        file.write(json.dumps(result, indent=1, allow_nan=False) + "\n")
     with atomic(os.path.join(folder, "predictions.csv")) as file:
         write_predictions(file, attributes, data, probabilities)
     title = f"{plots.shortened_name(result['checkpoint'])}, {result['split']}, {result['images']} images"
@@ -112,9 +109,8 @@ def say_evaluation(result, attributes):
     names = ("top1", "acsa", "macro_f1", "ece")
     rows = [[key, *(shown(result["attributes"][key][name]) for name in names)] for key in attributes]
     rows.append(["mean", *(shown(result[f"mean_{name}"]) for name in names)])
-    rows.append(
-        ["95 % interval", *(shown_interval(result[f"mean_{name}_interval"]) for name in names[:2]), "", ""]
-    )
+    intervals = [shown_interval(result[f"mean_{name}_interval"]) for name in names[:2]]
+    rows.append(["95 % interval", *intervals, "", ""])
     size = f"{result['size_mb']:.1f} MB on disk"
     if not read_attributes().differences(attributes):
         excess = "" if result["size_mb"] <= MAX_MB else ": too large to hand in"
@@ -139,9 +135,7 @@ def say_comparison(first, second):
         rows.append([f"{title} mean", *both, *between, shown_p(mean["p"])])
     logger.info(f"first:  {first['checkpoint']}\nsecond: {second['checkpoint']}")
     logger.info("\n".join(table(rows, ["", "first", "second", "difference", "95 % interval", "p"])))
-    logger.info(
-        "p: attributes by McNemar's exact test, means by a paired permutation of the images; two-sided\n"
-    )
+    logger.info("p, two-sided: attributes by McNemar's exact test, means by permutation of the pairs\n")
 
 
 def shown(value, form=".4f"):

@@ -101,11 +101,8 @@ def export_meta(checkpoint, args):
     options = public_options(options) if isinstance(options, dict) else {}
     about = {"folded": True, "options": options, "version": options.get("version")}
     about["attributes"] = checkpoint.attributes.to_meta(tables=False)
-    about["export"] = {
-        "precision": args.precision,
-        "checkpoint": os.path.basename(args.checkpoint),
-        "format": 2,
-    }
+    name = os.path.basename(args.checkpoint)
+    about["export"] = {"precision": args.precision, "checkpoint": name, "format": 2}
     return {**checkpoint.meta, **checkpoint.net.describe(), **about}
 
 

@@ -47,9 +47,7 @@ def main(argv=None):
             writer.writerows(zip(names, *columns(classify(np.stack(pixels)), texts, args.probabilities)))
     print(f"{len(photos) - len(skipped)} photos: {args.output}")
     if skipped:
-        raise SkippedPhotos(
-            f"{len(skipped)} of {len(photos)} photos were skipped, since they cannot be read (listed above)"
-        )
+        raise SkippedPhotos(f"{len(skipped)} of {len(photos)} photos cannot be read and were skipped")
 
 
 def photos_of(path, images, attributes):

@@ -67,9 +67,7 @@ def timm_names(state):
 
 
 def _timm_name(name):
-    name = name.replace("patch_embed.seq.0.", "patch_embed.conv1.").replace(
-        "patch_embed.seq.2.", "patch_embed.conv2."
-    )
+    name = name.replace("embed.seq.0.", "embed.conv1.").replace("embed.seq.2.", "embed.conv2.")
     name = re.sub(r"^layers\.(\d+)\.blocks\.", r"stages.\1.blocks.", name)
     name = re.sub(r"^layers\.(\d+)\.downsample\.", lambda m: f"stages.{int(m[1]) + 1}.downsample.", name)
     name = re.sub(r"^norm_head\.", "head.norm.", name)
@@ -81,9 +79,7 @@ def download(hub_id):
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
 
-    way_out = (
-        "give a file with --student-weights FILE, or start from random weights with --student-weights none"
-    )
+    way_out = "give a file with --student-weights FILE, or none for random weights"
     if hub_id.count("/") != 1 or hub_id.endswith((".pth", ".pt", ".bin", ".safetensors")):
         raise UserError(f"student weights {hub_id}: no such file; {way_out}")
     try:
@@ -94,7 +90,5 @@ def download(hub_id):
         except EntryNotFoundError:
             return hf_hub_download(hub_id, "pytorch_model.bin")
     except Exception as error:  # without a network: the hub client's, the HTTP library's or the system's
-        reason = first_line(error)
-        raise UserError(
-            f"student weights {hub_id} cannot be fetched from the hub ({reason}); {way_out}"
-        ) from error
+        problem = f"cannot be fetched from the hub ({first_line(error)})"
+        raise UserError(f"student weights {hub_id} {problem}; {way_out}") from error

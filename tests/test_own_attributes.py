@@ -171,7 +171,7 @@ def test_an_attribute_without_any_label(train, place, photos, capsys, split):
         assert (float(row["train_loss_cloth"]) == 0) == (split == "train")
         if split == "val":
             assert row["val_top1"] == row["val_top1_kind"] and row["val_acsa"] == row["val_acsa_kind"]
-    warned = "warning: cloth: no label in validation, so it has no score and no part in the means"
+    warned = "warning: cloth: no label in validation: no score, and no part in the means"
     assert (warned in log) == (warned in capsys.readouterr().err) == (split == "val")
     assert bool(re.search(r"^.* cloth +- +-$", log, re.MULTILINE)) == (split == "val")
     if split == "val":
@@ -263,7 +263,7 @@ def test_skip_unreadable(train, fails, place, photos):
     assert len(listed) == 2 and broken.name in "".join(listed) and missing.name in "".join(listed)
     log = log_of("t")
     assert (
-        "warning: 2 photos cannot be read and are left out; they are listed in logs/t/unreadable.txt" in log
+        "warning: 2 photos cannot be read and are left out, see logs/t/unreadable.txt" in log
     )
     counts = [int(count) for count in re.findall(r"(?:train|val): (\d+) images", log)]
     assert sum(counts) == len(every) - 2

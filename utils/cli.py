@@ -70,9 +70,8 @@ class Parser(argparse.ArgumentParser):
     @staticmethod
     def switch(group, name, help):
         """Add a boolean option, False by default; the bare flag means True."""
-        group.add_argument(
-            name, type=boolean, nargs="?", const=True, default=False, metavar="True|False", help=help
-        )
+        values = {"type": boolean, "nargs": "?", "const": True, "default": False, "metavar": "True|False"}
+        group.add_argument(name, help=help, **values)
 
     # fmt: off
     @staticmethod

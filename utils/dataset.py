@@ -99,7 +99,7 @@ def _read_split(data_dir, layout, name, read):
     chosen = np.flatnonzero(held_out == (name == "val"))
     if not len(chosen):
         raise UserError(
-            f"{table}: a share of {layout.share} for validation leaves no row for {name}; there are too few"
+            f"{table}: too few rows: the share {layout.share} for validation leaves none for {name}"
         )
     return split.rows(chosen)
 
@@ -131,9 +131,7 @@ def read_rows(path, columns, encoding="utf-8"):
             header = list(reader.fieldnames or [])
             absent = [column for column in columns if column not in header]
             if absent:
-                raise UserError(
-                    f"{path}: no column {', '.join(absent)}; there are {', '.join(header) or 'none'}"
-                )
+                raise UserError(f"{path}: no column {', '.join(absent)}; there are {', '.join(header)}")
             twice = [column for column in columns if header.count(column) > 1]
             if twice:
                 raise UserError(f"{path}: more than one column {twice[0]}; rename all but one")
@@ -210,9 +208,7 @@ def _cell_reader(attribute, unknown):
         if name in numbers:
             return numbers[name]
         if not name:
-            raise ValueError(
-                f'{attribute.column} is empty; "unknown": [""] in the file of attributes allows it'
-            )
+            raise ValueError(f'{attribute.column} is empty; the attributes may allow it: "unknown": [""]')
         classes = excerpt(", ".join(f"{number} {one}" for number, one in enumerate(attribute.classes)), 150)
         raise ValueError(f"{attribute.column} is {excerpt(cell)}, which is no class; there are {classes}")
 
@@ -270,9 +266,7 @@ def _check_room(cache_dir, needed):
         remove_leftovers(cache_dir)
         free = shutil.disk_usage(cache_dir).free
     except OSError as error:
-        raise UserError(
-            f"cache {cache_dir}: {error.strerror}; name another folder with --cache-dir"
-        ) from error
+        raise UserError(f"cache {cache_dir}: {error.strerror}; name another with --cache-dir") from error
     if needed > free:
         raise DiskFull(
             f"cache {cache_dir}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free; "

@@ -77,9 +77,8 @@ def validate(state, data):
     world = state.world
     batches = torch.arange(len(data.names)).split(state.args.val_batch_size * world.size)
     parts = [world.part(batch) for batch in batches]
-    logits = predict(
-        state.net, data.pixels, state.precision, [part for part, _ in parts], "validation", state.poll
-    )
+    mine = [part for part, _ in parts]
+    logits = predict(state.net, data.pixels, state.precision, mine, "validation", state.poll)
     rows = torch.cat([part if counts else part[:0] for part, counts in parts]).numpy()
     counted = torch.cat([torch.full((len(part),), counts) for part, counts in parts])
     matrices = metrics.confusion_matrices(

@@ -44,9 +44,7 @@ class Classifier:
         for key, values in probabilities.items():
             if not np.isfinite(values).all():
                 broken = int((~np.isfinite(values)).any(axis=1).sum())
-                raise UserError(
-                    f"{self.path}: {key} is NaN for {broken} of {len(values)} images: broken weights"
-                )
+                raise UserError(f"{self.path}: {key} is NaN for {broken} of {len(values)} images")
         return probabilities
 
     def predict(self, pixels, batch_size):
@@ -70,9 +68,7 @@ def load_classifier(path, threads=None, clip_model=None, prompts=None):
     """
     path = str(path)
     if not os.path.isfile(path):
-        raise UserError(
-            f"checkpoint {path}: no such file; give a checkpoint (.pt) or an exported file (.onnx)"
-        )
+        raise UserError(f"checkpoint {path}: no such file; it needs a .pt, or an exported .onnx")
     if path.endswith(".onnx"):
         return _from_onnx(path, threads)
     return _from_checkpoint(path, clip_model, prompts)
@@ -97,9 +93,7 @@ def read_data(classifiers, args, split):
         given = given if competition.differences(given) else competition
         table = os.path.join(args.data_dir, getattr(given.layout, split).table)
         if os.path.isdir(args.data_dir) and not os.path.isfile(table):
-            raise UserError(
-                f"no table {table}, and {source} does not tell another: give a file with --attributes"
-            )
+            raise UserError(f"no table {table}, and {source} names none: give a file with --attributes")
     for classifier in classifiers:
         differences = given.differences(classifier.attributes)
         if differences:

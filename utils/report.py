@@ -31,9 +31,7 @@ def header(args, net, data, precision, world):
         logger.warning("warning: --student-weights none: the student starts from random weights")
     for key, labels in data["val"].labels.items():
         if (labels == UNKNOWN).all():
-            logger.warning(
-                f"warning: {key}: no label in validation, so it has no score and no part in the means"
-            )
+            logger.warning(f"warning: {key}: no label in validation: no score, and no part in the means")
 
 
 def machine(device, precision, size=1):
@@ -70,9 +68,7 @@ def unreadable(data, path):
     if os.path.exists(path):
         os.remove(path)
     if lines:
-        logger.warning(
-            f"warning: {len(lines)} photos cannot be read and are left out; they are listed in {path}"
-        )
+        logger.warning(f"warning: {len(lines)} photos cannot be read and are left out, see {path}")
         with atomic(path) as file:
             file.writelines(f"{line}\n" for line in lines)
 

@@ -108,9 +108,8 @@ class Run:
         self.is_begun = os.path.exists(self.last_file)
         self._check_version()
         self._saved = self._read(defaults, world.size) if args.resume and self.is_begun else None
-        self.rows = (
-            self._saved["progress"]["rows"] if self._saved else []
-        )  # of the finished epochs, as in metrics.csv
+        # Of the finished epochs, as in metrics.csv.
+        self.rows = self._saved["progress"]["rows"] if self._saved else []
         self.is_finished = self._saved is not None and len(self.rows) >= args.epochs
 
     def _check_version(self):

@@ -197,9 +197,8 @@ class TrainState:
             self.shuffle.set_state(progress["order_state"])
             self.epoch = progress["epoch"]
             self._begin_epoch()
-            self.losses = self.losses.new_zeros(len(progress["losses"]), self.losses.shape[1]).copy_(
-                progress["losses"]
-            )
+            losses = progress["losses"]
+            self.losses = self.losses.new_zeros(len(losses), self.losses.shape[1]).copy_(losses)
             self.started -= progress["seconds"]
             torch.set_rng_state(progress["random_state"])
             if progress["cuda_random_state"] is not None and torch.cuda.is_initialized():

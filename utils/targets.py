@@ -99,9 +99,7 @@ class Network:
         logits = engine.predict(self.net, data.pixels, self.precision, batches, "teacher's logits")
         for key, values in logits.items():
             if not torch.isfinite(values).all():
-                raise UserError(
-                    f"--teacher {self.args.teacher}: its logits of {key} are not finite: broken weights"
-                )
+                raise UserError(f"--teacher {self.args.teacher}: its logits of {key} are not finite")
         return logits
 
     def _fingerprint(self, data):
@@ -156,9 +154,7 @@ def _load_teacher(args, attributes):
         raise UserError(f"--teacher {args.teacher}: no {path}; {_existing_checkpoints()}")
     net, _ = load_network(path, args.clip_model, args.prompts)
     if net.role != FashionCLIP.role:
-        raise UserError(
-            f"--teacher {args.teacher}: {path} is a student's checkpoint; {_existing_checkpoints()}"
-        )
+        raise UserError(f"--teacher {args.teacher}: {path} is a student's; {_existing_checkpoints()}")
     differences = net.attributes.differences(attributes)
     if differences:
         raise UserError(

@@ -108,9 +108,7 @@ class Attributes(Dict[str, Attribute]):
             first, second = set(self[name].classes), set(other[name].classes)
             if first != second:
                 apart = [", ".join(sorted(alone)) or "none" for alone in (first - second, second - first)]
-                lines.append(
-                    f"{name}: classes of the first alone: {apart[0]}; of the second alone: {apart[1]}"
-                )
+                lines.append(f"{name}: classes of the first only: {apart[0]}; of the second only: {apart[1]}")
         return lines
 
 

@@ -19,6 +19,7 @@ from utils.log import table
 SHARE = 0.2  # held out for validation
 MOST = 50  # different values of a column that becomes an attribute
 FEW = 10  # photos of a class: fewer are pointed out
+HEADER = "column/classes/largest/not known/under 10 photos/none held out/other spellings".split("/")
 
 
 def draft(path, image, photos, encoding="utf-8"):
@@ -44,11 +45,10 @@ def draft(path, image, photos, encoding="utf-8"):
         name = column.replace("/", " ")
         prompts = {one: {"prompt": PROMPT.format(attribute=name, name=one)} for one in classes}
         attributes[name] = {"column": column, "classes": prompts}
-        share, few = counts.iloc[0] / len(plain), int((counts < FEW).sum())
-        unseen, spellings = len(counts) - plain[held_out].nunique(), known.nunique() - len(classes)
-        figures.append(
-            [column, len(classes), f"{share:.0%}", len(cells) - len(known), few, unseen, spellings]
-        )
+        spellings = known.nunique() - len(classes)
+        unseen = len(classes) - plain[held_out].nunique()
+        share, few = f"{counts.iloc[0] / len(plain):.0%}", int((counts < FEW).sum())
+        figures.append([column, len(classes), share, len(cells) - len(known), few, unseen, spellings])
     content = {"image": image, "train": {"table": os.path.basename(path), "photos": photos}, "val": SHARE}
     content.update({"unknown": [""], "exif": True, "attributes": attributes})
     return content if encoding == "utf-8" else {"encoding": encoding, **content}, figures, left_out
@@ -93,31 +93,17 @@ def main(argv=None):
     if not os.path.isdir(os.path.join(data_dir, args.photos)):
         raise UserError(f"--photos {args.photos}: no such folder in {data_dir}, the table's")
     if os.path.exists(args.output):
-        raise UserError(
-            f"--output {args.output}: is there already, and may have been edited; name another file"
-        )
+        raise UserError(f"--output {args.output}: is there already, perhaps edited; name another file")
     content, figures, left_out = draft(args.table, args.image, args.photos, args.encoding)
     if not figures:
         raise UserError(f"{args.table}: no column can be an attribute:\n{shortened(left_out)}")
     Attributes(content, args.output)  # which finds what is wrong with it
-    header = [
-        "column",
-        "classes",
-        "largest",
-        "not known",
-        f"under {FEW} photos",
-        "none held out",
-        "other spellings",
-    ]
-    print("\n".join(table(figures, header)))
+    print("\n".join(table(figures, HEADER)))
     print("".join(f"left out: {line}\n" for line in left_out), end="")
     with atomic(args.output) as file:
-        json.dump(content, file, ensure_ascii=False, indent=1)
-        file.write("\n")
-    print(
-        f"{args.output}: {len(figures)} attributes; look at it, and mend its prompts. Then train with\n"
-        f"  --attributes {args.output} --data-dir {data_dir}"
-    )
+        file.write(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+    print(f"{args.output}: {len(figures)} attributes; look at it, and mend its prompts. Then train with")
+    print(f"  --attributes {args.output} --data-dir {data_dir}")
 
 
 if __name__ == "__main__":
