@@ -146,7 +146,7 @@ def load_network(path, clip_model=None, prompts=None):
 def _network_of(state, meta, path, clip_model, prompts):
     """The network that a state dict fits, without its weights. Args: as of `load_network`."""
     source = f"checkpoint {path}"
-    if meta.get("role") in ROLES:
+    if meta.get("role") in list(ROLES):  # a list compares what a dict cannot look up
         return ROLES[meta["role"]].from_meta(meta, attributes_of(meta, source), source)
     # A published student names its heads head_* and dist_head_*.
     heads = [name for name in state if name.startswith(("head_", "dist_head_"))]

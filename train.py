@@ -142,12 +142,13 @@ def train(args, run, signals, world):
     precision = world.agreed(choose_precision(run.began_with.get("precision", args.precision), world.device))
     attributes = read_attributes(args.attributes, args.prompts)
     tables = read_tables(args.data_dir, attributes, skip_unreadable=args.skip_unreadable)
-    run.check_data(attributes, tables)
+    run.check_attributes(attributes)
     net = build_network(args, attributes, run.began_with)
     teacher = None if run.began_with else find_teacher(args, attributes, tables["train"].names, precision)
     with world.first_alone():
         data = load_pixels(tables, args.cache_dir, args.skip_unreadable)
 
+    run.check_data(data, attributes.sizes)
     run.check_room(net)
     run.open(data)
     report.header(args, net, data, precision, world)
@@ -160,7 +161,7 @@ def train(args, run, signals, world):
         save_logits(args.save_teacher_logits, data["train"].names, targets)
     del teacher  # it has said all it has to say
 
-    state.load_or_begin(data_fingerprint(tables), targets)
+    state.load_or_begin(data_fingerprint(data), targets)
     for _ in state.epochs():
         losses = train_one_epoch(state, data["train"], criterion)
         scores = validate(state, data["val"])

@@ -18,6 +18,7 @@ from networks import load_network
 from utils import metrics
 from utils.attributes import UNKNOWN, Attributes, read_attributes
 from utils.checkpoint import read_file
+from utils.dataset import read_tables
 from utils.losses import DistillationLoss, class_weights
 
 ODD = ["type", "keys", "file", "images", "split", "score", "image_name", "a.b", "sleeve type"]
@@ -144,8 +145,6 @@ def test_unknown_labels_play_no_part_in_class_weights_and_metrics():
 
 def without_labels(path, column, split):
     """Empty a column of the rows that `split` gets; returns how many there are."""
-    from utils.dataset import read_tables
-
     names = set(read_tables(str(path.parent), read_attributes(path))[split].names)
     table = path.parent / "shop.csv"
     with open(table, newline="", encoding="utf-8") as file:
@@ -280,6 +279,25 @@ def test_skip_unreadable(train, fails, place, photos):
     broken.write_bytes(every[0].read_bytes())
     train("--version", "t", *options[2:], "--overwrite", data_dir=path.parent)
     assert not os.path.exists("logs/t/unreadable.txt")
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_other_photos_can_be_read_than_when_the_run_began(train, fails, place, photos, role):
+    path = write_own(place / "own", photos, {"kind": 2})
+    shots = path.parent / "shots"
+    shots.unlink()
+    shutil.copytree(photos / "train", shots)
+    names = read_tables(str(path.parent), read_attributes(path))["train"].names
+    whole = (shots / names[0]).read_bytes()
+    (shots / names[0]).write_bytes(b"\0" * len(whole))
+    options = ["--version", "a", "--attributes", str(path), "--skip-unreadable"]
+    options += [*SOFT, "--teacher", "zero-shot"] if role == "student" else []
+    train(*options, "--epochs", "1", data_dir=path.parent)
+    assert len(Path("logs/a/unreadable.txt").read_text().splitlines()) == 1
+    (shots / names[0]).write_bytes(whole)
+    message = fails(*options, "--epochs", "2", "--resume", data_dir=path.parent)
+    assert "not the data set that the run began with" in message and "which can be read" in message
+    assert Path("logs/a/unreadable.txt").exists(), "a file was removed before it was looked at"
 
 
 def test_no_photo_that_can_be_read(fails, place, photos):

@@ -1,5 +1,6 @@
 """A run that is stopped anywhere, and goes on to the same numbers."""
 
+import errno
 import json
 import os
 import shutil
@@ -210,6 +211,80 @@ def test_options_that_last_pt_does_not_know_have_their_default(train, fails):
     message = fails(*go_on, "--clipping", "--ls", "0.1")
     assert "--clipping is True, was False" in message and "--ls is 0.1, was 0.0" in message
     train(*go_on)
+
+
+def without_a_column(content):
+    del content["progress"]["rows"][0]["val_top1_daily"]
+
+
+def with_a_column(content):
+    content["progress"]["rows"][0]["val_top1_other"] = 0.5
+
+
+CRAFTED = {
+    "a column is missing": (without_a_column, "holds no state of a run"),
+    "a column too many": (with_a_column, "holds no state of a run"),
+    "no score": (lambda c: c["progress"]["rows"][0].update(val_top1=None), "holds no state of a run"),
+    "a wrong epoch": (lambda c: c["progress"]["rows"][0].update(epoch=7), "holds no state of a run"),
+    "a row that is none": (lambda c: c["progress"]["rows"].append([1]), "holds no state of a run"),
+    "no role": (lambda c: c["meta"].pop("role"), "holds no state of a run"),
+    "a role that is none": (lambda c: c["meta"].update(role=["teacher"]), "holds no state of a run"),
+    "logits of nothing": (
+        lambda c: c["progress"].update(teacher_logits={key: torch.tensor(1.0) for key in ATTRIBUTES}),
+        "not the data set that the run began with",
+    ),
+}
+
+
+@pytest.mark.parametrize("change, said", CRAFTED.values(), ids=CRAFTED)
+def test_a_crafted_state_is_refused_before_a_file_changes(begun, fails, change, said):
+    content = checkpoint.read_file("model/a/last.pt")
+    change(content)
+    torch.save(content, "model/a/last.pt")
+    before = {path: path.read_bytes() for path in Path(".").rglob("*/a/*") if path.is_file()}
+    assert said in fails("--version", "a", "--epochs", "2", "--resume")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(
+    "change", [{"optimizer": None}, {"seconds": 10**400}, {"order_state": torch.zeros(1)}]
+)
+def test_a_crafted_state_that_does_not_load(begun, train, change):
+    content = checkpoint.read_file("model/a/last.pt")
+    content["progress"].update(change)
+    torch.save(content, "model/a/last.pt")
+    with pytest.raises(UserError, match=r"last\.pt: not the state of this run"):
+        train("--version", "a", "--epochs", "2", "--resume")
+
+
+@pytest.fixture
+def begun(train, tmp_path_factory, photos):
+    """A run of one epoch, trained once."""
+    kept = tmp_path_factory.getbasetemp() / "begun"
+    if not kept.exists():
+        train("--version", "a", "--epochs", "1")
+        kept.mkdir()
+        for name in ("model", "logs"):
+            shutil.copytree(name, kept / name, symlinks=True)
+        return
+    for name in ("model", "logs"):
+        shutil.copytree(kept / name, name, symlinks=True)
+
+
+def test_where_the_file_system_has_no_locks(train, monkeypatch):
+    from utils import run
+
+    codes = [errno.ENOLCK]
+
+    def flock(descriptor, operation):
+        raise OSError(codes[0], os.strerror(codes[0]))
+
+    monkeypatch.setattr(run.fcntl, "flock", flock)
+    train("--version", "a", "--epochs", "1")
+    assert sorted(os.listdir("model/a")) == ["best.pt", "last.pt", "model_1.pt"]
+    codes[0] = errno.EIO
+    with pytest.raises(UserError, match="model/b"):
+        train("--version", "b", "--epochs", "1")
 
 
 def test_another_number_of_processes_is_refused(train, fails):

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from conftest import ATTRIBUTES
 
 from clip_model import FashionCLIP
 from networks import load_network
+from utils import hardware, report
 from utils.losses import class_weights
 from utils.run import columns
 
@@ -120,6 +122,36 @@ def test_a_loss_that_is_not_finite_stops_the_run(fails, monkeypatch):
     assert sorted(os.listdir("model/a")) == ["best.pt", "last.pt", "model_1.pt"]
     log = Path("logs/a/a_training.log").read_text()
     assert "error: epoch 2, step 1: the loss of gender is nan" in log
+
+
+def test_reproducible_before_anything_is_computed(train, monkeypatch):
+    """cuBLAS reads its setting once: the probe of the precision must not come before it."""
+    seen = []
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(hardware, "TORCH", (2, 0))  # older ones do not measure
+
+    def probe(device):
+        seen.append((os.environ.get("CUBLAS_WORKSPACE_CONFIG"), torch.are_deterministic_algorithms_enabled()))
+        return 1.0
+
+    monkeypatch.setattr(hardware, "bf16_speedup", probe)
+    torch.use_deterministic_algorithms(False)
+    train("--version", "a", "--epochs", "1", "--precision", "auto")
+    assert seen == [(":4096:8", True)]
+
+
+def test_a_package_that_only_the_header_names_may_be_missing(train, monkeypatch):
+    real = report.version
+
+    def version(package):
+        if package == "scikit-image":
+            raise PackageNotFoundError(package)
+        return real(package)
+
+    monkeypatch.setattr(report, "version", version)
+    train("--version", "a", "--epochs", "1")
+    assert "scikit-image none  " in Path("logs/a/a_training.log").read_text()
+    assert len(rows("a")) == 1
 
 
 def test_class_weights_are_indexed_by_class():

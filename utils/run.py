@@ -20,6 +20,7 @@ MODEL_ROOT = "model"
 LOG_ROOT = "logs"
 EPOCH_FILE = re.compile(r"model_(\d+)\.pt")
 BEGIN_ANEW = "begin anew with --overwrite True"
+NO_STATE = f"holds no state of a run; {BEGIN_ANEW}"
 SCORES = ("train_loss", "val_top1", "val_acsa")
 
 # Options that say nothing about a network and how it was trained: they are not in its checkpoints.
@@ -133,7 +134,7 @@ class Run:
         content = checkpoint.read_file(self.last_file)
         meta = checkpoint.split(content, self.last_file)[1]
         if not _is_state(meta, content.get("progress")):
-            raise UserError(f"{self.last_file}: holds no state of a run; {BEGIN_ANEW}")
+            raise UserError(f"{self.last_file}: {NO_STATE}")
         before = public_options({**defaults, **meta["options"]})
         now = {**public_options(vars(self.args)), "processes": processes}
         before["processes"] = content["progress"].get("processes", processes)
@@ -146,21 +147,30 @@ class Run:
             raise UserError(f"--resume: {self.model_dir} began with other options: {'; '.join(differences)}")
         return content
 
-    def check_data(self, attributes, tables):
-        """UserError unless attributes and data set are those that a resumed run began with."""
-        if not self._saved:
-            return
-        before = self._saved["meta"].get("attributes")
+    def check_attributes(self, attributes):
+        """UserError unless attributes are those that a resumed run began with."""
+        before = self.began_with.get("attributes")
         if before is not None and before != attributes.to_meta():
             raise UserError(
                 "--resume: the attributes, or their prompts, are not what they were; give those, or "
                 + BEGIN_ANEW
             )
-        logits = set(self.teacher_logits or attributes)
-        if self._saved["progress"]["data"] != data_fingerprint(tables) or logits != set(attributes):
+        if any(set(row) != set(columns(attributes)) for row in self.rows):
+            raise UserError(f"{self.last_file}: {NO_STATE}")
+
+    def check_data(self, data, sizes):
+        """UserError unless the data set is that which a resumed run began with, and the same photos can be read.
+
+        Args: `data`, dict split -> `utils.dataset.Split`; `sizes`, attribute -> number of classes.
+        """
+        if not self._saved:
+            return
+        shapes = {key: (len(data["train"].names), size) for key, size in sizes.items()}
+        taught = self.teacher_logits and {key: tuple(one.shape) for key, one in self.teacher_logits.items()}
+        if self._saved["progress"]["data"] != data_fingerprint(data) or (taught or shapes) != shapes:
             raise UserError(
                 f"--resume: {self.args.data_dir} is not the data set that the run began with: names, labels or sizes "
-                f"of photos differ; name that one with --data-dir, or {BEGIN_ANEW}"
+                f"of photos differ, or which can be read; name that one with --data-dir, or {BEGIN_ANEW}"
             )
 
     @property
@@ -302,12 +312,16 @@ def _is_state(meta, progress):
     """Whether a checkpoint's content is of the form that `TrainState.save` writes, as far as it is used before it is loaded."""
     if not (isinstance(meta.get("options"), dict) and meta.get("precision") in ("fp32", "bf16")):
         return False
+    if meta.get("role") not in ("teacher", "student"):
+        return False
     if not (isinstance(progress, dict) and set(progress) >= KEYS and isinstance(progress["rows"], list)):
         return False
     rows, losses, logits = progress["rows"], progress["losses"], progress["teacher_logits"]
     return (
-        all(isinstance(row, dict) and {"epoch", "val_top1", "val_acsa"} <= set(row) for row in rows)
+        all(isinstance(row, dict) for row in rows)
         and all(isinstance(value, (int, float, type(None))) for row in rows for value in row.values())
+        and all(isinstance(row.get(name), (int, float)) for row in rows for name in ("val_top1", "val_acsa"))
+        and [row.get("epoch") for row in rows] == list(range(1, len(rows) + 1))
         and type(progress["epoch"]) is int
         and torch.is_tensor(losses)
         and losses.dim() == 2

@@ -1,6 +1,6 @@
-"""Made-up bad tables, photos, checkpoints, prompts and options: none ends in a traceback or changes a file.
+"""Made-up bad attributes, tables, photos, checkpoints, prompts and options: none ends in a traceback or changes a file.
 
-FAULT_INPUTS of them altogether (200), the same every time: `FAULT_INPUTS=1000 bash test.sh tests/faults/test_properties.py -s`.
+FAULT_INPUTS of them altogether (250), the same every time: `FAULT_INPUTS=1000 bash test.sh tests/faults/test_properties.py -s`.
 """
 
 import collections
@@ -34,10 +34,19 @@ from utils.attributes import read_attributes
 from utils.checkpoint import save_checkpoint
 from utils.cli import exit_code
 from utils.inference import load_classifier
+from utils.run import columns
 from utils.state import KEYS
 
-INPUTS = int(os.environ.get("FAULT_INPUTS", 200))
-SHARES = {"tables": 0.25, "photos": 0.25, "checkpoints": 0.25, "prompts": 0.1, "options": 0.15}
+INPUTS = int(os.environ.get("FAULT_INPUTS", 250))
+SHARES = {
+    "attributes": 0.12,
+    "own tables": 0.08,
+    "tables": 0.2,
+    "photos": 0.2,
+    "checkpoints": 0.2,
+    "prompts": 0.08,
+}
+SHARES["options"] = 0.12
 CODES = (0, 2, 4)  # fine, bad input, no room
 PROMPTS = {key: [list(one) for one in a.prompts] for key, a in ATTRIBUTES.items()}
 CSV = "Fashion-How24_sub1_val.csv"
@@ -212,6 +221,89 @@ def test_tables(made_up, content):
     )
 
 
+# --- attributes of somebody else, and their tables ----------------------------------------------------
+
+OWN = {
+    "name": "shop",
+    "image": "shot",
+    "train": {"table": "shop.csv", "photos": "val"},
+    "val": 0.5,
+    "group": "garment",
+    "unknown": ["", "?"],
+    "box": ["x1", "y1", "x2", "y2"],
+    "exif": True,
+    "encoding": "utf-8",
+    "attributes": {
+        "type": {"column": "kind", "short": "t", "classes": {"shirt": {"prompt": ["a shirt", "shirts"]}, "skirt": {}}},
+        "a.b": {"classes": {"0": {}, "1": {"names": {"ko": "일"}}}},
+    },
+}  # fmt: skip
+OWN_HEADER = ["shot", "garment", "kind", "a.b"]
+OWN_TABLE = "\n".join(",".join(row) for row in (OWN_HEADER, ["T SHIRT/1.png", "g", "shirt", "1"]))
+
+
+def files_of_attributes():
+    """JSON that says something else, something of another type, or is none."""
+    plain = altered(OWN) | PLAIN | PLAIN.map(lambda value: {**OWN, "attributes": value})
+    numbers = st.sampled_from(["NaN", "1e999", "-0", "9" * 5000, '{"attributes": {}, "attributes": 1}'])
+    texts = st.one_of(plain.map(json.dumps), st.text(), numbers, st.integers(1, 10**5).map(lambda n: "[" * n))
+    return st.one_of(
+        texts.map(lambda t: t.encode("utf-8", "surrogatepass")), spoiled(json.dumps(OWN).encode())
+    )
+
+
+def shop(made_up, attributes, table):
+    """A folder with that file of attributes and that table."""
+    folder = made_up.new / "shop"
+    if not folder.exists():
+        folder.mkdir()
+        (folder / "val").symlink_to(made_up.kept / "data" / "val")
+    (folder / "own.json").write_bytes(attributes)
+    (folder / "shop.csv").write_bytes(table)
+    return folder
+
+
+def read_shop(folder):
+    attributes = read_attributes(folder / "own.json")
+    return dataset.read_tables(str(folder), attributes, skip_unreadable=True)
+
+
+@inputs("attributes")
+@given(content=files_of_attributes())
+def test_attributes(made_up, content):
+    folder = shop(made_up, content, OWN_TABLE.encode())
+    made_up.end_well(
+        lambda: read_shop(folder),
+        lambda: FashionCLIP(read_attributes(folder / "own.json"), "random"),
+        lambda: train.main(
+            ["--version", "new", "--attributes", str(folder / "own.json"), "--data-dir", "nowhere"]
+        ),
+    )
+
+
+@st.composite
+def own_tables(draw):
+    header = draw(
+        st.permutations(OWN_HEADER) | st.lists(st.sampled_from([*OWN_HEADER, "", "x1"]), max_size=6)
+    )
+    cells = CELLS | st.sampled_from(["shirt", "skirt", "Shirt ", "?", "01"])
+    row = st.tuples(st.sampled_from(NAMES), cells, cells, cells)
+    lines = [header, *draw(st.lists(row | st.lists(cells, max_size=5), max_size=8))]
+    return "\n".join(",".join(line) for line in lines).encode("utf-8", "replace")
+
+
+@inputs("own tables")
+@given(content=own_tables() | spoiled(OWN_TABLE.encode()), share=st.sampled_from([0.01, 0.5, 0.99]))
+def test_tables_of_other_attributes(made_up, content, share):
+    folder = shop(made_up, json.dumps({**OWN, "val": share}).encode(), content)
+    made_up.end_well(
+        lambda: read_shop(folder),
+        lambda: predict.photos_of(
+            str(folder / "shop.csv"), str(folder / "val"), read_attributes(folder / "own.json")
+        ),
+    )
+
+
 # --- photos ------------------------------------------------------------------------------------------
 
 
@@ -283,6 +375,7 @@ META = {
     "metrics": {"val_top1": 0.5},
     **TEACHER.describe(),
 }
+ROW = {**dict.fromkeys(columns(ATTRIBUTES), 0.5), "epoch": 1}
 NAMES_OF_WEIGHTS = [
     "class_heads.daily.weight",
     "class_heads.0.weight",
@@ -321,7 +414,9 @@ def made_up_checkpoints(draw):
 def made_up_states_of_runs(draw):
     """What a last.pt holds, some of it replaced."""
     progress = {**dict.fromkeys(KEYS), "rows": [], "epoch": 1, "data": "", "losses": torch.zeros(0, 3)}
-    progress.update(draw(st.dictionaries(st.sampled_from(sorted(KEYS)), PLAIN, max_size=3)))
+    progress["processes"] = draw(st.just(1) | PLAIN)
+    progress["rows"] = draw(st.just([]) | altered([ROW]) | altered([ROW, {**ROW, "epoch": 2}]))
+    progress.update(draw(st.dictionaries(st.sampled_from(sorted({*KEYS, "processes"})), PLAIN, max_size=3)))
     meta = draw(st.just(META) | altered(META))
     return saved({"model": {"a": torch.zeros(1)}, "meta": meta, "progress": draw(st.just(progress) | PLAIN)})
 
