@@ -261,9 +261,7 @@ def test_skip_unreadable(train, fails, place, photos):
     listed = Path("logs/t/unreadable.txt").read_text().splitlines()
     assert len(listed) == 2 and broken.name in "".join(listed) and missing.name in "".join(listed)
     log = log_of("t")
-    assert (
-        "warning: 2 photos cannot be read and are left out, see logs/t/unreadable.txt" in log
-    )
+    assert "warning: 2 photos cannot be read and are left out, see logs/t/unreadable.txt" in log
     counts = [int(count) for count in re.findall(r"(?:train|val): (\d+) images", log)]
     assert sum(counts) == len(every) - 2
 

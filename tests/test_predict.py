@@ -92,7 +92,7 @@ def test_csv(photos):
 def test_broken_photo_is_skipped(photos, capsys):
     folder, _ = photos
     (folder / "aa.jpg").write_bytes(b"no picture")
-    with pytest.raises(SkippedPhotos, match="1 of 4 photos were skipped") as error:
+    with pytest.raises(SkippedPhotos, match="1 of 4 photos cannot be read and were skipped") as error:
         run(folder)
     assert error.value.exit_code == 6
     assert "aa.jpg: cannot identify" in capsys.readouterr().err
