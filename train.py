@@ -98,9 +98,7 @@ def parse_args(argv=None):
         name = "--teacher" if args.teacher else "--teacher-logits"
         parser.error(f"{name} is for training the student: add --kd-learning True")
     if args.save_teacher_logits and not (args.distils and args.teacher):
-        parser.error(
-            "--save-teacher-logits needs a student and a --teacher to ask: --kd-learning True --teacher"
-        )
+        parser.error("--save-teacher-logits needs a --teacher to ask: --kd-learning True --teacher")
     if args.save_teacher_logits:
         check_folder_of(args.save_teacher_logits, "--save-teacher-logits")
     return args

@@ -98,9 +98,7 @@ def _read_split(data_dir, layout, name, read):
     held_out = np.array([is_held_out(group, layout.share) for group in groups])
     chosen = np.flatnonzero(held_out == (name == "val"))
     if not len(chosen):
-        raise UserError(
-            f"{table}: too few rows: the share {layout.share} for validation leaves none for {name}"
-        )
+        raise UserError(f"{table}: too few rows: a share of {layout.share} leaves none for {name}")
     return split.rows(chosen)
 
 

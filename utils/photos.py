@@ -78,9 +78,8 @@ def _resize_matrix(length, size, channels=1):
     inside = np.broadcast_to(inside[:, None], shape)
     weights = np.broadcast_to(weights.astype(np.float32)[:, None], shape)
     starts = np.append(0, inside.sum(axis=2).cumsum())
-    return scipy.sparse.csr_matrix(
-        (weights[inside], columns[inside], starts), shape=(size * channels, length * channels)
-    )
+    parts = weights[inside], columns[inside], starts
+    return scipy.sparse.csr_matrix(parts, shape=(size * channels, length * channels))
 
 
 def read_rgb(path, exif=False):

@@ -152,8 +152,7 @@ class Run:
         before = self.began_with.get("attributes")
         if before is not None and before != attributes.to_meta():
             raise UserError(
-                "--resume: the attributes, or their prompts, are not what they were; give those, or "
-                + BEGIN_ANEW
+                f"--resume: the attributes, or their prompts, are not what they were; {BEGIN_ANEW}"
             )
         if any(set(row) != set(columns(attributes)) for row in self.rows):
             raise UserError(f"{self.last_file}: {NO_STATE}")
@@ -298,12 +297,8 @@ def metrics_row(epoch, lr, losses, scores, seconds):
     Args: `losses` attribute -> mean training loss; `scores` from `utils.metrics.scores`; `seconds` of the epoch.
     """
     row = {"epoch": epoch, "lr": lr}
-    figures = (
-        (sum(losses.values()), losses),
-        (scores["mean_top1"], scores["top1"]),
-        (scores["mean_acsa"], scores["acsa"]),
-    )
-    for score, (total, parts) in zip(SCORES, figures):
+    totals = sum(losses.values()), scores["mean_top1"], scores["mean_acsa"]
+    for score, total, parts in zip(SCORES, totals, (losses, scores["top1"], scores["acsa"])):
         row.update({score: total, **{f"{score}_{key}": value for key, value in parts.items()}})
     return {**row, "seconds": seconds}
 

@@ -58,9 +58,8 @@ class LogitsFile:
         """Dict attribute -> float32 tensor `(N, classes)` for the images of a `utils.dataset.Split`. Raises: as `check`."""
         self.check(data.names)
         chosen = [self.rows[name] for name in data.names]
-        return {
-            key: torch.from_numpy(values[chosen].astype(np.float32)) for key, values in self.arrays.items()
-        }
+        arrays = {key: values[chosen].astype(np.float32) for key, values in self.arrays.items()}
+        return {key: torch.from_numpy(values) for key, values in arrays.items()}
 
 
 class Network:
@@ -105,12 +104,8 @@ class Network:
     def _fingerprint(self, data):
         """Hash of all that the logits depend on."""
         net, digest = self.net, hashlib.blake2b(digest_size=16)
-        about = (
-            LOGITS_VERSION,
-            os.path.basename(data.pixels.array.filename),
-            self.precision.name,
-            net.token_ids,
-        )
+        pixels = os.path.basename(data.pixels.array.filename)
+        about = LOGITS_VERSION, pixels, self.precision.name, net.token_ids
         digest.update(repr((*about, net.prompts_per_class)).encode())
         for name, value in net.state_dict().items():
             digest.update(name.encode())
@@ -167,7 +162,5 @@ def _load_teacher(args, attributes):
 def _existing_checkpoints():
     folders = sorted(os.listdir(MODEL_ROOT)) if os.path.isdir(MODEL_ROOT) else []
     found = {folder: epoch_files(os.path.join(MODEL_ROOT, folder)) for folder in folders}
-    lists = [
-        f"{folder}/model_{{{','.join(map(str, epochs))}}}.pt" for folder, epochs in found.items() if epochs
-    ]
+    lists = [f"{name}/model_{{{','.join(map(str, epochs))}}}.pt" for name, epochs in found.items() if epochs]
     return f"there are: {'  '.join(lists)}" if lists else f"there is no checkpoint under {MODEL_ROOT}/ yet"

@@ -216,7 +216,7 @@ def _val(value):
 TEXT = (_is_text, f"a printable text of 1 to {MAX_NAME} characters")
 SENTENCE = (
     lambda value: _is_text(value, 1000),
-    "a printable text of 1 to 1000 characters, or a list of one or more",
+    "a printable text of 1 to 1000 characters, or a list of such",
 )
 PATH = (lambda value: _is_text(value, 1000) and not os.path.isabs(value), "a path relative to --data-dir")
 SHARE = (lambda value: 0 < value < 1, "a share of the training table above 0 and below 1, such as 0.2")
@@ -292,8 +292,4 @@ def _check_file(content):
         for one in classes:
             other = seen.setdefault(plain_name(one), one)
             _need(other == one, place, f"{one!r} and {other!r} differ by case or blanks only")
-            _need(
-                plain_name(one) not in unknown,
-                f"attributes.{name}",
-                f"{one!r} stands under unknown, too; remove one",
-            )
+            _need(plain_name(one) not in unknown, place, f"{one!r} stands under unknown, too; remove one")
