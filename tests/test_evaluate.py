@@ -45,8 +45,9 @@ def hits_of(labels, probabilities):
 
 def test_macro_f1():
     """F1 of class 0: 2/3, of class 1: 1, of class 2, which is only predicted: 0; class 3 does not occur."""
-    matrix = metrics.confusion_matrix([0, 0, 1, 1], [0, 2, 1, 1], 4)
-    assert metrics.macro_f1(matrix) == pytest.approx((2 / 3 + 1 + 0) / 3)
+    labels, predictions = np.array([0, 0, -1, 1, 1]), np.array([0, 2, 3, 1, 1])
+    assert metrics.macro_f1(labels, predictions) == pytest.approx((2 / 3 + 1 + 0) / 3)
+    assert metrics.macro_f1(labels[2:3], predictions[2:3]) is None
 
 
 def test_calibration():

@@ -119,14 +119,11 @@ def summary(run, data):
         logger.info(line)
     logger.info(f"always the most frequent classes: mean Top-1 {majority_top1(data):.4f}")
     size = os.path.getsize(run.best_file) / 1e6
-    for what, path in (
-        ("best weights", f"{run.best_file} -> {os.readlink(run.best_file)} ({size:.1f} MB)"),
-        ("all epochs", run.model_dir),
-        ("log", run.log_file),
-        ("metrics", run.metrics_file),
-        ("options", run.args_file),
-    ):
-        logger.info(f"{what + ':':<14}{path}")
+    logger.info(f"best weights: {run.best_file} -> {os.readlink(run.best_file)} ({size:.1f} MB)")
+    logger.info(f"all epochs:   {run.model_dir}")
+    logger.info(f"log:          {run.log_file}")
+    logger.info(f"metrics:      {run.metrics_file}")
+    logger.info(f"options:      {run.args_file}")
 
 
 def finished(run):
