@@ -98,7 +98,7 @@ def _read_split(data_dir, layout, name, read):
     held_out = np.array([is_held_out(group, layout.share) for group in groups])
     chosen = np.flatnonzero(held_out == (name == "val"))
     if not len(chosen):
-        raise UserError(f"{table}: too few rows: a share of {layout.share} leaves none for {name}")
+        raise UserError(f"{table}: a share of {layout.share} leaves no row for {name}; there are too few")
     return split.rows(chosen)
 
 
@@ -206,7 +206,7 @@ def _cell_reader(attribute, unknown):
         if name in numbers:
             return numbers[name]
         if not name:
-            raise ValueError(f'{attribute.column} is empty; the attributes may allow it: "unknown": [""]')
+            raise ValueError(f'{attribute.column} is empty; "unknown": [""] in the attributes allows it')
         classes = excerpt(", ".join(f"{number} {one}" for number, one in enumerate(attribute.classes)), 150)
         raise ValueError(f"{attribute.column} is {excerpt(cell)}, which is no class; there are {classes}")
 
