@@ -47,7 +47,7 @@ def load_classifiers(args):
     classifiers = [load_classifier(path, **options) for path in args.checkpoint]
     published = any(classifier.role == "teacher" and not classifier.meta for classifier in classifiers)
     if any(options.values()) and not published:
-        raise UserError("--clip-model and --prompts are for a published teacher, which this is not")
+        raise UserError("--clip-model, --prompts: for a published teacher; this checkpoint needs neither")
     return classifiers
 
 

@@ -192,7 +192,7 @@ def test_labels_follow_the_networks_classes(work, tmp_path, cells):
     )
     content["attributes"]["sleeve"]["classes"] = {"long": {}, "none": {}}
     (tmp_path / "a.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match="of the first alone: none; of the second alone: short"):
+    with pytest.raises(UserError, match="of the first only: none; of the second only: short"):
         read_data([checkpoint], args, "val")
 
 

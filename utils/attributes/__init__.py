@@ -216,7 +216,7 @@ def _val(value):
 TEXT = (_is_text, f"a printable text of 1 to {MAX_NAME} characters")
 SENTENCE = (
     lambda value: _is_text(value, 1000),
-    "a printable text of 1 to 1000 characters, or a list of such",
+    "a text of 1 to 1000 characters, or a list of one or more",
 )
 PATH = (lambda value: _is_text(value, 1000) and not os.path.isabs(value), "a path relative to --data-dir")
 SHARE = (lambda value: 0 < value < 1, "a share of the training table above 0 and below 1, such as 0.2")
@@ -286,10 +286,10 @@ def _check_file(content):
         _need("/" not in name, place, "a name must not hold '/'; give another, and the table's own as column")
         other = shorts.setdefault(short, name)
         _need(other == name, f"{place}.short", f"{short!r} is that of {other}, too; change one of the two")
-        place, seen = f"{place}.classes", {}
-        fits = 2 <= len(classes) <= MAX_CLASSES
-        _need(fits, place, f"{len(classes)} classes; there must be 2 to {MAX_CLASSES:,}")
+        fits, seen = 2 <= len(classes) <= MAX_CLASSES, {}
+        _need(fits, f"{place}.classes", f"{len(classes)} classes; there must be 2 to {MAX_CLASSES:,}")
         for one in classes:
             other = seen.setdefault(plain_name(one), one)
-            _need(other == one, place, f"{one!r} and {other!r} differ by case or blanks only")
+            twice = f"{one!r} and {other!r} differ by case or blanks only"
+            _need(other == one, f"{place}.classes", twice)
             _need(plain_name(one) not in unknown, place, f"{one!r} stands under unknown, too; remove one")
