@@ -112,9 +112,9 @@ def exit_code(main):
 
 
 def _say(level, message):
-    """By the logger once it has a terminal, otherwise on stderr."""
+    """By the logger once utils/log.py has given it the terminal, otherwise on stderr."""
     logger = logging.getLogger("fashion")
-    if logger.handlers:
+    if any(handler.name == "terminal" for handler in logger.handlers):
         logger.log(level, message)
     else:
         print(message, file=sys.stderr)

@@ -41,6 +41,7 @@ def start(process=0):
     logger.setLevel(logging.ERROR if process else logging.INFO)
     logger.propagate = False
     terminal = _Terminal()
+    terminal.set_name("terminal")
     terminal.setFormatter(logging.Formatter(f"[process {process}] %(message)s" if process else "%(message)s"))
     logger.addHandler(terminal)
     logger.addHandler(logging.handlers.MemoryHandler(capacity=10**6, flushLevel=logging.CRITICAL + 1))
