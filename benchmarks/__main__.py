@@ -1,14 +1,8 @@
-"""Times the project against the published procedure, which benchmarks/reference.py writes anew.
+"""Times the project against the published procedure, which benchmarks/reference.py writes anew."""
 
-(*) In validation the reference is nothing but a forward pass, in the project's precision, of batches that lie ready.
-"""
-
-import re
 import statistics
 import sys
 import tempfile
-
-import torch
 
 from benchmarks import works
 from benchmarks.timing import pair
@@ -26,13 +20,10 @@ FP32 = choose_precision("fp32", works.CPU)
 
 LETTERBOX = works.reference_letterbox, works.project_letterbox
 TRAINING = works.reference_training, works.project_training
-VALIDATION = works.plain_passes, works.project_validation
 WORKS = [  # name, the two sides, role of the network, batches of photos
     ("read and letterbox photos, one core", LETTERBOX, "", 1),
     ("teacher, a training step", TRAINING, "teacher", 1),
     ("student and soft teacher, an epoch", TRAINING, "student", 2),
-    ("validation of the teacher (*)", VALIDATION, "teacher", 2),
-    ("validation of the student (*)", VALIDATION, "student", 2),
 ]
 HEADER = """\
 | work                                | precision | reference s | project s | ratio | images/s | peak GB ref / proj |
@@ -60,9 +51,8 @@ def main(argv=None):
     start()
     precision = choose_precision(args.precision, works.CPU)
     machine(works.CPU, precision)
-    capability = re.search("capability usage: (.*)", torch.__config__.show())[1]
     photos = args.data_dir or "drawn photos"
-    logger.info(f"{capability}, batches of {args.batch_size}, medians of {args.turns} turns, {photos}")
+    logger.info(f"batches of {args.batch_size}, medians of {args.turns} turns, {photos}")
     with tempfile.TemporaryDirectory() as folder:
         if not args.data_dir:
             make_sample(folder, train=2 * args.batch_size, val=1)

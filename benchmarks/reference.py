@@ -5,8 +5,6 @@ tower once per attribute, by way of CLIP's own processor, and each attribute's p
 again; a student's teacher runs on every batch. All in float32, with PyTorch's plain optimizers.
 """
 
-import re
-
 import numpy as np
 import skimage.io
 import skimage.transform
@@ -17,7 +15,6 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 SIZE = 224
-WORD = re.compile(r"\w+|[^\w\s]+")
 
 
 def read(path):
@@ -48,14 +45,14 @@ class Teacher:
         self.clip, self.text = CLIPModel(CLIPConfig.from_dict(config)).float(), config["text_config"]
         self.clip.logit_scale.data.fill_(np.log(100))
         self.prompts = {key: [sentence for (sentence,) in one.prompts] for key, one in attributes.items()}
-        self.words = sorted({word for one in self.prompts.values() for s in one for word in WORD.findall(s)})
+        self.words = sorted({word for one in self.prompts.values() for s in one for word in s.split()})
         # Images in 0..1 become whole grey levels in the pinned 4.27, which must be divided by 255. Later versions
         # leave them as they are, and must be told not to divide again; the published code forgets that.
         self.processor = CLIPImageProcessor(do_rescale=transformers.__version__.startswith("4.27."))
 
     def tokenize(self, sentence):
         """List of token ids, from the begin to the end."""
-        words = [self.words.index(word) for word in WORD.findall(sentence)]
+        words = [self.words.index(word) for word in sentence.split()]
         return [self.text["bos_token_id"], *words, self.text["eos_token_id"]]
 
     def logits(self, images):

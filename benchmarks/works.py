@@ -42,7 +42,7 @@ class Job(NamedTuple):
     attributes: Attributes
     batch_size: int
     precision: Precision  # of the project
-    role: str = ""  # of the network that is trained or asked, "teacher" or "student"
+    role: str = ""  # of the network that is trained, "teacher" or "student"
     clip: dict = VIT_B_32  # of clip_model.clip_config
     read: Callable = reference.read  # how the reference reads a photo
 
@@ -100,19 +100,6 @@ def read_rounded(path):
     return photos.letterbox(photos.read_rgb(path)) / 255
 
 
-def plain_passes(job):
-    """Nothing but forward passes in evaluation mode, in the run's precision, of batches that lie ready."""
-    net = _network(job).eval().to(memory_format=torch.channels_last)
-    batches = torch.from_numpy(job.pixels()).permute(0, 3, 1, 2).split(job.batch_size)
-
-    def run():
-        with torch.no_grad(), job.precision.autocast(CPU):
-            for pixels in batches:
-                net(pixels)
-
-    return run
-
-
 # --- the project -------------------------------------------------------------------------------------
 
 
@@ -128,7 +115,9 @@ def project_letterbox(job):
 
 def project_training(job):
     """train.py's epoch, set up as its train() does, but for the images' order: the reference's, which is the table's."""
-    args, net, images = job.args(), _network(job), Images(job.pixels(), CPU)
+    keep_freed_memory()
+    args, images = job.args(), Images(job.pixels(), CPU)
+    net = _teacher(job) if job.role == "teacher" else _student(job)
     make_reproducible(args.seed)
     state = TrainState(net, args, job.precision, World("cpu"))
     state.order = torch.arange
@@ -143,19 +132,7 @@ def project_training(job):
     return run
 
 
-def project_validation(job):
-    net = _network(job).to(memory_format=torch.channels_last)
-    images = Images(job.pixels(), CPU)
-    return lambda: engine.predict(net, images, job.precision, job.batches(), "photos") and None
-
-
 # --- the networks ------------------------------------------------------------------------------------
-
-
-def _network(job):
-    """The project's, with memory that is kept as in train.py."""
-    keep_freed_memory()
-    return _teacher(job) if job.role == "teacher" else _student(job)
 
 
 def _student(job):
