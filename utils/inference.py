@@ -154,23 +154,18 @@ def _from_onnx(path, threads):
         raise UserError(f"{path}: its metadata are not readable ({error}); export it again") from error
     attributes = attributes_of(meta, path)
     found = {x.name: (x.type, len(x.shape)) for x in session.get_inputs()}
-    outputs = [(x.name, x.shape[-1] if x.shape else None) for x in session.get_outputs()]
-    sizes = list(attributes.sizes.items())
-    if "attributes" in meta:  # in their order: not every name can be a tensor's
-        fits = [classes for _, classes in outputs] == [classes for _, classes in sizes]
-    else:
-        fits = sorted(outputs, key=repr) == sorted(sizes)
-        outputs = sizes
+    # In the attributes' order, since not every name of one can be a tensor's.
+    outputs, sizes = session.get_outputs(), attributes.sizes
+    fits = [x.shape[-1:] for x in outputs] == [[classes] for classes in sizes.values()]
     if found != {INPUT: ("tensor(uint8)", 4)} or not fits:
-        wanted = ", ".join(f"{key} ({classes})" for key, classes in sizes)
+        wanted = ", ".join(f"{key} ({classes})" for key, classes in sizes.items())
         raise UserError(
             f"{path}: an ONNX file of another model: it needs the input {INPUT}, uint8 (N, {SIZE}, {SIZE}, 3), "
             f"and the outputs {wanted}; export.py writes such files"
         )
-    names = [name for name, _ in outputs]
 
     def classify(pixels):
-        return dict(zip(attributes, session.run(names, {INPUT: np.ascontiguousarray(pixels)})))
+        return dict(zip(attributes, session.run(None, {INPUT: np.ascontiguousarray(pixels)})))
 
     return Classifier(path, attributes, meta, classify)
 

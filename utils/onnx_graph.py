@@ -88,19 +88,19 @@ def trace(net):
     del model.opset_import[:]
     model.opset_import.add(domain="", version=OPSET)
     del model.graph.value_info[:]  # notes of sizes for the traced number of photos
-    sizes = _sizes(model)
-    _free_batch(model, sizes)
+    _free_batch(model)
     _share_indices(model)
     _without_unused(model)
     return model
 
 
-def _free_batch(model, sizes):
+def _free_batch(model):
     """Any number of photos: in every reshape the first dimension, and no other, holds a multiple of it.
 
     The sizes were traced as constants, since a traced number of photos makes each reshape compute its
     shape by a dozen operators.
     """
+    sizes = _sizes(model)
     for node in model.graph.node:
         if node.op_type == "Reshape":
             node.input[1] = _constant(model, [-1, *sizes[node.output[0]][1:]])
@@ -173,12 +173,9 @@ def to_fp16(model, operators=None):
     meant = {name for n in graph.node if operators is None or n.op_type in operators for name in n.input}
     for tensor in graph.initializer:
         if tensor.name in meant and tensor.data_type == TensorProto.FLOAT and np.prod(tensor.dims) >= 64:
-            name = tensor.name
-            half = numpy_helper.to_array(tensor).astype(np.float16)
-            tensor.CopyFrom(numpy_helper.from_array(half, f"{name}_half"))
-            casts.append(
-                helper.make_node("Cast", [f"{name}_half"], [name], f"{name}_cast", to=TensorProto.FLOAT)
-            )
+            half, name = f"{tensor.name}_half", tensor.name
+            casts.append(helper.make_node("Cast", [half], [name], f"{name}_cast", to=TensorProto.FLOAT))
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), half))
     _replace(graph.node, casts + list(graph.node))
 
 
