@@ -41,7 +41,7 @@ def draft(path, image, photos, encoding="utf-8"):
             continue
         counts = plain.value_counts()
         # Of spellings that differ by case or blanks only, the most frequent stands for all.
-        classes = sorted(known[plain == name].value_counts().index[0] for name in counts.index)
+        classes = [known[plain == name].value_counts().index[0] for name in sorted(counts.index)]
         name = column.replace("/", " ")
         prompts = {one: {"prompt": PROMPT.format(attribute=name, name=one)} for one in classes}
         attributes[name] = {"column": column, "classes": prompts}
