@@ -154,9 +154,10 @@ def _from_onnx(path, threads):
         raise UserError(f"{path}: its metadata are not readable ({error}); export it again") from error
     attributes = attributes_of(meta, path)
     found = {x.name: (x.type, len(x.shape)) for x in session.get_inputs()}
-    # In the attributes' order, since not every name of one can be a tensor's.
-    outputs, sizes = session.get_outputs(), attributes.sizes
-    fits = [x.shape[-1:] for x in outputs] == [[classes] for classes in sizes.values()]
+    outputs, sizes = {x.name: x.shape[-1:] for x in session.get_outputs()}, attributes.sizes
+    # In the attributes' order, since not every name of one can be a tensor's; earlier versions had the names.
+    names = list(outputs if "attributes" in meta else sizes)
+    fits = [outputs.get(name) for name in names] == [[classes] for classes in sizes.values()]
     if found != {INPUT: ("tensor(uint8)", 4)} or not fits:
         wanted = ", ".join(f"{key} ({classes})" for key, classes in sizes.items())
         raise UserError(
@@ -165,7 +166,7 @@ def _from_onnx(path, threads):
         )
 
     def classify(pixels):
-        return dict(zip(attributes, session.run(None, {INPUT: np.ascontiguousarray(pixels)})))
+        return dict(zip(attributes, session.run(names, {INPUT: np.ascontiguousarray(pixels)})))
 
     return Classifier(path, attributes, meta, classify)
 
