@@ -13,7 +13,7 @@ from utils.errors import UserError
 from utils.files import atomic
 from utils.inference import load_classifier, prediction_header, probability_columns, read_data
 from utils.log import logger, table
-from utils.report import unreadable
+from utils.report import score, unreadable
 
 MAX_MB = 25  # of the competition, 10^6 bytes
 
@@ -26,7 +26,7 @@ def get_args_parser():
     p.add_argument("--split", choices=("val", "train"), default="val", help="part of the data set")
     p.add_argument("--output", help="folder for the files; without it, the first checkpoint's name with the split: model/student/best.pt writes model/student/best_val/", metavar="DIR")
     p.add_argument("--clip-model", help="for a published teacher, which does not say what it began from: hub name or local folder; without it, FashionCLIP from the hub", metavar="NAME")
-    p.add_argument("--prompts", help="for a published teacher: JSON file, attribute -> a sentence for each class; without it, those of utils/fashion_how.json", metavar="FILE")
+    p.add_argument("--prompts", help="for a published teacher: JSON file, attribute -> a sentence for each class; without it, those of utils/attributes/fashion_how.json", metavar="FILE")
     p.add_argument("--batch-size", type=number(int, 1), default=32, help="images per step", metavar="N")
     return p
 # fmt: on
@@ -107,15 +107,15 @@ def write_predictions(file, attributes, data, probabilities):
 def say_evaluation(result, attributes):
     """The figures of one network."""
     names = ("top1", "acsa", "macro_f1", "ece")
-    rows = [[key, *(shown(result["attributes"][key][name]) for name in names)] for key in attributes]
-    rows.append(["mean", *(shown(result[f"mean_{name}"]) for name in names)])
+    rows = [[key, *(score(result["attributes"][key][name]) for name in names)] for key in attributes]
+    rows.append(["mean", *(score(result[f"mean_{name}"]) for name in names)])
     intervals = [shown_interval(result[f"mean_{name}_interval"]) for name in names[:2]]
     rows.append(["95 % interval", *intervals, "", ""])
     size = f"{result['size_mb']:.1f} MB on disk"
     if not read_attributes().differences(attributes):
         excess = "" if result["size_mb"] <= MAX_MB else ": too large to hand in"
         size += f", of {MAX_MB} allowed{excess}"
-        size = f"competition's score (mean Top-1): {shown(result['score'])}; {size}"
+        size = f"competition's score (mean Top-1): {score(result['score'])}; {size}"
     logger.info(f"{result['checkpoint']}: {result['role']}, {result['images']} images of {result['split']}")
     logger.info("\n".join(table(rows, ["", "Top-1", "ACSA", "macro-F1", "calibration error"])))
     logger.info(f"{size}\n")
@@ -126,29 +126,24 @@ def say_comparison(first, second):
     comparison, rows = first["comparison"], []
     for name, title in (("top1", "Top-1"), ("acsa", "ACSA")):
         for key, between in comparison["attributes"].items():
-            both = [shown(result["attributes"][key][name]) for result in (first, second)]
+            both = [score(result["attributes"][key][name]) for result in (first, second)]
             p = shown_p(between["p"]) if name == "top1" else ""
-            rows.append([f"{title} {key}", *both, shown(between[name], "+.4f"), "", p])
-        both = [shown(result[f"mean_{name}"]) for result in (first, second)]
+            rows.append([f"{title} {key}", *both, score(between[name], "+.4f"), "", p])
+        both = [score(result[f"mean_{name}"]) for result in (first, second)]
         mean = comparison[f"mean_{name}"]
-        between = [shown(mean["difference"], "+.4f"), shown_interval(mean["interval"], "+.4f")]
+        between = [score(mean["difference"], "+.4f"), shown_interval(mean["interval"], "+.4f")]
         rows.append([f"{title} mean", *both, *between, shown_p(mean["p"])])
     logger.info(f"first:  {first['checkpoint']}\nsecond: {second['checkpoint']}")
     logger.info("\n".join(table(rows, ["", "first", "second", "difference", "95 % interval", "p"])))
     logger.info("p, two-sided: attributes by McNemar's exact test, means by permutation of the pairs\n")
 
 
-def shown(value, form=".4f"):
-    """A figure of a table; a dash where no label is known."""
-    return "-" if value is None else format(value, form)
-
-
 def shown_interval(ends, form=".4f"):
-    return " .. ".join(shown(end, form) for end in ends) if ends else "-"
+    return " .. ".join(score(end, form) for end in ends) if ends else "-"
 
 
 def shown_p(value):
-    return "< 0.0001" if value is not None and value < 0.0001 else shown(value)
+    return "< 0.0001" if value is not None and value < 0.0001 else score(value)
 
 
 def main(argv=None):

@@ -96,9 +96,9 @@ def score_table(title, row, attributes):
     return table(rows, [title, "Top-1", "ACSA"])
 
 
-def score(value):
+def score(value, form=".4f"):
     """A figure of a table; a dash where there is none."""
-    return "-" if value is None else f"{value:.4f}"
+    return "-" if value is None else format(value, form)
 
 
 def majority_top1(data):

@@ -19,7 +19,7 @@ from utils.log import table
 SHARE = 0.2  # held out for validation
 MOST = 50  # different values of a column that becomes an attribute
 FEW = 10  # photos of a class: fewer are pointed out
-HEADER = "column/classes/largest/not known/under 10 photos/none held out/other spellings".split("/")
+HEADER = f"column/classes/largest/not known/under {FEW} photos/none held out/other spellings".split("/")
 
 
 def draft(path, image, photos, encoding="utf-8"):
