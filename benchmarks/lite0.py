@@ -37,7 +37,9 @@ def main(argv=None):
     with torch.no_grad():
         difference = (theirs.eval()(pixels) - ours.eval()(pixels)).abs().max().item()
     if difference > TOLERANCE:
-        raise UserError(f"{path}: its logits differ by {difference:.1e} in timm's network; nothing was written")
+        raise UserError(
+            f"{path}: its logits differ by {difference:.1e} in timm's network; nothing was written"
+        )
     with atomic(args.output, binary=True) as file:
         torch.save(ours.state_dict(), file)
     print(f"{args.output}: the logits are the package's own to {difference:.1e}")
