@@ -11,6 +11,7 @@ from utils.errors import Interrupted, UserError
 
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 CLIP_MODEL = "patrickjohncyh/fashion-clip"  # the hub's FashionCLIP
+ZERO_SHOT = "zero-shot"  # in place of a checkpoint: FashionCLIP as it comes
 
 
 # --- options -----------------------------------------------------------------------------------------
