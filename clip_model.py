@@ -61,7 +61,7 @@ class FashionCLIP(nn.Module):
     Raises: UserError if the model cannot be had.
     """
 
-    role = "teacher"
+    role, title = "teacher", "FashionCLIP"
 
     def __init__(self, attributes, name_or_path):
         super().__init__()

@@ -7,42 +7,41 @@ from timm.utils.model import reparameterize_model
 from torch import nn
 
 from clip_model import FashionCLIP
-from tiny_vit import timm_names, tiny_vit
+from tiny_vit import timm_names
 from utils.attributes import attributes_of, read_attributes
+from utils.backbones import build_backbone, full_name
 from utils.checkpoint import load_state, read_checkpoint
-from utils.cli import CLIP_MODEL
+from utils.cli import CLIP_MODEL, STUDENT
 from utils.errors import UserError
 from utils.pixels import Normalize
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 
 class Student(nn.Module):
-    """TinyViT-5M with linear heads (5,080,752 parameters with distillation heads for the competition, 20 MB).
+    """A backbone with linear heads (TinyViT-5M with distillation heads for the competition: 5,080,752 parameters, 20 MB).
 
     Args:
         attributes: `utils.attributes.Attributes`.
         distillation: whether each attribute has a second head that learns from the teacher
             (DeiT, arXiv:2012.12877, section 4).
-        weights: of the backbone, see `tiny_vit.tiny_vit`.
+        weights, backbone: see `utils.backbones.build_backbone`.
     """
 
     role = "student"
 
-    def __init__(self, attributes, distillation=True, weights=None):
+    def __init__(self, attributes, distillation=True, weights=None, backbone=STUDENT):
         super().__init__()
         self.attributes = attributes
         self.distillation = distillation
-        self.normalize = Normalize(IMAGENET_MEAN, IMAGENET_STD)
-        self.backbone = tiny_vit("tiny_vit_5m_224", weights)
+        self.backbone, self.width, config = build_backbone(backbone, weights)
+        self.backbone_name = full_name(config)
+        self.title = f"{self.backbone_name}, {self.width} features"
+        self.normalize = Normalize(config["mean"], config["std"])
         self.class_heads = self._heads()  # by number: a ModuleDict does not take every name
         if distillation:
             self.distillation_heads = self._heads()
 
     def _heads(self):
-        features = self.backbone.num_features
-        return nn.ModuleList(nn.Linear(features, classes) for classes in self.attributes.sizes.values())
+        return nn.ModuleList(nn.Linear(self.width, classes) for classes in self.attributes.sizes.values())
 
     def forward(self, pixels):
         """Letterboxed RGB pixels, uint8 `(B, 3, 224, 224)` -> dict attribute -> float32 logits `(B, classes)`.
@@ -70,12 +69,15 @@ class Student(nn.Module):
 
     def describe(self):
         """Plain values from which the network can be built again (see `from_meta`)."""
-        return {"role": self.role, "distillation": self.distillation}
+        return {"role": self.role, "distillation": self.distillation, "backbone": self.backbone_name}
 
     @classmethod
     def from_meta(cls, meta, attributes, source="checkpoint"):
-        """The network of a checkpoint, without its weights."""
-        net = cls(attributes, distillation=bool(meta.get("distillation")))
+        """The network of a checkpoint, without its weights; earlier versions did not name the backbone."""
+        try:
+            net = cls(attributes, bool(meta.get("distillation")), backbone=str(meta.get("backbone", STUDENT)))
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from error
         return net.folded() if meta.get("folded") else net
 
     def folded(self):
@@ -124,8 +126,8 @@ def build_network(args, attributes, meta=None):
         return ROLES[meta["role"]].from_meta(meta, attributes)
     if not args.kd_learning:
         return FashionCLIP(attributes, args.clip_model)
-    weights = None if args.student_weights == "none" else args.student_weights
-    return Student(attributes, args.distils, weights)
+    weights = None if args.student_weights == "none" else args.student_weights or True
+    return Student(attributes, args.distils, weights, args.student)
 
 
 def load_network(path, clip_model=None, prompts=None):

@@ -1,9 +1,19 @@
-"""Train the teacher (FashionCLIP) or, with --kd-learning True, the student (TinyViT-5M)."""
+"""Train the teacher (FashionCLIP) or, with --kd-learning True, a student (TinyViT-5M, or another backbone)."""
 
 import argparse
 import sys
 
-from utils.cli import CLIP_MODEL, Parser, StopSignals, check_folder_of, exit_code, number, version_name
+from utils.cli import (
+    CLIP_MODEL,
+    STUDENT,
+    STUDENT_WEIGHTS,
+    Parser,
+    StopSignals,
+    check_folder_of,
+    exit_code,
+    number,
+    version_name,
+)
 
 # Torch is imported by main(), once the options are known to be right: --help and typing errors answer at once.
 
@@ -25,17 +35,19 @@ def get_args_parser():
 
     g = p.add_argument_group("data")
     p.data_options(g)
+    g.add_argument("--unlabelled", nargs="+", action="extend", help="folders of photos without labels, from which the student learns what the teacher says", metavar="DIR")
     g.add_argument("--batch-size", type=number(int, 1), default=64, help="images per training step", metavar="N")
     g.add_argument("--val-batch-size", type=number(int, 1), default=32, help="images per step of validation and of the teacher's pass", metavar="N")
 
     g = p.add_argument_group("model")
-    p.switch(g, "--kd-learning", "False trains the FashionCLIP teacher, True the TinyViT student")
+    p.switch(g, "--kd-learning", "False trains the FashionCLIP teacher, True a student")
     g.add_argument("--clip-model", default=CLIP_MODEL, help="hub name, local folder in Hugging Face layout, or 'random': a small CLIP with random weights", metavar="NAME")
     g.add_argument("--prompts", help="JSON file, attribute -> for each class a sentence or a list of them; in place of those of --attributes", metavar="FILE")
-    g.add_argument("--student-weights", default="timm/tiny_vit_5m_224.dist_in22k", help="hub id, file, or 'none' for random weights", metavar="NAME")
+    g.add_argument("--student", default=STUDENT, help="backbone of the student, by timm's name, with or without the tag of its weights", metavar="NAME")
+    g.add_argument("--student-weights", help="of the backbone: hub id, file, or 'none' for random ones; without it timm's own on the hub", metavar="NAME")
 
     g = p.add_argument_group("distillation, with --kd-learning True")
-    g.add_argument("--teacher", help="checkpoint relative to model/, or 'zero-shot': FashionCLIP as it comes", metavar="FILE")
+    g.add_argument("--teacher", help="checkpoint relative to model/, of a teacher or a student, or 'zero-shot': FashionCLIP as it comes", metavar="FILE")
     g.add_argument("--teacher-logits", help="in place of --teacher: .npz file with image_name and the logits of each attribute", metavar="FILE")
     g.add_argument("--save-teacher-logits", help="write the teacher's logits of the training images, for --teacher-logits", metavar="FILE")
     g.add_argument("--distillation-type", choices=("none", "soft", "hard"), default="hard", help="what is learned from the teacher: nothing, its logits, its decision")
@@ -80,6 +92,8 @@ def parse_args(argv=None):
     """The options, checked against each other."""
     parser = get_args_parser()
     args = parser.parse_args(argv, Options())
+    if args.student_weights is None and args.student == STUDENT:
+        args.student_weights = STUDENT_WEIGHTS
     if args.resume and args.overwrite:
         parser.error("--resume goes on with a run, --overwrite removes it: give one of the two")
     if args.decay_epoch <= args.warmup_epoch:
@@ -97,6 +111,8 @@ def parse_args(argv=None):
     if (args.teacher or args.teacher_logits) and not args.kd_learning:
         name = "--teacher" if args.teacher else "--teacher-logits"
         parser.error(f"{name} is for training the student: add --kd-learning True")
+    if args.unlabelled and not args.distils:
+        parser.error("--unlabelled needs a teacher, who says what they are: --kd-learning True --teacher")
     if args.save_teacher_logits and not (args.distils and args.teacher):
         parser.error("--save-teacher-logits needs a --teacher to ask: --kd-learning True --teacher")
     if args.save_teacher_logits:
@@ -125,7 +141,7 @@ def train(args, run, signals, world):
     from networks import build_network
     from utils import report
     from utils.attributes import read_attributes
-    from utils.dataset import load_pixels, read_tables
+    from utils.dataset import load_pixels, read_tables, read_unlabelled, with_unlabelled
     from utils.engine import train_one_epoch, validate
     from utils.hardware import choose_precision, make_reproducible
     from utils.losses import build_criterion
@@ -140,11 +156,12 @@ def train(args, run, signals, world):
     precision = world.agreed(choose_precision(run.began_with.get("precision", args.precision), world.device))
     attributes = read_attributes(args.attributes, args.prompts)
     tables = read_tables(args.data_dir, attributes, skip_unreadable=args.skip_unreadable)
+    tables.update(read_unlabelled(args.unlabelled or [], tables))
     run.check_attributes(attributes)
     net = build_network(args, attributes, run.began_with)
-    teacher = None if run.began_with else find_teacher(args, attributes, tables["train"].names, precision)
+    teacher = None if run.began_with else find_teacher(args, attributes, tables, precision)
     with world.first_alone():
-        data = load_pixels(tables, args.cache_dir, args.skip_unreadable)
+        data = with_unlabelled(load_pixels(tables, args.cache_dir, args.skip_unreadable))
 
     run.check_data(data, attributes.sizes)
     run.check_room(net)

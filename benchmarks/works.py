@@ -116,7 +116,7 @@ def project_letterbox(job):
 def project_training(job):
     """train.py's epoch, set up as its train() does, but for the images' order: the reference's, which is the table's."""
     keep_freed_memory()
-    args, images = job.args(), Images(job.pixels(), CPU)
+    args, images = job.args(), Images((job.pixels(),), CPU)
     net = _teacher(job) if job.role == "teacher" else _student(job)
     make_reproducible(args.seed)
     state = TrainState(net, args, job.precision, World("cpu"))

@@ -20,7 +20,7 @@ from conftest import ATTRIBUTES
 from hub_server import serve
 
 from clip_model import FashionCLIP
-from tiny_vit import tiny_vit
+from utils.backbones import build_backbone
 from utils.errors import UserError
 
 TESTS = Path(__file__).resolve().parent
@@ -41,7 +41,7 @@ def teacher_logits(name):
 
 
 def student_weights(name):
-    return tiny_vit("tiny_vit_5m_224", name).state_dict()
+    return build_backbone("tiny_vit_5m_224", name)[0].state_dict()
 
 
 LOADERS = {"teacher": teacher_logits, "student": student_weights}

@@ -17,7 +17,8 @@ from tqdm import tqdm
 from utils.attributes import MAX_CLASSES, UNKNOWN, plain_name
 from utils.errors import DiskFull, UserError, excerpt, shortened
 from utils.files import atomic, remove_leftovers
-from utils.photos import LETTERBOX_VERSION, SIZE, PhotoFolder, read_photos
+from utils.log import logger
+from utils.photos import LETTERBOX_VERSION, SIZE, PhotoFolder, find_photos, read_photos
 
 SPLITS = ("train", "val")
 SEPARATORS = ",;\t"
@@ -68,21 +69,83 @@ def read_tables(data_dir, attributes, splits=SPLITS, skip_unreadable=False):
     # Once for both parts, if one is held out of the other.
     read = functools.lru_cache(maxsize=1)(lambda table, folder: read_table(table, folder, attributes))
     for name in splits:
-        split, stamps = _read_split(data_dir, attributes.layout, name, read), []
-        for path in split.paths():
-            try:
-                stat = os.stat(path)
-                stamps.append((stat.st_size, stat.st_mtime_ns, stat.st_mode))
-            except OSError as error:
-                stamps.append(MISSING)
-                missing.append(f"{path}: {error.strerror}")
-        tables[name] = split._replace(stamps=stamps)
+        tables[name], absent = _stamped(_read_split(data_dir, attributes.layout, name, read))
+        missing += absent
     if missing and not skip_unreadable:
         raise UserError(
             f"{len(missing)} photos named in the table are missing; with --skip-unreadable they are left out:\n"
             + shortened(missing)
         )
     return tables
+
+
+def _stamped(split):
+    """(The split with its photos' stamps, a line for each photo that is not there)."""
+    stamps, missing = [], []
+    for path in split.paths():
+        try:
+            stat = os.stat(path)
+            stamps.append((stat.st_size, stat.st_mtime_ns, stat.st_mode))
+        except OSError as error:
+            stamps.append(MISSING)
+            missing.append(f"{path}: {error.strerror}")
+    return split._replace(stamps=stamps), missing
+
+
+def read_unlabelled(folders, tables):
+    """The photos of some folders, without labels, but for those that are in the tables.
+
+    Args: `folders`, paths; `tables` of `read_tables`.
+    Returns: dict "unlabelled FOLDER" -> Split, without pixels; its names begin with the folder's own.
+    Raises: UserError for a folder that has no photos for itself, or that is called like another.
+    """
+    train, found = tables["train"], {}
+    seen = {os.path.realpath(path) for split in tables.values() for path in split.paths()}
+    taken = set(train.names)
+    for folder in folders:
+        if not os.path.isdir(folder):
+            raise UserError(f"--unlabelled {folder}: no such folder")
+        above, own = os.path.split(os.path.realpath(folder))
+        photos = {
+            f"{own}/{name}": os.path.realpath(os.path.join(folder, name)) for name in find_photos(folder)
+        }
+        names = [name for name, path in photos.items() if not (path in seen or seen.add(path))]
+        others = len(photos) - len(names)
+        if not names:
+            raise UserError(
+                f"--unlabelled {folder}: all its {others} photos are in the tables, or in another folder"
+            )
+        twice = taken.intersection(names)
+        if twice:
+            raise UserError(
+                f"--unlabelled {folder}: another photo is called {min(twice)}, too; rename the folder"
+            )
+        taken.update(names)
+        logger.info(
+            f"{folder}: {len(names)} photos without labels; {others} others are in the tables, and left out"
+        )
+        labels = {key: np.full(len(names), UNKNOWN) for key in train.labels}
+        place = _digest(repr((above, own, train.exif)))[:12]
+        split = Split(names, labels, above, [], place, train.exif)
+        found[f"unlabelled {folder}"] = _stamped(split)[0]
+    return found
+
+
+def with_unlabelled(data):
+    """The parts "train" and "val", where the photos without labels follow those of the training table.
+
+    Args: `data` of `load_pixels`. Returns: dict split -> Split, whose pixels are a tuple of arrays.
+    """
+    parts = [split for name, split in data.items() if name != "val"]
+    labels = {key: np.concatenate([part.labels[key] for part in parts]) for key in parts[0].labels}
+    whole = parts[0]._replace(
+        names=[name for part in parts for name in part.names],
+        labels=labels,
+        stamps=[stamp for part in parts for stamp in part.stamps],
+        pixels=tuple(part.pixels for part in parts),
+        unreadable=tuple(line for part in parts for line in part.unreadable),
+    )
+    return {"train": whole, "val": data["val"]._replace(pixels=(data["val"].pixels,))}
 
 
 def _read_split(data_dir, layout, name, read):
@@ -246,10 +309,12 @@ def load_pixels(tables, cache_dir, skip_unreadable=False):
         raise UserError(
             f"{len(problems)} photos cannot be read; with --skip-unreadable they are left out:\n{shortened(problems)}"
         )
+    learns = len(data) > len(SPLITS)  # from photos without labels
     for name, split in data.items():
         if not split.names:
             raise UserError(f"none of the photos of {name} can be read:\n{shortened(split.unreadable)}")
-        if all((labels == UNKNOWN).all() for labels in split.labels.values()):
+        unknown = all((labels == UNKNOWN).all() for labels in split.labels.values())
+        if unknown and not (learns and name != "val"):
             raise UserError(
                 f"{split.folder}: none of the {len(split.names)} photos of {name} has a label that is known; without any "
                 "there is nothing to learn or to measure"

@@ -1,7 +1,10 @@
 """From the stored bytes to what a network sees."""
 
+import numpy as np
 import torch
 from torch import nn
+
+from utils.photos import SIZE
 
 RESIDENT_SHARE = 0.5  # of a GPU's free memory
 
@@ -10,33 +13,48 @@ class Images:
     """Letterboxed images, by the batch on a device.
 
     A GPU gets all of them once, if they take at most half of its free memory (FASCODE is 2 GB); otherwise, and on
-    CPUs, each batch is gathered from the array.
+    CPUs, each batch is gathered from the arrays.
 
-    Args: `array` uint8 `(N, 224, 224, 3)`, which may be memory-mapped and read-only.
+    Args: `arrays`, one after the other, each uint8 `(N, 224, 224, 3)`; they may be memory-mapped and read-only.
     """
 
-    def __init__(self, array, device):
-        self.array = array
+    def __init__(self, arrays, device):
+        self.arrays = arrays
         self.device = device
+        self.starts = np.cumsum([0, *map(len, arrays)])
         self.resident = None
-        if device.type == "cuda" and array.nbytes <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
-            self.resident = torch.empty(array.shape, dtype=torch.uint8, device=device)
-            for first in range(0, len(array), 1024):  # in parts, since a copy of the file takes main memory
-                part = array[first : first + 1024].copy()
-                self.resident[first : first + 1024] = torch.from_numpy(part).to(device)
+        if device.type == "cuda" and self._bytes() <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
+            self.resident = torch.empty((len(self), SIZE, SIZE, 3), dtype=torch.uint8, device=device)
+            for rows in torch.arange(len(self)).split(
+                1024
+            ):  # in parts, since what is gathered takes main memory
+                self.resident[rows.to(device)] = torch.from_numpy(self._gather(rows.numpy())).to(device)
+
+    def _bytes(self):
+        return sum(array.nbytes for array in self.arrays)
 
     def __len__(self):
-        return len(self.array)
+        return int(self.starts[-1])
 
     def fetch(self, indices):
         """int64 tensor `(B,)` on the CPU -> uint8 `(B, 3, 224, 224)` on the device, channels last in memory."""
         if self.resident is None:
-            return to_device(self.array[indices.numpy()], self.device)
+            return to_device(self._gather(indices.numpy()), self.device)
         return self.resident[indices.to(self.device)].permute(0, 3, 1, 2)
+
+    def _gather(self, rows):
+        pixels = np.empty((len(rows), SIZE, SIZE, 3), np.uint8)
+        for array, start in zip(self.arrays, self.starts):
+            mine = (rows >= start) & (rows < start + len(array))
+            pixels[mine] = array[rows[mine] - start]
+        return pixels
 
 
 def on_device(data, device):
-    """The parts of a data set, dict split -> `utils.dataset.Split`, with `Images` as their pixels."""
+    """The parts of a data set, dict split -> `utils.dataset.Split`, with `Images` as their pixels.
+
+    Args: `data` of `utils.dataset.with_unlabelled`.
+    """
     return {name: split._replace(pixels=Images(split.pixels, device)) for name, split in data.items()}
 
 

@@ -16,7 +16,7 @@ PACKAGES = "torch torchvision transformers timm scikit-image scikit-learn scipy 
 def header(args, net, data, precision, world):
     """Everything that one needs to know to run it again."""
     say = logger.info
-    say(f"training the {net.role}: {type(net).__name__}")
+    say(f"training the {net.role}: {net.title}")
     say("options: " + "  ".join(f"--{name.replace('_', '-')} {value}" for name, value in vars(args).items()))
     machine(world.device, precision, world.size)
     say(f"seed: {args.seed}")

@@ -16,7 +16,7 @@ from utils.files import atomic
 from utils.log import logger
 from utils.run import MODEL_ROOT, epoch_files
 
-LOGITS_VERSION = 2  # part of the cache's key: raise it when a network's logits change
+LOGITS_VERSION = 3  # part of the cache's key: raise it when a network's logits change
 PREFIX = "logits."  # of an array's name in a file, before the attribute's
 
 
@@ -104,9 +104,9 @@ class Network:
     def _fingerprint(self, data):
         """Hash of all that the logits depend on."""
         net, digest = self.net, hashlib.blake2b(digest_size=16)
-        pixels = os.path.basename(data.pixels.array.filename)
-        about = LOGITS_VERSION, pixels, self.precision.name, net.token_ids
-        digest.update(repr((*about, net.prompts_per_class)).encode())
+        pixels = [os.path.basename(array.filename) for array in data.pixels.arrays]
+        prompts = [list(map(len, attribute.prompts)) for attribute in net.attributes.values()]
+        digest.update(repr((LOGITS_VERSION, pixels, self.precision.name, net.describe(), prompts)).encode())
         for name, value in net.state_dict().items():
             digest.update(name.encode())
             digest.update(value.cpu().contiguous().numpy().tobytes())
@@ -123,18 +123,19 @@ def save_logits(path, names, logits):
     logger.info(f"teacher's logits: written to {path}")
 
 
-def find_teacher(args, attributes, names, precision):
+def find_teacher(args, attributes, tables, precision):
     """What teaches the student of a run, with a method `logits(data)`; None if nothing does.
 
-    Args: `args`, options of train.py; `attributes` of the student; `names` of the training images.
-    Raises: UserError if the teacher does not exist, is a student, or has other attributes.
+    Args: `args`, options of train.py; `attributes` of the student; `tables`, dict split -> `utils.dataset.Split`, with
+        the photos without labels.
+    Raises: UserError if the teacher does not exist, or has other attributes.
     """
     if not args.distils:
         return None
     if args.teacher_logits:
         file = LogitsFile(args.teacher_logits, attributes.sizes)
         if not args.skip_unreadable:
-            file.check(names)
+            file.check([name for part, split in tables.items() if part != "val" for name in split.names])
         return file
     if args.teacher == ZERO_SHOT:
         net = FashionCLIP(attributes, args.clip_model).requires_grad_(False).eval()
@@ -148,8 +149,6 @@ def _load_teacher(args, attributes):
     if not os.path.isfile(path):
         raise UserError(f"--teacher {args.teacher}: no {path}; {_existing_checkpoints()}")
     net, _ = load_network(path, args.clip_model, args.prompts)
-    if net.role != FashionCLIP.role:
-        raise UserError(f"--teacher {args.teacher}: {path} is a student's; {_existing_checkpoints()}")
     differences = net.attributes.differences(attributes)
     if differences:
         raise UserError(

@@ -1,0 +1,94 @@
+"""The student's backbone: any of timm's that gives pooled features at 224 pixels, and its weights."""
+
+import os
+from difflib import get_close_matches
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tiny_vit import timm_names, tiny_vit
+from utils.checkpoint import load_state, read_checkpoint
+from utils.errors import UserError, first_line
+from utils.photos import SIZE
+
+WAY_OUT = "give a file with --student-weights FILE, or none for random weights"
+
+
+def build_backbone(name, weights=None):
+    """A backbone without a classifier: float `(B, 3, 224, 224)` -> features `(B, width)`.
+
+    Args:
+        name: timm's, with or without the tag of its weights, such as vit_tiny_patch16_224.augreg_in21k.
+        weights: None for random ones, True for its own on the hub, a hub id ("owner/name"), or a file (.pth, .pt,
+            .bin, .safetensors).
+    Returns: (the network; its width, which timm's `num_features` is not for all; timm's configuration, a dict).
+    Raises: UserError for another name, one that cannot run at 224, and weights that cannot be had or do not fit.
+    """
+    if not timm.is_model(name):
+        near = ", ".join(get_close_matches(name, timm.list_models(), 5, 0.5)) or "none"
+        raise UserError(f"student {name}: timm {timm.__version__} has no such backbone; close to it: {near}")
+    try:
+        is_tiny_vit = name.startswith("tiny_vit_")
+        net = tiny_vit(name) if is_tiny_vit else timm.create_model(name, pretrained=False, num_classes=0)
+        with torch.no_grad():
+            _, width = net.eval()(torch.zeros(1, 3, SIZE, SIZE)).shape
+    except Exception as error:  # whatever a network of timm raises at a size or a tag that is not its own
+        problem = f"gives no pooled features at {SIZE} x {SIZE} pixels ({first_line(error)})"
+        raise UserError(f"student {name}: {problem}; choose another of timm's backbones") from error
+    for module in net.train().modules():
+        if type(module) is nn.Conv2d and module.kernel_size == (1, 1) and module.in_channels < 16:
+            module.__class__ = _Pointwise
+    config = net.pretrained_cfg
+    if weights is not None:
+        path = _weights_file(name, config, weights)
+        state = read_checkpoint(path)[0]
+        state = timm_names(state) if is_tiny_vit else state
+        classifier = config.get("classifier") or ()
+        classifier = (classifier,) if isinstance(classifier, str) else classifier
+        prefixes = tuple(f"{one}." for one in classifier)
+        load_state(net, {key: value for key, value in state.items() if not key.startswith(prefixes)}, path)
+    return net, width, config
+
+
+class _Pointwise(nn.Conv2d):
+    """A 1 x 1 convolution of few channels, computed where its stride leads. In the backward pass of a strided one oneDNN
+    3.12 writes past its own memory (its issue 6035), and the process crashes or hangs."""
+
+    def forward(self, x):
+        rows, columns = self.stride
+        return F.conv2d(x[:, :, ::rows, ::columns], self.weight, self.bias, groups=self.groups)
+
+
+def full_name(config):
+    """timm's name of a backbone with the tag, from its configuration."""
+    return ".".join(filter(None, (config["architecture"], config.get("tag"))))
+
+
+def _weights_file(name, config, weights):
+    """Path of the weights, see `build_backbone`."""
+    if weights is True:
+        weights = config.get("hf_hub_id")
+        if not weights:
+            raise UserError(f"student {name}: timm knows of no weights on the hub; {WAY_OUT}")
+    return weights if os.path.isfile(weights) else download(weights)
+
+
+def download(hub_id):
+    """Path of a hub model's weights, from the local hub cache or fetched into it."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
+
+    if hub_id.count("/") != 1 or hub_id.endswith((".pth", ".pt", ".bin", ".safetensors")):
+        raise UserError(f"student weights {hub_id}: no such file; {WAY_OUT}")
+    try:
+        try:
+            return hf_hub_download(hub_id, "model.safetensors")
+        except LocalEntryNotFoundError:  # no network: a kind of the next, but no answer about the file
+            raise
+        except EntryNotFoundError:
+            return hf_hub_download(hub_id, "pytorch_model.bin")
+    except Exception as error:  # without a network: the hub client's, the HTTP library's or the system's
+        problem = f"cannot be fetched from the hub ({first_line(error)})"
+        raise UserError(f"student weights {hub_id} {problem}; {WAY_OUT}") from error
