@@ -7,7 +7,7 @@ import sys
 
 from utils import log, metrics, pictures, plots
 from utils.attributes import UNKNOWN, read_attributes
-from utils.cli import Parser, exit_code, number
+from utils.cli import ZERO_SHOT, Parser, exit_code, number
 from utils.dataset import load_pixels
 from utils.errors import UserError
 from utils.files import atomic
@@ -21,12 +21,12 @@ MAX_MB = 25  # of the competition, 10^6 bytes
 # fmt: off
 def get_args_parser():
     p = Parser(prog="evaluate.py", description=__doc__)
-    p.add_argument("--checkpoint", nargs="+", required=True, help="checkpoint (.pt, student or teacher) or exported .onnx; with two, the first is compared with the second", metavar="FILE")
+    p.add_argument("--checkpoint", nargs="+", required=True, help="checkpoint (.pt, student or teacher), exported .onnx, or zero-shot: FashionCLIP as it comes, with the prompts of --attributes, else of the other checkpoint, else of the competition; with two, the first is compared with the second", metavar="FILE")
     p.data_options(p)
     p.add_argument("--split", choices=("val", "train"), default="val", help="part of the data set")
-    p.add_argument("--output", help="folder for the files; without it, the first checkpoint's name with the split: model/student/best.pt writes model/student/best_val/", metavar="DIR")
-    p.add_argument("--clip-model", help="for a published teacher, which does not say what it began from: hub name or local folder; without it, FashionCLIP from the hub", metavar="NAME")
-    p.add_argument("--prompts", help="for a published teacher: JSON file, attribute -> a sentence for each class; without it, those of utils/attributes/fashion_how.json", metavar="FILE")
+    p.add_argument("--output", help="folder for the files; without it, the first checkpoint's name with the split: model/student/best.pt writes model/student/best_val/, zero-shot model/zero-shot_val/", metavar="DIR")
+    p.add_argument("--clip-model", help="for zero-shot, and for a published teacher, which does not say what it began from: hub name or local folder; without it, FashionCLIP from the hub", metavar="NAME")
+    p.add_argument("--prompts", help="for the same two: JSON file, attribute -> a sentence for each class; without it, zero-shot has the attributes' own, a published teacher those of utils/attributes/fashion_how.json", metavar="FILE")
     p.add_argument("--batch-size", type=number(int, 1), default=32, help="images per step", metavar="N")
     return p
 # fmt: on
@@ -37,18 +37,25 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if len(args.checkpoint) > 2:
         parser.error(f"--checkpoint takes one file, or two to compare, not {len(args.checkpoint)}")
-    args.output = args.output or f"{os.path.splitext(args.checkpoint[0])[0]}_{args.split}"
+    first = args.checkpoint[0] if args.checkpoint[0] != ZERO_SHOT else os.path.join("model", ZERO_SHOT)
+    args.output = args.output or f"{os.path.splitext(first)[0]}_{args.split}"
     return args
 
 
 def load_classifiers(args):
-    """The networks of the checkpoints. Raises: UserError, also for options that only a published teacher needs."""
+    """The networks of the checkpoints. Raises: UserError, also for options that no checkpoint needs."""
     options = {"clip_model": args.clip_model, "prompts": args.prompts}
-    classifiers = [load_classifier(path, **options) for path in args.checkpoint]
-    published = any(classifier.role == "teacher" and not classifier.meta for classifier in classifiers)
-    if any(options.values()) and not published:
-        raise UserError("--clip-model, --prompts: for a published teacher; this checkpoint needs neither")
-    return classifiers
+    attributes, found = read_attributes(args.attributes) if args.attributes else None, {}
+    # Zero-shot comes last: without --attributes it has the other's.
+    for path in sorted(args.checkpoint, key=ZERO_SHOT.__eq__):
+        found[path] = load_classifier(path, attributes=attributes, **options)
+        attributes = attributes or found[path].attributes
+    unsaid = any(one.role == "teacher" and not one.meta for one in found.values())
+    if any(options.values()) and not unsaid:
+        raise UserError(
+            "--clip-model, --prompts: for a published teacher or zero-shot; this checkpoint needs neither"
+        )
+    return [found[path] for path in args.checkpoint]
 
 
 def evaluate(classifier, data, args):
@@ -56,7 +63,10 @@ def evaluate(classifier, data, args):
     probabilities = classifier.predict(data.pixels, args.batch_size)
     figures = metrics.evaluation(probabilities, data.labels)
     about = {"checkpoint": classifier.path, "role": classifier.role, "split": args.split}
-    about["size_mb"] = os.path.getsize(classifier.path) / 1e6
+    if classifier.path == ZERO_SHOT:  # its weights in float32
+        about["size_mb"] = sum(weight.numel() for weight in classifier.net.parameters()) * 4 / 1e6
+    else:
+        about["size_mb"] = os.path.getsize(classifier.path) / 1e6
     about["score"] = figures["mean_top1"]  # as the competition counts it
     return {**about, "unreadable": len(data.unreadable), **figures}, probabilities
 
@@ -106,18 +116,20 @@ def write_predictions(file, attributes, data, probabilities):
 
 def say_evaluation(result, attributes):
     """The figures of one network."""
-    names = ("top1", "acsa", "macro_f1", "ece")
-    rows = [[key, *(score(result["attributes"][key][name]) for name in names)] for key in attributes]
+    names = {"top1": "Top-1", "acsa": "ACSA", "macro_f1": "macro-F1", "ece": "calibration error"}
+    if 2 in attributes.sizes.values():
+        names["average_precision"] = "AP"
+    rows = [[key, *(score(result["attributes"][key].get(name)) for name in names)] for key in attributes]
     rows.append(["mean", *(score(result[f"mean_{name}"]) for name in names)])
-    intervals = [shown_interval(result[f"mean_{name}_interval"]) for name in names[:2]]
-    rows.append(["95 % interval", *intervals, "", ""])
+    intervals = [shown_interval(result[f"mean_{name}_interval"]) for name in ("top1", "acsa")]
+    rows.append(["95 % interval", *intervals, *[""] * (len(names) - 2)])
     size = f"{result['size_mb']:.1f} MB on disk"
     if not read_attributes().differences(attributes):
         excess = "" if result["size_mb"] <= MAX_MB else ": too large to hand in"
         size += f", of {MAX_MB} allowed{excess}"
         size = f"competition's score (mean Top-1): {score(result['score'])}; {size}"
     logger.info(f"{result['checkpoint']}: {result['role']}, {result['images']} images of {result['split']}")
-    logger.info("\n".join(table(rows, ["", "Top-1", "ACSA", "macro-F1", "calibration error"])))
+    logger.info("\n".join(table(rows, ["", *names.values()])))
     logger.info(f"{size}\n")
 
 

@@ -10,7 +10,7 @@ import timeit
 import numpy as np
 
 from utils.attributes import UNKNOWN
-from utils.cli import Parser, check_folder_of, exit_code, number
+from utils.cli import ZERO_SHOT, Parser, check_folder_of, exit_code, number
 from utils.errors import UserError, shortened
 from utils.files import atomic
 from utils.inference import load_classifier, read_data
@@ -48,6 +48,10 @@ def parse_args(argv=None):
     check_folder_of(args.output)
     if args.checkpoint.endswith(".onnx"):
         raise UserError(f"--checkpoint {args.checkpoint}: exported already; it needs the checkpoint (.pt)")
+    if args.checkpoint == ZERO_SHOT:
+        raise UserError(
+            f"--checkpoint {ZERO_SHOT}: only a student can be exported; train one with it as --teacher"
+        )
     if args.data_dir is None and os.path.isdir(DATA_DIR):
         args.data_dir = DATA_DIR
     if args.data_dir is None and args.precision == "int8":

@@ -8,7 +8,8 @@ import sys
 import numpy as np
 from tqdm import tqdm
 
-from utils.cli import Parser, check_folder_of, exit_code, number
+from utils.attributes import read_attributes
+from utils.cli import CLIP_MODEL, ZERO_SHOT, Parser, check_folder_of, exit_code, number
 from utils.dataset import read_table
 from utils.errors import SkippedPhotos, UserError
 from utils.files import atomic
@@ -20,7 +21,9 @@ from utils.photos import find_photos, read_photos
 def get_args_parser():
     p = Parser(prog="predict.py", description=__doc__)
     p.add_argument("paths", nargs="+", help="photos, folders of photos (with their sub-folders), and CSV files with a column of photos' names, as the attributes' file names it (image_name)", metavar="PATH")
-    p.add_argument("--checkpoint", required=True, help="of a student or teacher (.pt), or an exported file (.onnx)", metavar="FILE")
+    p.add_argument("--checkpoint", required=True, help="of a student or teacher (.pt), an exported file (.onnx), or zero-shot: FashionCLIP as it comes", metavar="FILE")
+    p.add_argument("--attributes", help="with zero-shot: JSON file of the attributes, with their prompts; without it, the competition's", metavar="FILE")
+    p.add_argument("--clip-model", help=f"with zero-shot: hub name or local folder; without it, {CLIP_MODEL}", metavar="NAME")
     p.add_argument("--images", help="folder that the names in a CSV start from; without it, the CSV's own", metavar="DIR")
     p.add_argument("--output", default="predictions.csv", help="CSV file to write, a row for each photo", metavar="FILE")
     p.switch(p, "--probabilities", "also write the probability of each class, 0 to 1")
@@ -33,7 +36,10 @@ def get_args_parser():
 def main(argv=None):
     args = get_args_parser().parse_args(argv)
     check_folder_of(args.output)
-    classify = load_classifier(args.checkpoint)
+    if (args.attributes or args.clip_model) and args.checkpoint != ZERO_SHOT:
+        raise UserError(f"--attributes, --clip-model: for {ZERO_SHOT}; a trained network brings its own")
+    attributes = read_attributes(args.attributes) if args.attributes else None
+    classify = load_classifier(args.checkpoint, clip_model=args.clip_model, attributes=attributes)
     attributes = classify.attributes
     texts = class_texts(attributes, args.names)
     photos = [photo for path in args.paths for photo in photos_of(path, args.images, attributes)]

@@ -46,6 +46,18 @@ KINDS = {
             },
         }
     },
+    "lists": {
+        "attributes": {
+            "sleeve": {
+                "column": "tags",
+                "contains": "Long sleeve",
+                "separator": "|",
+                "classes": {"yes": {"names": {"ko": "긴팔"}}},
+            },
+            "constructor": {"column": "tags", "contains": "<b>", "separator": "|"},
+            "tags cotton": {"column": "tags", "contains": "cotton", "separator": "|", "names": {"ko": "면"}},
+        }
+    },
     "odd": {"attributes": {name: {"classes": {"__proto__": {}, "<b>": {}, "length": {}}} for name in ODD}},
 }
 KINDS["seven"]["attributes"]["attribute 0"]["classes"]["class 0"] = {

@@ -49,6 +49,16 @@ def one(**changes):
     return {**SHOP, "attributes": {"sleeve": {**SHOP["attributes"]["sleeve"], **changes}}}
 
 
+def listed(**changes):
+    """An attribute of a column whose cells are lists."""
+    return {"column": "tags", "contains": "Long  Sleeve", "separator": "|", **changes}
+
+
+def with_listed(**changes):
+    """A file with such an attribute."""
+    return {**SHOP, "attributes": {"long": listed(**changes)}}
+
+
 def deep(levels):
     value = []
     for _ in range(levels):
@@ -159,6 +169,21 @@ WRONG = {
     "deep names": (one(names=deep(5000)), "attributes.sleeve.names"),
     "a deep name": ({**SHOP, "name": deep(5000)}, "name: must be", "not list"),
     "deep cells": ({**SHOP, "unknown": deep(5000)}, "unknown: must be"),
+    "a separator alone": (one(separator="|"), "attributes.sleeve.separator: needs contains"),
+    "no separator": (
+        {**SHOP, "attributes": {"long": {"contains": "x"}}},
+        "attributes.long.separator: must be the text between the values of a cell", '"|"', "NoneType",
+    ),
+    "a blank separator": (with_listed(separator=" "), "attributes.long.separator: must be", "not ' '"),
+    "an empty separator": (with_listed(separator=""), "attributes.long.separator: must be", "not ''"),
+    "a value that is no text": (with_listed(contains=["a"]), "attributes.long.contains: must be", "not list"),
+    "no value": (with_listed(contains=" "), "attributes.long.contains: must be"),
+    "two values": (with_listed(contains="a|b"), "attributes.long.contains: must be one value"),
+    "a value that is unknown": (with_listed(contains=" N/A"), "attributes.long: ' N/A' stands under unknown"),
+    "other classes": (with_listed(classes={"no": {}, "floral": {}}), "long.classes: unknown key 'floral'; there are no, yes"),
+    "classes in capitals": (with_listed(classes={"Yes": {}}), "unknown key 'Yes'; did you mean 'yes'?"),
+    "a class of a list": (with_listed(classes={"no": 5}), "attributes.long.classes.no: must be an object"),
+    "classes that are null": (with_listed(classes=None), "attributes.long.classes: must be an object"),
     "shorts twice": (
         {"attributes": {"a": {"short": "b", "classes": CLASSES}, "b": {"classes": CLASSES}}},
         "attributes.b.short", "'b'",
@@ -225,11 +250,16 @@ def places(value):
 @given(st.data())
 def test_whatever_a_checkpoint_says_of_attributes_is_read_or_refused(data):
     content = copy.deepcopy(SHOP)
+    content["attributes"]["long"] = listed(classes={"yes": {}})
     for _ in range(data.draw(st.integers(1, 2))):
         container, key = data.draw(st.sampled_from(places(content)))
         value = data.draw(VALUES)
         if isinstance(container, dict) and data.draw(st.booleans()):
-            key = data.draw(st.sampled_from(["box", "group", "exif", "encoding", "zzz", 1, (1,), None]))
+            key = data.draw(
+                st.sampled_from(
+                    ["box", "group", "contains", "separator", "exif", "encoding", "zzz", 1, (1,), None]
+                )
+            )
         container[key] = value
     try:
         found = attributes_of({"attributes": content}, "checkpoint a.pt")
@@ -239,6 +269,63 @@ def test_whatever_a_checkpoint_says_of_attributes_is_read_or_refused(data):
         return
     json.dumps(found.to_meta())  # as an exported file keeps it
     assert attributes_of({"attributes": found.to_meta()}, "again") == found
+
+
+# --- several values in one cell ----------------------------------------------------------------------
+
+
+def test_an_attribute_of_a_list_has_two_classes():
+    found = Attributes(with_listed(), "shop.json")["long"]
+    assert (found.column, found.short, found.classes, found.names) == ("tags", "long", ("no", "yes"), {})
+    assert found.prompts == (
+        ("a photo of a garment without Long  Sleeve",), ("a photo of a garment with Long  Sleeve",),
+    )  # fmt: skip
+    classes = {"yes": {"prompt": ["a", "b {value}"], "names": {"ko": "긴팔"}}}
+    found = Attributes(with_listed(classes=classes), "shop.json")["long"]
+    assert found.classes == ("no", "yes") and found.names == {"ko": ("no", "긴팔")}
+    assert found.prompts == (("a photo of a garment without Long  Sleeve",), ("a", "b {value}"))
+    column = {"tags": {"contains": "{x}", "separator": ", "}}
+    found = Attributes({"attributes": column}, "shop.json")["tags"]
+    assert found.column == "tags" and found.prompts[1] == ("a photo of a garment with {x}",)
+
+
+@pytest.mark.parametrize("classes", [{}, {"classes": {}}, {"classes": {"yes": {}, "no": {"prompt": "old"}}}])
+def test_prompts_of_a_list_in_place_of_the_files(classes):
+    own = Attributes(with_listed(**classes), "shop.json")
+    found = own.with_prompts({"long": ["n", ("y", "z")]}, "prompts.json")
+    assert found["long"].prompts == (("n",), ("y", "z")) and not own.differences(found)
+    assert own["long"].prompts != found["long"].prompts, "the own content was changed"
+    assert attributes_of(json.loads(json.dumps({"attributes": found.to_meta()})), "a.pt") == found
+
+
+def test_cells_that_are_lists(products):
+    cells = ["long sleeve", "a| LONG  sleeve |b", "a|long", "|a||", "yes", "1", "N/A", "", " | "]
+    folder = products("file,tags\n" + "".join(f"{i}.jpg,{cell}\n" for i, cell in enumerate(cells)))
+    found = labels(folder, Attributes(with_listed(), "shop.json"))
+    assert list(found.values()) == [1, 1, 0, 0, 0, 0, UNKNOWN, UNKNOWN, UNKNOWN]
+    with pytest.raises(UserError, match=r'line 9 and 1 more: tags is empty; "unknown": \[""\]'):
+        labels(folder, Attributes({**with_listed(), "unknown": ["n/a"]}, "shop.json"))
+
+
+def test_a_separator_of_several_characters(products):
+    folder = products("file;tags\na.jpg;v-neck, red\nb.jpg;v-neck - red\n")
+    for separator, expected in ((", ", [1, 0]), (" - ", [0, 1]), ("-", [0, 1])):
+        content = with_listed(contains="red", separator=separator)
+        assert list(labels(folder, Attributes(content, "shop.json")).values()) == expected
+
+
+def test_several_attributes_of_one_column(products):
+    folder = products("file,tags\na.jpg,floral|cotton\nb.jpg,cotton\nc.jpg,\n")
+    each = {value: listed(contains=value) for value in ("floral", "cotton", "silk")}
+    attributes = Attributes(
+        {**SHOP, "attributes": {**each, "tags": {"classes": {"cotton": {}, "floral|cotton": {}}}}}, "s"
+    )
+    found = read_table(str(folder / "products.csv"), str(folder / "photos"), attributes)[1]
+    assert {key: values.tolist() for key, values in found.items()} == {
+        "floral": [1, 0, -1], "cotton": [1, 1, -1], "silk": [0, 0, -1], "tags": [1, 0, -1],
+    }  # fmt: skip
+    with pytest.raises(UserError, match=r"no column tags; there are file, x$"):
+        labels(products("file,x\na.jpg,1\n"), attributes)
 
 
 # --- in a checkpoint ---------------------------------------------------------------------------------

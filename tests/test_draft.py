@@ -124,3 +124,105 @@ def test_no_column_can_be_one(shop, capsys):
     write(shop / "table.csv", [["file", "only"], *([f"{i}.jpg", "x"] for i in range(ROWS))])
     assert exit_code(lambda: draft(shop)) == 2
     assert "no column can be an attribute" in capsys.readouterr().err
+
+
+# --- columns whose cells are lists -------------------------------------------------------------------
+
+SENTENCES = [
+    f"A {look} {kind}, {made} of soft cotton no {i}, with {part} at the {place}. Wash at {30 + i % 4} degrees, do not iron"
+    for i, (look, kind, made, part, place) in enumerate(
+        ("warm thin long cosy".split()[i % 4], "coat dress shirt".split()[i % 3], "made cut sewn".split()[i // 7 % 3],
+         "pockets buttons a bow".split()[i % 3], "side front back hem".split()[i // 5 % 4])
+        for i in range(ROWS)
+    )
+]  # fmt: skip
+
+
+def drafted(shop, column, cells, *others):
+    """The attributes drafted for a table with one column, and perhaps others."""
+    rows = [["file", column, *(name for name, _ in others)]]
+    for i in range(ROWS):
+        rows.append([f"{i}.jpg", cells(i), *(other(i) for _, other in others)])
+    write(shop / "table.csv", rows)
+    draft(shop)
+    return json.loads((shop / "draft.json").read_text(encoding="utf-8"))["attributes"]
+
+
+def tags(i):
+    """Floral in 2 of 3, dots in every fourth, red in 1 of 5, own tags of 40 different names, and all of them "new"."""
+    cell = [
+        "new",
+        *["Floral"] * (i % 3 > 0),
+        *["dots"] * (i % 4 == 0),
+        *["w/ red"] * (i % 5 == 0),
+        f"own {i % 40}",
+    ]
+    if i % 30 == 1:
+        cell[1] = "floral "
+    return "" if i % 10 == 9 else " | ".join(cell)
+
+
+def test_each_frequent_value_of_a_list_is_an_attribute(shop, capsys):
+    attributes = drafted(shop, "tags", tags)
+    names = ["tags dots", "tags Floral", "tags w  red"]
+    assert list(attributes) == names
+    assert attributes["tags Floral"] == {
+        "column": "tags", "contains": "Floral", "separator": "|",
+        "classes": {
+            "no": {"prompt": "a photo of a garment without Floral"},
+            "yes": {"prompt": "a photo of a garment with Floral"},
+        },
+    }  # fmt: skip
+    said = capsys.readouterr().out
+    assert "left out: tags: 37 of its 40 values: under 20 photos, or all\n" in said
+    known = [i for i in range(ROWS) if i % 10 != 9]
+    yes = [i for i in known if i % 3 > 0]
+    row = next(line for line in said.splitlines() if line.startswith("tags Floral")).split()
+    assert row[2:] == ["2", f"{len(yes) / len(known):.0%}", "12", "0", "0", "1"]
+    tables = read_tables(str(shop), read_attributes(str(shop / "draft.json")))
+    labels = {}
+    for split in tables.values():
+        labels.update(zip(split.names, split.labels["tags Floral"].tolist()))
+    assert labels == {f"{i}.jpg": UNKNOWN if i % 10 == 9 else int(i % 3 > 0) for i in range(ROWS)}
+
+
+@pytest.mark.parametrize("separator", ["|", ";", ",", ", "])
+@pytest.mark.parametrize("cells", [("a|b", "a", "b|c"), ("a|s|x", "b|s|y", "a|l|y", "b|l|x")])
+def test_a_list_of_few_different_cells(shop, separator, cells):
+    attributes = drafted(shop, "tags", lambda i: cells[i % len(cells)].replace("|", separator))
+    values = sorted({value for cell in cells for value in cell.split("|")})
+    assert list(attributes) == [f"tags {value}" for value in values]
+    assert {one["separator"] for one in attributes.values()} == {separator.strip()}
+
+
+NO_LISTS = {
+    "sentences": SENTENCES.__getitem__,
+    "few sentences": lambda i: SENTENCES[i % 12],
+    "names of classes": lambda i: ("Shirts, blouses", "Tops, T-shirts", "Jeans", "Skirts; shorts")[i % 4],
+    "a colour, rarely two": lambda i: "black, white" if i % 25 == 0 else ("black", "white", "red")[i % 3],
+    "prices": lambda i: f"{i % 9},5",
+    "thousands": lambda i: f"{1 + i % 3},{100 + i % 7}",
+    "a program's lists": lambda i: str([["floral", "red"][i % 2], "cotton"][: 1 + i % 2]),
+    "separators only": lambda i: "|;,"[i % 3],
+}
+
+
+@pytest.mark.parametrize("kind", NO_LISTS)
+def test_columns_that_are_no_lists(shop, kind):
+    """Such a column is one attribute, or none."""
+    attributes = drafted(shop, "text", NO_LISTS[kind], ("kind", lambda i: ("coat", "dress")[i % 2]))
+    assert "kind" in attributes and set(attributes) <= {"text", "kind"}
+    assert not any("contains" in one for one in attributes.values())
+
+
+def test_names_of_attributes_are_unique(shop):
+    yes_no = ("tags a", lambda i: ("yes", "no")[i % 2]), ("tags/a", lambda i: ("yes", "no")[i % 2])
+    attributes = drafted(shop, "tags", lambda i: ("a|b", "a/x|b", "b/|c|a")[i % 3], *yes_no)
+    assert len(attributes) == len(set(attributes)) == 7
+    assert [one["column"] for one in attributes.values()] == ["tags"] * 5 + ["tags a", "tags/a"]
+    assert "tags a" in attributes and "tags a 2" in attributes and "tags a 2 2" in attributes
+
+
+def test_a_value_that_cannot_be_in_a_name(shop):
+    attributes = drafted(shop, "tags", lambda i: (f"a|{'b' * 200}", "a|c", f"c|{'b' * 200}")[i % 3])
+    assert list(attributes) == ["tags a", "tags c"]

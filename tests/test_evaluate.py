@@ -50,6 +50,27 @@ def test_macro_f1():
     assert metrics.macro_f1(labels[2:3], predictions[2:3]) is None
 
 
+def test_average_precision():
+    """Ranked by the probability of class 1: yes, no, yes; the precision at each yes is 1 and 2/3, the recall grows by half."""
+    labels, shares = np.array([1, 1, 0, -1, -1]), np.array([0.9, 0.2, 0.5, 0.6, 0.1])
+    assert metrics.average_precision(labels, shares) == pytest.approx((1 + 2 / 3) / 2)
+    for one_class in ([0, 0, -1, 0, 0], [1, -1, 1, 1, 1], [-1] * 5):
+        assert metrics.average_precision(np.array(one_class), shares) is None
+
+
+def test_average_precision_is_of_attributes_with_two_classes():
+    attributes = attributes_with(2, 3, 2)
+    labels, probabilities = random_set(60, attributes=attributes)
+    labels["score"][:] = 0
+    result = metrics.evaluation(probabilities, labels)
+    found = {key: figures.get("average_precision", "none") for key, figures in result["attributes"].items()}
+    assert found == {"type": pytest.approx(found["type"]), "split": "none", "score": None}
+    assert 0.6 < found["type"] <= 1 and result["mean_average_precision"] == found["type"]
+    turned = metrics.average_precision(labels["type"], probabilities["type"][:, 0])
+    assert turned < 0.5, "it is not of the probability of class 1"
+    assert metrics.evaluation(*random_set(5)[::-1])["mean_average_precision"] is None
+
+
 def test_calibration():
     """Three images of confidence 0.9, of which two are right, and one of 0.6, which is right."""
     probabilities = np.array([[0.9, 0.1], [0.1, 0.9], [0.9, 0.1], [0.4, 0.6]], np.float32)
@@ -472,6 +493,135 @@ def test_exported_file_without_its_tables(place, capsys):
     assert run("--checkpoint", "shop_exported.pt", "--output", "exported") == 2
     error = capsys.readouterr().err
     assert "no table data/val.csv" in error and "--attributes" in error and error.count("\n") == 1
+
+
+# --- zero-shot ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def zero_shot(place, monkeypatch):
+    """A function that runs evaluate.py with a random FashionCLIP of teacher.pt's weights, and returns what `read` does."""
+    import torch
+
+    from clip_model import FashionCLIP
+
+    begin = FashionCLIP.__init__
+    monkeypatch.setattr(FashionCLIP, "__init__", lambda *given: torch.manual_seed(0) and begin(*given))
+
+    def zero_shot(*options):
+        assert run("--clip-model", "random", "--checkpoint", *options) == 0
+        return read(options[options.index("--output") + 1])
+
+    return zero_shot
+
+
+def test_zero_shot_is_fashionclip_as_it_comes(place, zero_shot, capsys, monkeypatch):
+    from clip_model import FashionCLIP
+
+    asked, encode = [], FashionCLIP.encode_prompts
+    monkeypatch.setattr(FashionCLIP, "encode_prompts", lambda self: asked.append(1) or encode(self))
+    Path("zero-shot").write_text("a file of that name")
+    assert run("--checkpoint", "zero-shot", "--clip-model", "random", "--batch-size", "2") == 0
+    assert len(asked) == 1, "the prompts were encoded for each batch"
+    assert run("--checkpoint", "teacher.pt", "--output", "ours", "--batch-size", "2") == 0
+    result, rows = read("model/zero-shot_val")
+    ours, our_rows = read("ours")
+    assert rows == our_rows and result["attributes"] == ours["attributes"]
+    assert (result["checkpoint"], result["role"]) == ("zero-shot", "teacher")
+    assert result["size_mb"] == pytest.approx(ours["size_mb"], rel=0.05)
+    assert {path.name for path in (place / "model" / "zero-shot_val").iterdir()} == PICTURES | FILES
+    out = capsys.readouterr().out
+    assert "zero-shot: teacher, 7 images of val" in out and "AP" not in out.split()
+
+
+def save_own(name, **changes):
+    """own.json, and NAME, an untrained student's checkpoint of its attributes."""
+    import torch
+
+    from networks import Student
+    from utils.checkpoint import save_checkpoint
+
+    tags = {"column": "tags", "contains": "b", "separator": "|", "classes": {"yes": {"prompt": "own prompt"}}}
+    content = {
+        "attributes": {
+            "tagged": tags,
+            "kind": {"column": "Gender", "classes": {"m": {}, "u": {}, "g": {}, "e": {}, "s": {}}},
+        }
+    }
+    content["val"] = {"table": "tags.csv", "photos": "val"}
+    content.update(changes)
+    Path("own.json").write_text(json.dumps(content), encoding="utf-8")
+    with open("data/tags.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image_name", "tags", "Gender"])
+        writer.writerows([f"T SHIRT/{i}.png", "a|B " if i % 3 else "a", i % 5] for i in range(COUNTS["val"]))
+    attributes = Attributes(content, "own")
+    torch.manual_seed(0)
+    net = Student(attributes)
+    for head in [*net.class_heads, *net.distillation_heads]:
+        torch.nn.init.normal_(head.weight, std=head.in_features**-0.5)
+    save_checkpoint(name, net, {**net.describe(), "attributes": attributes.to_meta()})
+
+
+def test_zero_shot_with_attributes_of_a_file(zero_shot, capsys):
+    save_own("own.pt")
+    result, rows = zero_shot("zero-shot", "--attributes", "own.json", "--output", "z")
+    assert list(result["attributes"]) == ["tagged", "kind"]
+    labels = [int(row["tagged_label"]) for row in rows]
+    assert labels == [0, 1, 1, 0, 1, 1, 0]
+    expected = metrics.average_precision(np.array(labels), np.array([float(row["tagged_1"]) for row in rows]))
+    assert result["attributes"]["tagged"]["average_precision"] == pytest.approx(expected)
+    assert result["mean_average_precision"] == pytest.approx(expected)
+    header, tagged, kind, *_ = capsys.readouterr().out.splitlines()[1:]
+    assert header.split()[-1] == "AP" and tagged.split()[-1] == f"{expected:.4f}" and kind.split()[-1] == "-"
+
+    Path("prompts.json").write_text(json.dumps({"tagged": ["x", "y"], "kind": ["a", "b", "c", "d", "e"]}))
+    _, others = zero_shot(
+        "zero-shot", "--attributes", "own.json", "--prompts", "prompts.json", "--output", "p"
+    )
+    assert others != rows
+
+
+@pytest.mark.parametrize("pair", [("zero-shot", "own.pt"), ("own.pt", "zero-shot")])
+def test_zero_shot_beside_a_checkpoint_has_its_attributes_and_prompts(zero_shot, pair):
+    """Without --attributes; the tables are the checkpoint's, too."""
+    save_own("own.pt")
+    alone, rows = zero_shot("zero-shot", "--attributes", "own.json", "--output", "alone")
+    first, _ = zero_shot(*pair, "--output", "pair")
+    folder = "pair/second" if pair[1] == "zero-shot" else "pair"
+    result, its_rows = read(folder)
+    assert its_rows == rows and result["attributes"] == alone["attributes"]
+    assert result["checkpoint"] == "zero-shot" and list(result["attributes"]) == ["tagged", "kind"]
+    assert first["comparison"]["checkpoint"] == pair[1]
+
+
+def test_zero_shot_beside_an_exported_file_of_the_competition(zero_shot):
+    """It names no tables; neither does zero-shot."""
+    write_onnx("colour.onnx")
+    zero_shot("zero-shot", "colour.onnx", "--output", "pair")
+    (first, rows), (second, _) = read("pair"), read("pair/second")
+    assert (first["checkpoint"], second["checkpoint"]) == ("zero-shot", "colour.onnx")
+    assert len(rows) == COUNTS["val"] and first["attributes"].keys() == ATTRIBUTES.keys()
+
+
+def test_zero_shot_bad_input(place, capsys):
+    Path("prompts.json").write_text(json.dumps({"kind": ["a"]}))
+    for options, message in (
+        (["zero-shot", "teacher.pt", "--attributes", "own.json"], "own.json and teacher.pt have different"),
+        (["zero-shot", "--attributes", "absent.json"], "absent.json: not a readable"),
+        (
+            ["zero-shot", "--clip-model", "random", "--prompts", "prompts.json"],
+            "prompts prompts.json: must be",
+        ),
+        (["zero-shot", "--clip-model", "data"], "CLIP model data cannot be loaded"),
+        (["zero-shot", "zero-shot", "zero-shot"], "takes one file, or two"),
+        (["teacher.pt", "--clip-model", "random"], "this checkpoint needs neither"),
+    ):
+        save_own("own.pt")
+        clip = [] if "--clip-model" in options or "teacher.pt" in options[:1] else ["--clip-model", "random"]
+        assert run("--checkpoint", *options, *clip, "--output", "bad") == 2
+        assert message in capsys.readouterr().err
+    assert not os.path.exists("bad")
 
 
 def test_ctrl_c(place, monkeypatch, capsys):

@@ -101,6 +101,11 @@ def test_refused(work, exported, tmp_path, monkeypatch):
     for bad in (["--output", "x.pt"], ["--output", "x.pt", "--format", "pt", "--precision", "int8"]):
         with pytest.raises(UserError, match=r"export\.py --help"):
             export.parse_args(["--checkpoint", "x", *bad])
+    (tmp_path / "zero-shot").mkdir()
+    with pytest.raises(UserError, match="--checkpoint zero-shot: only a student can be exported") as error:
+        export.main(f"--checkpoint zero-shot --output {out}".split())
+    assert "\n" not in str(error.value)
+    (tmp_path / "zero-shot").rmdir()
     with pytest.raises(UserError, match="no data set at"):
         export.main(command(work, out, "--data-dir", f"{tmp_path}/absent"))
     assert not out.exists() and [p.name for p in tmp_path.iterdir()] == ["none.pt"]
@@ -131,9 +136,17 @@ def table(work, attributes, path):
     )
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([attributes.layout.image, *(a.column for a in attributes.values())])
+        columns = list(dict.fromkeys(a.column for a in attributes.values()))
+        writer.writerow([attributes.layout.image, *columns])
         for row, name in enumerate(names):
-            cells = [a.classes[row % len(a.classes)] for a in attributes.values()]
+            cells = {}
+            for number, a in enumerate(attributes.values()):
+                if a.contains is None:
+                    cells[a.column] = a.classes[row % len(a.classes)]
+                else:
+                    value = a.contains if row % (number + 2) else "other"
+                    cells[a.column] = f"{cells.get(a.column, '')}{a.separator}{value}"
+            cells = [cells[column] for column in columns]
             writer.writerow([name, *cells[:-1], "?" if row % 2 else cells[-1]])
 
 
@@ -146,10 +159,14 @@ def test_any_attributes(work, tmp_path, kind, capsys):
     (tmp_path / "photos").symlink_to(work / "data" / "val")
     tables = dict(KINDS[kind], train=part, val=part, unknown=["?"])
     first = next(iter(attributes))
-    turned = dict(reversed(list(tables["attributes"][first]["classes"].items())))  # in another order
+    turned = tables["attributes"][first].get("classes", {})
+    turned = dict(reversed(list(turned.items())))  # in another order
     tables["attributes"] = {**tables["attributes"], first: dict(tables["attributes"][first], classes=turned)}
     (tmp_path / "a.json").write_text(json.dumps(tables))
-    output, precision = tmp_path / "s.onnx", {"one": "fp16", "seven": "fp32", "odd": "int8"}[kind]
+    output, precision = (
+        tmp_path / "s.onnx",
+        {"one": "fp16", "seven": "fp32", "lists": "fp16", "odd": "int8"}[kind],
+    )
     export.main(["--checkpoint", f"{tmp_path}/s.pt", "--output", str(output), "--precision", precision,
                  "--data-dir", str(tmp_path), "--attributes", f"{tmp_path}/a.json"])  # fmt: skip
     assert "mean Top-1 on 10 validation photos" in capsys.readouterr().out

@@ -13,12 +13,14 @@ import torch
 import torch.nn.functional as F
 from conftest import assert_same_run, write_own
 
+import evaluate
 from clip_model import FashionCLIP
 from networks import load_network
 from utils import metrics
 from utils.attributes import UNKNOWN, Attributes, read_attributes
 from utils.checkpoint import read_file
 from utils.dataset import read_tables
+from utils.inference import load_classifier, read_data
 from utils.losses import DistillationLoss, class_weights
 
 ODD = ["type", "keys", "file", "images", "split", "score", "image_name", "a.b", "sleeve type"]
@@ -73,6 +75,49 @@ def test_teacher_student_and_resume(train, place, photos, case):
             sum(float(row[f"train_loss_{key}"]) for key in classes)
         )
     assert ("not known)" in log_of("t")) == (unknown > 0)
+
+
+def test_a_run_with_several_values_in_one_cell(train, fails, place, photos):
+    """Two attributes of one column, trained, resumed and kept in checkpoints; other tables of the same attributes are read."""
+    path = write_own(place / "own", photos, {"kind": 3}, 0.2)
+    table = path.with_name("shop.csv")
+    table.write_text(
+        table.read_text().replace("kind 1", "KIND 1|kind 0").replace("kind 2", "kind 2|kind 1|kind 0")
+    )
+    listed = {"column": "kind", "separator": "|"}
+    content = json.loads(path.read_text())
+    content["attributes"] = {f"is {i}": {**listed, "contains": f"kind {i}"} for i in (1, 2)}
+    path.write_text(json.dumps(content))
+    options = ["--attributes", str(path), *SOFT, "--teacher", "zero-shot"]
+    train("--version", "whole", *options, data_dir=path.parent)
+    train("--version", "s", *options, "--epochs", "1", data_dir=path.parent)
+    train("--version", "s", *options, "--resume", data_dir=path.parent)
+    assert_same_run("s", "whole", 2)
+    attributes = load_network("model/s/best.pt")[0].attributes
+    assert attributes == read_attributes(path) and attributes.sizes == {"is 1": 2, "is 2": 2}
+    counts = re.search(
+        r"train: \d+ images, per class is 1 (\d+)/(\d+) .*is 2 (\d+)/(\d+)", log_of("s")
+    ).groups()
+    assert int(counts[1]) > int(counts[3]) > 0
+
+    args = evaluate.parse_args(["--checkpoint", "model/s/best.pt", "--data-dir", str(path.parent)])
+    own = read_data([load_classifier("model/s/best.pt")], args, "val")[0]
+    content["attributes"]["is 1"] = {"column": "other", "contains": "one", "separator": ";"}
+    path.with_name("other.json").write_text(json.dumps(content))
+    table.write_text("\n".join(
+        line + (";other" if i == 0 else ";two" if "kind 1" not in line.lower() else ';"one;two"')
+        for i, line in enumerate(table.read_text().splitlines())
+    ))  # fmt: skip
+    args.attributes = str(path.with_name("other.json"))
+    other = read_data([load_classifier("model/s/best.pt")], args, "val")[0]
+    known = own.labels["is 1"] != UNKNOWN
+    assert known.any() and (other.labels["is 1"] == own.labels["is 1"])[known].all()
+    assert (other.labels["is 2"] == own.labels["is 2"]).all()
+    content["attributes"]["is 1"]["contains"] = "kind 0"
+    path.write_text(json.dumps(content))
+    assert "the attributes, or their prompts, are not" in fails(
+        "--version", "s", *options, "--epochs", "3", "--resume", data_dir=path.parent
+    )
 
 
 def test_tensorboard_has_every_attribute(train, place, photos):

@@ -1,6 +1,7 @@
 """predict.py: which photos, what is written, and what happens to a broken one."""
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import predict
 from utils.attributes import Attributes, read_attributes
 from utils.cli import exit_code
 from utils.errors import SkippedPhotos, UserError
-from utils.inference import prediction_header
+from utils.inference import load_classifier, prediction_header
 from utils.photos import letterbox, read_rgb
 
 ATTRIBUTES = read_attributes()  # the competition's
@@ -40,7 +41,7 @@ def photos(tmp_path, monkeypatch):
         Image.fromarray(rng.integers(level - 40, level + 40, (90, 60, 3), dtype=np.uint8)).save(folder / name)
     (folder / "notes.txt").write_text("no photo")
     stub = Stub(ATTRIBUTES)
-    monkeypatch.setattr(predict, "load_classifier", lambda path: stub)
+    monkeypatch.setattr(predict, "load_classifier", lambda path, **_: stub)
     monkeypatch.chdir(tmp_path)
     return folder, stub
 
@@ -158,6 +159,71 @@ def test_no_two_columns_are_alike():
     header = prediction_header(Attributes(content, "test"), labels=True, probabilities=True)
     assert len(set(header)) == len(header) == 1 + 6 + 6 + 12
     assert header[:7] == ["file", "file_2", "a", "b", "a_0", "a_2", "a_label"]
+
+
+LISTS = {"contains": "floral", "separator": "|", "classes": {"yes": {"names": {"ko": "꽃무늬"}}}}
+SHOP = {
+    "image": "file",
+    "exif": True,
+    "attributes": {"flowers": LISTS, "kind": {"classes": {"dress": {}, "coat": {}}}},
+}
+
+
+def predict_zero_shot(folder, *more):
+    options = "--checkpoint zero-shot --clip-model random --output out.csv --probabilities".split()
+    predict.main([str(folder), *options, *more])
+    return read()
+
+
+def test_zero_shot(photos, monkeypatch):
+    """With the file's attributes and prompts, else the competition's; a file of that name is not looked at."""
+    torch = pytest.importorskip("torch")
+    from clip_model import FashionCLIP
+
+    folder, _ = photos
+    monkeypatch.setattr(predict, "load_classifier", load_classifier)
+    made, begin = [], FashionCLIP.__init__
+    monkeypatch.setattr(FashionCLIP, "__init__", lambda net, *given: made.append(net) or begin(net, *given))
+    encode = FashionCLIP.encode_prompts
+    asked = []
+    monkeypatch.setattr(FashionCLIP, "encode_prompts", lambda net: asked.append(net) or encode(net))
+    (folder.parent / "zero-shot").mkdir()
+    (folder.parent / "shop.json").write_text(json.dumps(SHOP))
+    header, *rows = predict_zero_shot(
+        folder, "--attributes", "shop.json", "--batch-size", "1", "--names", "ko"
+    )
+    assert header == ["file", "flowers", "kind", "flowers_0", "flowers_1", "kind_0", "kind_1"]
+    assert len(rows) == 3 and asked == made and len(made) == 1, "the prompts are encoded once"
+    assert made[0].attributes["flowers"].prompts[0] == ("a photo of a garment without floral",)
+    for row in rows:
+        with torch.no_grad():
+            pixels = torch.from_numpy(letterbox(read_rgb(folder / row[0]))).permute(2, 0, 1)[None]
+            expected = [p for logits in made[0](pixels).values() for p in logits.softmax(dim=1)[0].tolist()]
+        assert [float(cell) for cell in row[3:]] == pytest.approx(expected, abs=2e-6)
+        assert row[1:3] == [("no", "꽃무늬")[expected[1] > 0.5], ("dress", "coat")[expected[3] > 0.5]]
+    assert predict_zero_shot(folder)[0][:4] == ["image_name", *(a.short for a in ATTRIBUTES.values())]
+
+
+def test_zero_shot_bad_input(photos, monkeypatch, capsys):
+    folder, _ = photos
+    monkeypatch.setattr(predict, "load_classifier", load_classifier)
+    (folder.parent / "no_clip").mkdir()
+    shop = {**SHOP, "attributes": {"flowers": {"contains": "floral"}}}
+    (folder.parent / "shop.json").write_text(json.dumps(shop))
+    for options, message in (
+        ("--checkpoint any.pt --attributes shop.json", "--attributes, --clip-model: for zero-shot"),
+        ("--checkpoint any.onnx --clip-model random", "--attributes, --clip-model: for zero-shot"),
+        ("--checkpoint zero-shot --attributes absent.json", "absent.json: not a readable JSON"),
+        ("--checkpoint zero-shot --attributes shop.json", "attributes.flowers.separator: must be"),
+        ("--checkpoint zero-shot --clip-model no_clip", "CLIP model no_clip cannot be loaded"),
+        ("--checkpoint ./zero-shot", "checkpoint ./zero-shot: no such file"),
+    ):
+        assert (
+            exit_code(lambda o=options: predict.main([str(folder), "--output", "out.csv", *o.split()])) == 2
+        )
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1, error
+    assert not (folder.parent / "out.csv").exists()
 
 
 def test_ctrl_c_is_one_line_and_no_file(photos, monkeypatch, capsys):

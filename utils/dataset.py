@@ -190,7 +190,7 @@ def read_rows(path, columns, encoding="utf-8"):
             separator = max(SEPARATORS, key=first.count)
             reader = csv.DictReader(itertools.chain([first], lines), restval="", delimiter=separator)
             header = list(reader.fieldnames or [])
-            absent = [column for column in columns if column not in header]
+            absent = [column for column in dict.fromkeys(columns) if column not in header]
             if absent:
                 raise UserError(f"{path}: no column {', '.join(absent)}; there are {', '.join(header)}")
             twice = [column for column in columns if header.count(column) > 1]
@@ -264,6 +264,11 @@ def _cell_reader(attribute, unknown):
     @functools.lru_cache(maxsize=MAX_CLASSES)
     def read(cell):
         name = plain_name(cell)
+        if attribute.contains and name not in unknown:
+            values = {plain_name(part) for part in cell.split(attribute.separator)} - {""}
+            if values:
+                return int(plain_name(attribute.contains) in values)
+            name = ""  # separators only
         if name not in numbers and name.isascii() and name.isdigit() and len(name) < 9:
             name = str(int(name))  # 01 is 1
         if name in numbers:

@@ -9,7 +9,8 @@ import os
 import numpy as np
 from tqdm import tqdm
 
-from utils.attributes import UNKNOWN, Attributes, attributes_of, read_attributes
+from utils.attributes import UNKNOWN, Attributes, attributes_of, read_attributes, read_json
+from utils.cli import CLIP_MODEL, ZERO_SHOT
 from utils.dataset import read_tables
 from utils.errors import UserError, first_line, shortened
 from utils.photos import SIZE
@@ -22,7 +23,7 @@ class Classifier:
     """Letterboxed photos -> probabilities. Made by `load_classifier`.
 
     Attributes:
-        path: file it came from.
+        path: file it came from, or "zero-shot".
         role: "student" or "teacher".
         attributes: `utils.attributes.Attributes` that it tells.
         meta: plain values: of a checkpoint its `meta` (options, metrics, epoch ...; empty for a published one),
@@ -55,23 +56,24 @@ class Classifier:
         return {key: np.concatenate([part[key] for part in parts]) for key in self.attributes}
 
 
-def load_classifier(path, threads=None, clip_model=None, prompts=None):
+def load_classifier(path, threads=None, clip_model=None, prompts=None, attributes=None):
     """The network in a file, in float32 on the CPU.
 
     Args:
         path: `.onnx` of export.py; any other name is a checkpoint, ours (student, teacher, or export.py's
-            `--format pt`) or a published one.
+            `--format pt`) or a published one; "zero-shot" is FashionCLIP as it comes, whatever file has that name.
         threads: of the processor to use, for an `.onnx`; None for all. PyTorch's are set by torch.set_num_threads.
-        clip_model, prompts: for a published teacher, see `networks.load_network`.
+        clip_model, prompts: for zero-shot and a published teacher, see `networks.load_network`.
+        attributes: for zero-shot, `utils.attributes.Attributes` with its prompts; None for the competition's.
     Returns: Classifier.
     Raises: UserError if the file is missing, is none, or is another model's.
     """
     path = str(path)
-    if not os.path.isfile(path):
+    if path != ZERO_SHOT and not os.path.isfile(path):
         raise UserError(f"checkpoint {path}: no such file; it needs a .pt, or an exported .onnx")
     if path.endswith(".onnx"):
         return _from_onnx(path, threads)
-    return _from_checkpoint(path, clip_model, prompts)
+    return _from_checkpoint(path, clip_model, prompts, attributes or read_attributes())
 
 
 def read_data(classifiers, args, split):
@@ -79,12 +81,13 @@ def read_data(classifiers, args, split):
 
     The tables are read as the file of `--attributes` says; without one, as the first network was trained on them.
     An exported file does not tell where they were: the competition's classes mean the competition's tables.
+    Zero-shot has been trained on none.
 
     Args: `args` with the options `attributes`, `data_dir` and `skip_unreadable`; `split`, "train" or "val".
     Returns: for each network a `utils.dataset.Split`, without pixels.
     Raises: UserError if a network has other attributes or classes, whose order may differ, and as `read_tables`.
     """
-    first = classifiers[0]
+    first = next((one for one in classifiers if one.path != ZERO_SHOT), classifiers[0])
     given, source = first.attributes, first.path
     if args.attributes:
         given, source = read_attributes(args.attributes), args.attributes
@@ -189,19 +192,25 @@ def _open_session(path, threads):
 # --- PyTorch -----------------------------------------------------------------------------------------
 
 
-def _from_checkpoint(path, clip_model, prompts):
+def _from_checkpoint(path, clip_model, prompts, attributes):
     try:
         import torch
     except ImportError as error:
         raise UserError(
             f"checkpoint {path}: reading it needs PyTorch (pip install torch); an exported .onnx does not"
         ) from error
+    from clip_model import FashionCLIP
     from networks import Student, load_network
     from utils.hardware import keep_freed_memory
     from utils.pixels import to_device
 
     keep_freed_memory()
-    net, meta = load_network(path, clip_model, prompts)
+    if path == ZERO_SHOT:
+        if prompts is not None:
+            attributes = attributes.with_prompts(read_json(prompts, "prompts"), f"prompts {prompts}")
+        net, meta = FashionCLIP(attributes, clip_model or CLIP_MODEL).requires_grad_(False).eval(), {}
+    else:
+        net, meta = load_network(path, clip_model, prompts)
     if net.role == Student.role:
         net = net.folded()
     function = None  # of the network: made at the first call, kept from then on

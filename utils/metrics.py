@@ -79,6 +79,16 @@ def macro_f1(labels, predictions):
     return float(f1_score(labels[known], predictions[known], **scores)) if known.any() else None
 
 
+def average_precision(labels, shares):
+    """How well the probability of class 1 `(N,)` ranks the images of class 1 before those of class 0; None unless both occur."""
+    from sklearn.metrics import average_precision_score
+
+    known = labels != UNKNOWN
+    if len(set(labels[known])) < 2:
+        return None
+    return float(average_precision_score(labels[known], shares[known]))
+
+
 def calibration(probabilities, labels, bins=BINS):
     """How well the confidence (largest probability) tells the share of right predictions.
 
@@ -104,9 +114,10 @@ def evaluation(probabilities, labels):
     """Everything that evaluate.py reports of one network on one data set.
 
     Args: dicts attribute -> probabilities, labels.
-    Returns: plain values: {"images", "mean_top1", "mean_acsa", "mean_macro_f1", "mean_ece", "mean_top1_interval",
-        "mean_acsa_interval", "attributes": {attribute: {"images" with a known label, "top1", "acsa", "macro_f1",
-        "ece", "matrix", "reliability"}}}; the intervals are [lower, upper] of 95 %. What has no label is None.
+    Returns: plain values: {"images", "mean_top1", "mean_acsa", "mean_macro_f1", "mean_ece", "mean_average_precision",
+        "mean_top1_interval", "mean_acsa_interval", "attributes": {attribute: {"images" with a known label, "top1", "acsa", "macro_f1",
+        "ece", "matrix", "reliability", and "average_precision" where there are two classes}}}; the intervals are
+        [lower, upper] of 95 %. What has no label is None.
     """
     found = evaluate(probabilities, labels)
     attributes = {}
@@ -121,9 +132,11 @@ def evaluation(probabilities, labels):
             "matrix": matrix.tolist(),
             "reliability": reliability,
         }
+        if len(matrix) == 2:
+            attributes[key]["average_precision"] = average_precision(labels[key], probabilities[key][:, 1])
     result = {"images": len(next(iter(labels.values())))}
-    for name in ("top1", "acsa", "macro_f1", "ece"):
-        result[f"mean_{name}"] = mean(figures[name] for figures in attributes.values())
+    for name in ("top1", "acsa", "macro_f1", "ece", "average_precision"):
+        result[f"mean_{name}"] = mean(figures.get(name) for figures in attributes.values())
     hits = {key: probabilities[key].argmax(axis=1) == labels[key] for key in labels}
     for name, values in bootstrap(labels, hits).items():
         result[f"{name}_interval"] = interval(values)

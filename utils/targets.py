@@ -10,12 +10,12 @@ import torch
 from clip_model import FashionCLIP
 from networks import load_network
 from utils import engine
+from utils.cli import ZERO_SHOT
 from utils.errors import UserError, shortened
 from utils.files import atomic
 from utils.log import logger
 from utils.run import MODEL_ROOT, epoch_files
 
-ZERO_SHOT = "zero-shot"
 LOGITS_VERSION = 3  # part of the cache's key: raise it when a network's logits change
 PREFIX = "logits."  # of an array's name in a file, before the attribute's
 

@@ -14,6 +14,8 @@ from utils.errors import UserError, excerpt
 
 FASHION_HOW = os.path.join(os.path.dirname(__file__), "fashion_how.json")
 PROMPT = "a photo of a garment, {attribute}: {name}"  # of a class that has none in the file
+# The classes of an attribute with `contains`, in label order, and their prompts.
+CONTAINS = {"no": "a photo of a garment without {value}", "yes": "a photo of a garment with {value}"}
 MAX_CHARACTERS = 2_000_000  # of a JSON file
 MAX_CLASSES = 1000
 MAX_NAME = 200  # characters
@@ -28,6 +30,8 @@ class Attribute(NamedTuple):
     classes: Tuple[str, ...]  # in label order
     prompts: Tuple[Tuple[str, ...], ...]  # of each class, one or more sentences
     names: Dict[str, Tuple[str, ...]]  # language -> name of each class; its own where it has none
+    contains: Optional[str] = None  # the value that makes a cell "yes", where cells are lists
+    separator: Optional[str] = None  # of such lists
 
     def numbers(self):
         """What a cell may hold, see `plain_name` -> the class's number."""
@@ -93,11 +97,14 @@ class Attributes(Dict[str, Attribute]):
             raise UserError(f"{source}: must be an object {', '.join(self)} -> list of sentences")
         content = copy.deepcopy(self.content)
         for name, attribute in content["attributes"].items():
-            sentences, classes = prompts[name], attribute["classes"].values()
+            sentences, classes = prompts[name], self[name].classes
             if not isinstance(sentences, (list, tuple)) or len(sentences) != len(classes):
                 raise UserError(f"{source}: {name}: must be {len(classes)} sentences, in label order")
-            for details, sentence in zip(classes, sentences):
-                details["prompt"] = list(sentence) if isinstance(sentence, tuple) else sentence
+            details = attribute.setdefault("classes", {})
+            for one, sentence in zip(classes, sentences):
+                details.setdefault(one, {})["prompt"] = (
+                    list(sentence) if isinstance(sentence, tuple) else sentence
+                )
         return Attributes(content, source)
 
     def differences(self, other):
@@ -123,18 +130,23 @@ def _layout(content):
 
 
 def _attribute(name, value):
-    prompts, names = [], {}
-    for number, (one, details) in enumerate(value["classes"].items()):
-        prompt = details.get("prompt", PROMPT.format(attribute=name, name=one))
+    prompts, names, said = [], {}, value.get("classes", {})
+    defaults = CONTAINS if "contains" in value else dict.fromkeys(said, PROMPT)
+    for number, (one, default) in enumerate(defaults.items()):
+        details = said.get(one, {})
+        default = default.format(attribute=name, name=one, value=value.get("contains"))
+        prompt = details.get("prompt", default)
         prompts.append(tuple(prompt) if isinstance(prompt, list) else (prompt,))
         for language, other in details.get("names", {}).items():
-            names.setdefault(language, list(value["classes"]))[number] = other
+            names.setdefault(language, list(defaults))[number] = other
     return Attribute(
         column=value.get("column", name),
         short=value.get("short", name),
-        classes=tuple(value["classes"]),
+        classes=tuple(defaults),
         prompts=tuple(prompts),
         names={language: tuple(others) for language, others in names.items()},
+        contains=value.get("contains"),
+        separator=value.get("separator"),
     )
 
 
@@ -211,6 +223,10 @@ def _val(value):
     return SHARE if isinstance(value, (int, float)) and not isinstance(value, bool) else PART
 
 
+def _attribute_form(value):
+    return LISTED if isinstance(value, dict) and "contains" in value else ATTRIBUTE
+
+
 # Forms. A tuple is (check, what it must be), a list the forms of a list's values, a function chooses the form of its
 # value. A dict has the form of each key, or that of all values under `str`, where names are free.
 TEXT = (_is_text, f"a printable text of 1 to {MAX_NAME} characters")
@@ -226,7 +242,10 @@ CELLS = (
 )
 PART = {"table": PATH, "photos": PATH}
 CLASS = {"prompt": _prompt, "names": {str: TEXT}}
+SEPARATOR = (_is_text, 'the text between the values of a cell, such as "|"')
 ATTRIBUTE = {"column": TEXT, "short": TEXT, "names": {str: TEXT}, "classes": {str: CLASS}}
+ATTRIBUTE.update({"contains": TEXT, "separator": SEPARATOR})
+LISTED = {**ATTRIBUTE, "classes": dict.fromkeys(CONTAINS, CLASS)}
 FILE = {
     "name": TEXT,
     "image": TEXT,
@@ -237,7 +256,7 @@ FILE = {
     "box": [TEXT] * 4,
     "exif": (lambda value: isinstance(value, bool), "true or false"),
     "encoding": (_is_encoding, "an encoding that Python reads texts in, such as utf-8 or cp949"),
-    "attributes": {str: ATTRIBUTE},
+    "attributes": {str: _attribute_form},
 }
 REQUIRED = {"attributes", "classes"}
 
@@ -268,7 +287,8 @@ def _check_form(value, form, place):
     else:
         known = ", ".join(form)
         _need(isinstance(value, dict), place, f"must be an object with some of the keys {known}")
-        for key in {**value, **dict.fromkeys(form.keys() & REQUIRED)}:
+        required = {"separator"} if "contains" in value else REQUIRED
+        for key in {**value, **dict.fromkeys(form.keys() & required)}:
             near = get_close_matches(str(key), form, 1, 0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {known}"
             _need(key in form, place, f"unknown key {excerpt(str(key))!r}; {hint}")
@@ -282,13 +302,25 @@ def _check_file(content):
     _need(shared or "group" not in content, "group", "needs a val that is a share to hold out, such as 0.2")
     unknown, shorts = set(map(plain_name, content.get("unknown", []))), {}
     for name, value in content["attributes"].items():
-        place, short, classes = f"attributes.{name}", value.get("short", name), value["classes"]
+        place, short, seen = f"attributes.{name}", value.get("short", name), {}
         _need("/" not in name, place, "a name must not hold '/'; give another, and the table's own as column")
         other = shorts.setdefault(short, name)
         _need(other == name, f"{place}.short", f"{short!r} is that of {other}, too; change one of the two")
-        fits, seen = 2 <= len(classes) <= MAX_CLASSES, {}
-        _need(fits, f"{place}.classes", f"{len(classes)} classes; there must be 2 to {MAX_CLASSES:,}")
-        for one in classes:
+        if "contains" in value:
+            cells = [value["contains"]]
+            _need(
+                value["separator"] not in cells[0],
+                f"{place}.contains",
+                "must be one value, without separator",
+            )
+        else:
+            cells = value["classes"]
+            fits = 2 <= len(cells) <= MAX_CLASSES
+            _need(fits, f"{place}.classes", f"{len(cells)} classes; there must be 2 to {MAX_CLASSES:,}")
+            _need(
+                "separator" not in value, f"{place}.separator", "needs contains, the value that is looked for"
+            )
+        for one in cells:
             other = seen.setdefault(plain_name(one), one)
             twice = f"{one!r} and {other!r} differ by case or blanks only"
             _need(other == one, f"{place}.classes", twice)

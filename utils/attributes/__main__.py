@@ -9,7 +9,7 @@ import sys
 
 import pandas
 
-from utils.attributes import MAX_NAME, PROMPT, Attributes, plain_name
+from utils.attributes import CONTAINS, MAX_NAME, PROMPT, Attributes, plain_name
 from utils.cli import Parser, check_folder_of, exit_code
 from utils.dataset import is_held_out, read_rows
 from utils.errors import UserError, shortened
@@ -19,11 +19,15 @@ from utils.log import table
 SHARE = 0.2  # held out for validation
 MOST = 50  # different values of a column that becomes an attribute
 FEW = 10  # photos of a class: fewer are pointed out
+SEPARATORS = "|;,"  # of the values of one cell
+SEVERAL = 0.1  # share of the cells that hold one, in a column whose cells are lists
+OFTEN = 20  # photos that have a value of such a list, for it to become an attribute
 HEADER = f"column/classes/largest/not known/under {FEW} photos/none held out/other spellings".split("/")
 
 
 def draft(path, image, photos, encoding="utf-8"):
-    """A file of attributes for a table: each column with 2 to 50 different values becomes an attribute.
+    """A file of attributes for a table: each column with 2 to 50 different values becomes an attribute; of a column
+    whose cells are lists, each value that 20 photos or more have.
 
     Args: `image`, the column with the photo's name; `photos`, their folder, relative to the table's.
     Returns: (content of the file, a row of figures for each attribute, a line for each column that is left out).
@@ -34,29 +38,78 @@ def draft(path, image, photos, encoding="utf-8"):
     for column in frame.columns.drop(image, errors="ignore"):
         cells = frame[column].str.split().str.join(" ")
         known = cells[cells != ""]
-        plain = known.map(plain_name)
-        reason = _why_not(column, known, pandas.to_numeric(known, errors="coerce"))
+        separator, values = _lists(known)
+        reason = _why_not(column, known, separator)
         if reason:
             left_out.append(f"{column or '(no name)'}: {reason}")
             continue
-        counts = plain.value_counts()
+        plain = values.map(plain_name)
         # Of spellings that differ by case or blanks only, the most frequent stands for all.
-        classes = [known[plain == name].value_counts().index[0] for name in sorted(counts.index)]
-        name = column.replace("/", " ")
-        prompts = {one: {"prompt": PROMPT.format(attribute=name, name=one)} for one in classes}
-        attributes[name] = {"column": column, "classes": prompts}
-        spellings = known.nunique() - len(classes)
-        unseen = len(classes) - plain[held_out].nunique()
-        share, few = f"{counts.iloc[0] / len(plain):.0%}", int((counts < FEW).sum())
-        figures.append([column, len(classes), share, len(cells) - len(known), few, unseen, spellings])
+        groups = {one.value_counts().index[0]: one for _, one in values.groupby(plain.to_numpy())}
+        if separator is None:
+            name = column.replace("/", " ")
+            prompts = {one: {"prompt": PROMPT.format(attribute=name, name=one)} for one in groups}
+            about = {"column": column, "classes": prompts}
+            found = {column: (about, plain, known.nunique() - len(groups))}
+        else:
+            found = _attributes_of_list(column, separator, groups, values.index.unique())
+            rare = len(groups) - len(found)
+            left_out += [
+                f"{column}: {rare} of its {len(groups)} values: under {OFTEN} photos, or all"
+            ] * bool(rare)
+        for text, (about, labels, spellings) in found.items():
+            name = text.replace("/", " ")
+            while name in attributes:
+                name += " 2"
+            attributes[name] = about
+            counts = labels.value_counts()
+            unseen = len(counts) - labels[held_out].nunique()
+            share, few = f"{counts.iloc[0] / len(labels):.0%}", int((counts < FEW).sum())
+            figures.append([text, len(counts), share, len(cells) - len(labels), few, unseen, spellings])
     content = {"image": image, "train": {"table": os.path.basename(path), "photos": photos}, "val": SHARE}
     content.update({"unknown": [""], "exif": True, "attributes": attributes})
     return content if encoding == "utf-8" else {"encoding": encoding, **content}, figures, left_out
 
 
-def _why_not(column, known, numbers):
-    """Why a column is no attribute; None if it is one. Args: its cells that say something, as text and as numbers."""
+def _lists(known):
+    """Whether a column's cells are lists: (separator, values of all cells, by the cell's row), or (None, cells) if not.
+
+    Most values of a list come again, in other company, too. Parts of sentences do not, nor those of one class's name.
+    """
+    plain = known.map(plain_name)
+    # Lists in the form of a program's would be taken apart with their quotation marks.
+    for separator in "" if known.str.startswith("[").any() else SEPARATORS:
+        values = known.str.split(separator).explode().str.strip()
+        values = values[values != ""]
+        found = pandas.DataFrame({"value": values.map(plain_name), "photo": values.index})
+        found["cell"] = found["photo"].map(plain).to_numpy()
+        counts = found.groupby("value").nunique()
+        again = counts["photo"][(counts["photo"] >= OFTEN) & (counts["cell"] > 1)].sum()
+        several = known.str.contains(separator, regex=False).mean()
+        if several >= SEVERAL and again >= len(found) / 2:
+            return separator, values
+    return None, known
+
+
+def _attributes_of_list(column, separator, groups, photos):
+    """Name -> (attribute, whether each photo has the value, number of other spellings) of each value that is frequent.
+
+    Args: `groups` value -> its spellings by row; `photos`, the rows whose cell says something.
+    """
+    found = {}
+    for value, spellings in groups.items():
+        has, name = pandas.Series(photos.isin(spellings.index), photos), f"{column} {value}"
+        if OFTEN <= has.sum() < len(photos) and name.isprintable() and len(name) < MAX_NAME:
+            prompts = {one: {"prompt": prompt.format(value=value)} for one, prompt in CONTAINS.items()}
+            about = {"column": column, "contains": value, "separator": separator, "classes": prompts}
+            found[name] = about, has, spellings.nunique() - 1
+    return found
+
+
+def _why_not(column, known, separator):
+    """Why a column is no attribute; None if it is one. Args: its cells that say something; as of `_lists`."""
     count = known.map(plain_name).nunique()
+    numbers = pandas.to_numeric(known.str.replace(",", ".", regex=False), errors="coerce")
     if not (column.strip() and column.isprintable() and len(column) <= MAX_NAME):
         return "its name is empty or cannot be used"
     if count < 2:
@@ -65,6 +118,8 @@ def _why_not(column, known, numbers):
         apart = numbers.max() - numbers.min() >= 2 * count
         if (numbers % 1 != 0).any() or apart or len(known) < 5 * count:
             return "numbers that look like a measure or an id"
+    if separator is not None:
+        return None
     if count > MOST:
         return f"{count} different values, more than {MOST}"
     if len(known) < 2 * count:
