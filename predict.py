@@ -20,7 +20,7 @@ from utils.photos import find_photos, read_photos
 def get_args_parser():
     p = Parser(prog="predict.py", description=__doc__)
     p.add_argument("paths", nargs="+", help="photos, folders of photos (with their sub-folders), and CSV files with a column of photos' names, as the attributes' file names it (image_name)", metavar="PATH")
-    p.add_argument("--checkpoint", required=True, help="of a student or teacher (.pt), or an exported file (.onnx)", metavar="FILE")
+    p.add_argument("--checkpoint", required=True, help="of a student or teacher (.pt), an exported file (.onnx), or a folder of export.py --format hub, also as owner/name of the hub", metavar="FILE")
     p.add_argument("--images", help="folder that the names in a CSV start from; without it, the CSV's own", metavar="DIR")
     p.add_argument("--output", default="predictions.csv", help="CSV file to write, a row for each photo", metavar="FILE")
     p.switch(p, "--probabilities", "also write the probability of each class, 0 to 1")

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from utils.attributes import UNKNOWN, Attributes, attributes_of, read_attributes
 from utils.dataset import read_tables
 from utils.errors import UserError, first_line, shortened
+from utils.hub import find_checkpoint
 from utils.photos import SIZE
 
 INPUT = "pixels"  # name of the exported graph's input
@@ -60,18 +61,21 @@ def load_classifier(path, threads=None, clip_model=None, prompts=None):
 
     Args:
         path: `.onnx` of export.py; any other name is a checkpoint, ours (student, teacher, or export.py's
-            `--format pt`) or a published one.
+            `--format pt`) or a published one; a folder of `--format hub`, or such a one's `owner/name` on the hub.
         threads: of the processor to use, for an `.onnx`; None for all. PyTorch's are set by torch.set_num_threads.
         clip_model, prompts: for a published teacher, see `networks.load_network`.
     Returns: Classifier.
     Raises: UserError if the file is missing, is none, or is another model's.
     """
     path = str(path)
-    if not os.path.isfile(path):
-        raise UserError(f"checkpoint {path}: no such file; it needs a .pt, or an exported .onnx")
+    found = find_checkpoint(path)
+    if not (os.path.isfile(found) or os.path.isdir(found)):
+        raise UserError(
+            f"checkpoint {path}: no such file; it needs a .pt, an exported .onnx, or a hub's owner/name"
+        )
     if path.endswith(".onnx"):
         return _from_onnx(path, threads)
-    return _from_checkpoint(path, clip_model, prompts)
+    return _from_checkpoint(path, found, clip_model, prompts)
 
 
 def read_data(classifiers, args, split):
@@ -189,7 +193,8 @@ def _open_session(path, threads):
 # --- PyTorch -----------------------------------------------------------------------------------------
 
 
-def _from_checkpoint(path, clip_model, prompts):
+def _from_checkpoint(path, found, clip_model, prompts):
+    """Args: `path` as it was given, `found` where that is on this machine."""
     try:
         import torch
     except ImportError as error:
@@ -201,7 +206,7 @@ def _from_checkpoint(path, clip_model, prompts):
     from utils.pixels import to_device
 
     keep_freed_memory()
-    net, meta = load_network(path, clip_model, prompts)
+    net, meta = load_network(found, clip_model, prompts)
     if net.role == Student.role:
         net = net.folded()
     function = None  # of the network: made at the first call, kept from then on
