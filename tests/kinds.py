@@ -6,6 +6,15 @@ from networks import Student
 from utils.attributes import Attributes
 from utils.checkpoint import save_checkpoint
 
+# The students that are tried; the larger TinyViTs are tried where they are exported.
+BACKBONES = (
+    "tiny_vit_5m_224",
+    "mobilenetv4_conv_small",
+    "tf_efficientnet_lite0",
+    "vit_tiny_patch16_224",
+    "fastvit_t8",
+)
+
 ODD = (
     "type",
     "keys",

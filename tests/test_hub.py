@@ -26,6 +26,7 @@ from utils.errors import UserError
 TESTS = Path(__file__).resolve().parent
 TEACHER = "patrickjohncyh/fashion-clip"
 STUDENT = "timm/tiny_vit_5m_224.dist_in22k"
+OTHER = "mobilenetv4_conv_small"  # timm knows its weights on the hub
 ONE_FILE_GIVEN_UP = 1 + 2 + 4 + 8 + 8  # seconds between the five retries of the hub's client
 
 
@@ -44,7 +45,11 @@ def student_weights(name):
     return build_backbone("tiny_vit_5m_224", name)[0].state_dict()
 
 
-LOADERS = {"teacher": teacher_logits, "student": student_weights}
+def own_weights(name):
+    return build_backbone(name, True)[0].state_dict()
+
+
+LOADERS = {"teacher": teacher_logits, "student": student_weights, "own": own_weights}
 
 
 def attempt(loader, name):
@@ -168,6 +173,9 @@ def repositories(tmp_path_factory):
     state = timm.create_model("tiny_vit_5m_224", num_classes=10).state_dict()
     save_file(state, str(repository(root, STUDENT) / "model.safetensors"))
     torch.save(state, repository(root, "example/bin-only") / "pytorch_model.bin")
+    other = timm.create_model(OTHER, num_classes=10)
+    folder = repository(root, f"timm/{OTHER}.{other.pretrained_cfg['tag']}")
+    save_file(other.state_dict(), str(folder / "model.safetensors"))
     shutil.copy(root / TEACHER / "config.json", repository(root, "example/no-weights"))
     return root
 
@@ -183,10 +191,21 @@ def hub_and_outcomes(repositories, tmp_path_factory):
         ("student", "example/no-such-student"),
         ("teacher", "example/no-vocabulary"),
         ("student", "example/no-weights"),
+        ("own", OTHER),
     ]
     with serve(repositories) as hub:
         with client_process(tmp_path_factory.mktemp("client"), hub.url, tasks) as outcomes:
             yield hub, outcomes()
+
+
+def test_another_students_own_weights(hub_and_outcomes, repositories):
+    from safetensors.torch import load_file
+
+    found = hub_and_outcomes[1][OTHER]["result"]
+    (file,) = (repositories / "timm").glob(f"{OTHER}.*/model.safetensors")
+    published = load_file(str(file))
+    assert set(published) - set(found) == {"classifier.weight", "classifier.bias"}
+    assert all(torch.equal(value, published[name]) for name, value in found.items())
 
 
 def test_teacher_from_the_hub(hub_and_outcomes, repositories):

@@ -5,6 +5,8 @@ from difflib import get_close_matches
 
 import timm
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from tiny_vit import timm_names, tiny_vit
 from utils import hub
@@ -36,7 +38,10 @@ def build_backbone(name, weights=None):
     except Exception as error:  # whatever a network of timm raises at a size or a tag that is not its own
         problem = f"gives no pooled features at {SIZE} x {SIZE} pixels ({first_line(error)})"
         raise UserError(f"student {name}: {problem}; choose another of timm's backbones") from error
-    config = net.train().pretrained_cfg
+    for module in net.train().modules():
+        if type(module) is nn.Conv2d and module.kernel_size == (1, 1) and module.in_channels < 16:
+            module.__class__ = _Pointwise
+    config = net.pretrained_cfg
     if weights is not None:
         path = _weights_file(name, config, weights)
         state = read_checkpoint(path)[0]
@@ -46,6 +51,15 @@ def build_backbone(name, weights=None):
         prefixes = tuple(f"{one}." for one in classifier)
         load_state(net, {key: value for key, value in state.items() if not key.startswith(prefixes)}, path)
     return net, width, config
+
+
+class _Pointwise(nn.Conv2d):
+    """A 1 x 1 convolution of few channels, computed where its stride leads. In the backward pass of a strided one oneDNN
+    3.12 writes past its own memory (its issue 6035), and the process crashes or hangs."""
+
+    def forward(self, x):
+        rows, columns = self.stride
+        return F.conv2d(x[:, :, ::rows, ::columns], self.weight, self.bias, groups=self.groups)
 
 
 def full_name(config):

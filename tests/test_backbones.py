@@ -1,0 +1,130 @@
+"""Any backbone of timm as the student, and any checkpoint as the teacher."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from conftest import ATTRIBUTES, same
+from kinds import BACKBONES
+
+from networks import Student, load_network
+from utils.attributes import FASHION_HOW
+from utils.backbones import build_backbone
+from utils.checkpoint import save_checkpoint
+from utils.errors import UserError
+
+KD = "--kd-learning True --epochs 1".split()
+ALONE = (*KD, "--distillation-type", "none")
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_round_trip(name, tmp_path):
+    torch.manual_seed(0)
+    net = Student(ATTRIBUTES, distillation=True, backbone=name).eval()
+    meta = dict(net.describe(), attributes=ATTRIBUTES.to_meta())
+    save_checkpoint(tmp_path / "a.pt", net, meta)
+    loaded, _ = load_network(tmp_path / "a.pt")
+    pixels = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
+    with torch.no_grad():
+        assert same(net(pixels), loaded(pixels))
+        for key, logits in net.folded()(pixels).items():
+            assert torch.allclose(logits, net(pixels)[key], atol=1e-4)
+    config = timm.create_model(name).pretrained_cfg
+    white = net.normalize(torch.full((1, 3, 1, 1), 255)).flatten()
+    expected = [(1 - mean) / std for mean, std in zip(config["mean"], config["std"])]
+    assert white.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_trains(train, name, place):
+    train("--version", "a", *KD, "--student", name, "--distillation-type", "soft", "--teacher", "zero-shot")
+    net, meta = load_network("model/a/best.pt")
+    assert meta["options"]["student"] == name and net.backbone_name.split(".")[0] == name
+    assert meta["options"]["student_weights"] == "none"
+    if name == "mobilenetv4_conv_small":
+        assert net.width == 1280 and "mobilenetv4_conv_small" in Path("logs/a/a_training.log").read_text()
+
+
+def test_a_student_teaches(train, place):
+    train("--version", "t", *ALONE, "--student", "tf_efficientnet_lite0")
+    kd = ["--distillation-type", "soft", "--teacher", "t/best.pt", "--save-teacher-logits", "taught.npz"]
+    train("--version", "s", *KD, "--student", "mobilenetv4_conv_small", *kd)
+    teacher, _ = load_network("model/t/best.pt")
+    last = torch.load("model/s/last.pt")["progress"]["teacher_logits"]
+    with np.load("taught.npz") as file:
+        for key in ATTRIBUTES:
+            assert np.array_equal(file[f"logits.{key}"], last[key].numpy())
+    assert teacher.backbone_name.startswith("tf_efficientnet_lite0") and not teacher.distillation
+    assert load_network("model/s/best.pt")[0].distillation
+
+
+def test_a_teacher_of_other_attributes(train, fails, place):
+    content = json.loads(Path(FASHION_HOW).read_text(encoding="utf-8"))
+    del content["attributes"]["gender"]
+    Path("other.json").write_text(json.dumps(content), encoding="utf-8")
+    train("--version", "t", *ALONE)
+    kd = ["--distillation-type", "soft", "--teacher", "t/best.pt", "--attributes", "other.json"]
+    said = fails("--version", "s", *KD, *kd)
+    assert "--teacher t/best.pt: other attributes" in said
+
+
+@pytest.mark.parametrize(
+    "name, named",
+    [
+        ("mobilnetv4_conv_smal", "mobilenetv4_conv_small"),
+        ("vit_tiny_patch16_384", "no pooled features at 224 x 224"),
+        ("vit_tiny_patch16_224.none", "vit_tiny_patch16_224.none"),
+        ("hf-hub:timm/resnet18.a1_in1k", "no such backbone"),
+    ],
+)
+def test_bad_names(fails, name, named):
+    said = fails("--version", "a", *ALONE, "--student", name)
+    assert f"student {name}" in said and named in said
+
+
+def test_without_pooled_features(monkeypatch):
+    # What such a network of timm would give: a map, since it has no pooling.
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: torch.nn.Conv2d(3, 8, 3))
+    with pytest.raises(UserError, match="no pooled features"):
+        build_backbone("resnet18")
+
+
+def test_weights_in_a_file(tmp_path):
+    """Under timm's names, the classifier among them."""
+    for name in ("vit_tiny_patch16_224", "tf_efficientnet_lite0"):
+        net = timm.create_model(name, num_classes=7)
+        torch.save(net.state_dict(), tmp_path / "a.pth")
+        mine = build_backbone(name, str(tmp_path / "a.pth"))[0].state_dict()
+        assert all(torch.equal(value, net.state_dict()[key]) for key, value in mine.items())
+    with pytest.raises(UserError, match=r"a\.pth does not fit"):
+        build_backbone("mobilenetv4_conv_small", str(tmp_path / "a.pth"))
+
+
+def test_no_weights_on_the_hub(monkeypatch):
+    plain = timm.create_model
+
+    def without_hub(*args, **kwargs):
+        net = plain(*args, **kwargs)
+        net.pretrained_cfg = {**net.pretrained_cfg, "hf_hub_id": None}
+        return net
+
+    monkeypatch.setattr(timm, "create_model", without_hub)
+    with pytest.raises(UserError, match="student resnet18: timm knows of no weights on the hub"):
+        build_backbone("resnet18", True)
+
+
+def test_a_checkpoint_of_a_backbone_that_is_none(tmp_path):
+    net = Student(ATTRIBUTES)
+    meta = dict(net.describe(), attributes=ATTRIBUTES.to_meta(), backbone="nothing")
+    save_checkpoint(tmp_path / "a.pt", net, meta)
+    with pytest.raises(UserError, match=r"checkpoint .*a\.pt: student nothing"):
+        load_network(tmp_path / "a.pt")
+
+
+def test_earlier_checkpoints_name_no_backbone(tmp_path):
+    net = Student(ATTRIBUTES, distillation=False)
+    save_checkpoint(tmp_path / "a.pt", net, {"role": "student", "distillation": False})
+    assert load_network(tmp_path / "a.pt")[0].backbone_name.startswith("tiny_vit_5m_224")
