@@ -116,7 +116,7 @@ def export_meta(checkpoint, args):
     options = public_options(options) if isinstance(options, dict) else {}
     about = {"folded": True, "options": options, "version": options.get("version")}
     about["attributes"] = checkpoint.attributes.to_meta(tables=False)
-    name = os.path.basename(args.checkpoint)
+    name = os.path.basename(os.path.normpath(args.checkpoint))
     about["export"] = {"precision": args.precision, "checkpoint": name, "format": 2}
     return {**checkpoint.meta, **checkpoint.net.describe(), **about}
 

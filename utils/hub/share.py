@@ -20,6 +20,7 @@ SCORES = {
     "top1": ("accuracy", "Top-1"),
     "acsa": ("balanced_accuracy", "ACSA"),
 }  # the hub's names, and the card's
+UNKNOWN = "not on record"
 MOST = 20  # classes of an attribute whose confusion matrix is shown
 ESCAPED = {ord(sign): f"\\{sign}" for sign in "\\`*_[]<>|&~$#"}  # those that mean something in markdown
 
@@ -65,7 +66,9 @@ def model_card(net, meta, license, figures, onnx_top1):
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
     options, data_set = meta["options"], net.attributes.content.get("name", "own photos")
-    weights = options.get("student_weights", "not on record") or net.backbone.pretrained_cfg["hf_hub_id"]
+    weights = (
+        options.get("student_weights", UNKNOWN) or net.backbone.pretrained_cfg.get("hf_hub_id") or UNKNOWN
+    )
     base = weights if is_hub_id(weights) else None
     found = [*figures["attributes"].items(), ("mean", {key: figures[f"mean_{key}"] for key in SCORES})]
     place = {"dataset_type": "custom", "dataset_name": data_set, "dataset_split": "validation"}
@@ -78,11 +81,10 @@ def model_card(net, meta, license, figures, onnx_top1):
     name = options.get("version") or "student"
     about = {"license": license, "pipeline_tag": TASK, "tags": ["fashion", "onnx"], "base_model": base}
     head = ModelCardData(**about, model_name=name, eval_results=results).to_yaml()
-    told = [
-        f"--{key.replace('_', '-')} {value}" for key, value in options.items() if value not in (None, False)
-    ]
+    said = {key.replace("_", "-"): value for key, value in options.items() if value not in (None, False)}
+    told = (f"--{key} {value}" for key, value in said.items())
     parts = {"name": name, "data_set": data_set, "network": net.title, "weights": weights}
-    parts.update(options=" ".join(told) or "not on record", onnx=score(onnx_top1), **meta["export"])
+    parts.update(options=" ".join(told) or UNKNOWN, onnx=score(onnx_top1), **meta["export"])
     parts = {key: _plain(part) for key, part in parts.items()}
     parts.update(_parts(net.attributes, figures, found))
     text = Template(CARD_TEXT.read_text(encoding="utf-8")).substitute(parts)
