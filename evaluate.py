@@ -11,6 +11,7 @@ from utils.cli import ZERO_SHOT, Parser, exit_code, number
 from utils.dataset import load_pixels
 from utils.errors import UserError
 from utils.files import atomic
+from utils.hub import weights_file
 from utils.inference import load_classifier, prediction_header, probability_columns, read_data
 from utils.log import logger, table
 from utils.report import score, unreadable
@@ -21,7 +22,7 @@ MAX_MB = 25  # of the competition, 10^6 bytes
 # fmt: off
 def get_args_parser():
     p = Parser(prog="evaluate.py", description=__doc__)
-    p.add_argument("--checkpoint", nargs="+", required=True, help="checkpoint (.pt, student or teacher), exported .onnx, or zero-shot: FashionCLIP as it comes, with the prompts of --attributes, else of the other checkpoint, else of the competition; with two, the first is compared with the second", metavar="FILE")
+    p.add_argument("--checkpoint", nargs="+", required=True, help="checkpoint (.pt, student or teacher), exported .onnx, or a folder of export.py --format hub, also as owner/name of the hub; or zero-shot: FashionCLIP as it comes, with the prompts of --attributes, else of the other checkpoint, else of the competition; with two, the first is compared with the second", metavar="FILE")
     p.data_options(p)
     p.add_argument("--split", choices=("val", "train"), default="val", help="part of the data set")
     p.add_argument("--output", help="folder for the files; without it, the first checkpoint's name with the split: model/student/best.pt writes model/student/best_val/, zero-shot model/zero-shot_val/", metavar="DIR")
@@ -37,8 +38,10 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if len(args.checkpoint) > 2:
         parser.error(f"--checkpoint takes one file, or two to compare, not {len(args.checkpoint)}")
-    first = args.checkpoint[0] if args.checkpoint[0] != ZERO_SHOT else os.path.join("model", ZERO_SHOT)
-    args.output = args.output or f"{os.path.splitext(first)[0]}_{args.split}"
+    first = os.path.normpath(args.checkpoint[0])
+    first = os.path.join("model", ZERO_SHOT) if first == ZERO_SHOT else first
+    first = os.path.splitext(first)[0] if os.path.isfile(first) else first
+    args.output = args.output or f"{first}_{args.split}"
     return args
 
 
@@ -66,7 +69,7 @@ def evaluate(classifier, data, args):
     if classifier.path == ZERO_SHOT:  # its weights in float32
         about["size_mb"] = sum(weight.numel() for weight in classifier.net.parameters()) * 4 / 1e6
     else:
-        about["size_mb"] = os.path.getsize(classifier.path) / 1e6
+        about["size_mb"] = os.path.getsize(weights_file(classifier.path)) / 1e6
     about["score"] = figures["mean_top1"]  # as the competition counts it
     return {**about, "unreadable": len(data.unreadable), **figures}, probabilities
 

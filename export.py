@@ -1,7 +1,9 @@
-"""Write a trained student as one small file: ONNX in float32, float16 or int8, or folded weights for PyTorch."""
+"""Write a trained student as one small file (ONNX in float32, float16 or int8, or folded weights for PyTorch), or as
+a folder to share on the Hugging Face hub."""
 
 import copy
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -13,6 +15,7 @@ from utils.attributes import UNKNOWN
 from utils.cli import ZERO_SHOT, Parser, check_folder_of, exit_code, number
 from utils.errors import UserError, shortened
 from utils.files import atomic
+from utils.hub import find_checkpoint, share
 from utils.inference import load_classifier, read_data
 from utils.photos import SIZE, read_photos
 
@@ -24,9 +27,10 @@ BATCH = 16  # photos at a time, for the comparison
 # fmt: off
 def get_args_parser():
     p = Parser(prog="export.py", description=__doc__)
-    p.add_argument("--checkpoint", required=True, help="of a student: model/NAME/best.pt, or a published one", metavar="FILE")
-    p.add_argument("--output", required=True, help="file to write, .onnx, or .pt with --format pt", metavar="FILE")
-    p.add_argument("--format", choices=("onnx", "pt"), default="onnx", help="onnx runs without PyTorch, pt is a checkpoint for this project")
+    p.add_argument("--checkpoint", required=True, help="of a student: model/NAME/best.pt, a published one, or a folder of --format hub, also as owner/name of the hub", metavar="FILE")
+    p.add_argument("--output", required=True, help="file to write, .onnx, or .pt with --format pt; the folder of --format hub", metavar="FILE")
+    p.add_argument("--format", choices=("onnx", "pt", "hub"), default="onnx", help="onnx runs without PyTorch, pt is a checkpoint for this project, hub is a folder with both and a model card")
+    p.add_argument("--license", help="of the weights, for the model card, by the hub's name, such as mit", metavar="NAME")
     p.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="of the stored weights; int8 (ONNX only) computes in 8 bits too, fp16 in float32")
     p.add_argument("--max-mb", type=number(float, 0, above=True), default=25.0, help="limit of the file's size in MB (10^6 bytes); above it there is no file", metavar="X")
     p.data_options(p, cached=False)
@@ -41,11 +45,15 @@ def parse_args(argv=None):
     """The options, checked against each other."""
     parser = get_args_parser()
     args = parser.parse_args(argv)
-    if not args.output.endswith(f".{args.format}"):
+    if args.format == "hub":
+        share.check_folder(args.output)
+    elif args.license:
+        parser.error("--license is for --format hub")
+    elif not args.output.endswith(f".{args.format}"):
         parser.error(f"--output {args.output}: the name of a --format {args.format} ends in .{args.format}")
     if args.format == "pt" and args.precision == "int8":
         parser.error("--precision int8 is for --format onnx; a .pt is fp32 or fp16")
-    check_folder_of(args.output)
+    check_folder_of(os.path.normpath(args.output))
     if args.checkpoint.endswith(".onnx"):
         raise UserError(f"--checkpoint {args.checkpoint}: exported already; it needs the checkpoint (.pt)")
     if args.checkpoint == ZERO_SHOT:
@@ -54,6 +62,10 @@ def parse_args(argv=None):
         )
     if args.data_dir is None and os.path.isdir(DATA_DIR):
         args.data_dir = DATA_DIR
+    if args.data_dir is None and args.format == "hub":
+        raise UserError(
+            f"--format hub measures the card's scores: no {DATA_DIR}; name a data set with --data-dir"
+        )
     if args.data_dir is None and args.precision == "int8":
         raise UserError(f"--precision int8 is calibrated on photos: no {DATA_DIR}; name some with --data-dir")
     return args
@@ -68,12 +80,15 @@ def main(argv=None):
     if args.precision == "int8":
         calibration = photos_of(args, checkpoint, "train", args.calibration)[0]
     if args.data_dir:
-        photos = photos_of(args, checkpoint, "val", args.compare)
+        photos = photos_of(args, checkpoint, "val", sys.maxsize if args.format == "hub" else args.compare)
     with tempfile.TemporaryDirectory() as scratch:
-        exported = os.path.join(scratch, f"student.{args.format}")
+        exported = os.path.join(scratch, "student.pt" if args.format == "pt" else "student.onnx")
         write(checkpoint.net, exported, export_meta(checkpoint, args), calibration)
         check_size(args, exported)
-        compare(args, checkpoint, exported, photos)
+        compared = compare(args, checkpoint, exported, photos)
+        if args.format == "hub":
+            share_folder(args, checkpoint, exported, compared, photos[1])
+            return
         with open(exported, "rb") as source, atomic(args.output, binary=True) as file:
             shutil.copyfileobj(source, file)
 
@@ -105,9 +120,24 @@ def export_meta(checkpoint, args):
     options = public_options(options) if isinstance(options, dict) else {}
     about = {"folded": True, "options": options, "version": options.get("version")}
     about["attributes"] = checkpoint.attributes.to_meta(tables=False)
-    name = os.path.basename(args.checkpoint)
+    name = os.path.basename(os.path.normpath(args.checkpoint))
     about["export"] = {"precision": args.precision, "checkpoint": name, "format": 2}
     return {**checkpoint.meta, **checkpoint.net.describe(), **about}
+
+
+def share_folder(args, checkpoint, exported, compared, labels):
+    """Write the folder of --format hub, and say how it is uploaded. Args: `compared`, of `compare`."""
+    from networks import load_network
+    from utils import metrics
+
+    # As it was trained: not folded, so that it can be trained further, or teach.
+    net, _ = load_network(find_checkpoint(args.checkpoint))
+    meta = {**export_meta(checkpoint, args), **net.describe(), "folded": bool(checkpoint.meta.get("folded"))}
+    old, new = (metrics.evaluation(probabilities, labels) for probabilities in compared)
+    card = share.model_card(net, meta, args.license, old, new["mean_top1"])
+    share.write_folder(args.output, exported, net, meta, card)
+    print(f"{args.output}: written. To share it, under a name of yours:")
+    print(f"hf upload OWNER/NAME {shlex.quote(args.output)}")
 
 
 def write(net, path, meta, calibration=None):
@@ -151,6 +181,7 @@ def compare(args, checkpoint, path, photos):
     """Print how the file differs from the checkpoint; UserError if it is too much.
 
     Args: `photos` of `photos_of`, or None.
+    Returns: with photos (the checkpoint's probabilities, the file's), each a dict attribute -> float32 `(N, classes)`.
     """
     exported = load_classifier(path)
     slow, fast = seconds_per_photo(checkpoint, load_classifier(path, threads=1))
@@ -158,7 +189,7 @@ def compare(args, checkpoint, path, photos):
     print(f"one photo, one thread: {times} ({slow / fast:.2f} x)")
     if photos is None:
         print(f"nothing was compared with the checkpoint: no {DATA_DIR}; name a data set with --data-dir")
-        return
+        return None
     pixels, labels = photos
     expected, got = (classifier.predict(pixels, BATCH) for classifier in (checkpoint, exported))
     difference = max(abs(expected[key] - got[key]).max() for key in labels)
@@ -167,6 +198,7 @@ def compare(args, checkpoint, path, photos):
     print(f"probabilities differ by at most {difference:.1e} on {name}; the same classes: "
           + ", ".join(f"{key} {share:.4f}" for key, share in same.items()))  # fmt: skip
     check_accuracy(args, name, labels, expected, got)
+    return expected, got
 
 
 def check_accuracy(args, name, labels, expected, got):

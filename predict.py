@@ -21,7 +21,7 @@ from utils.photos import find_photos, read_photos
 def get_args_parser():
     p = Parser(prog="predict.py", description=__doc__)
     p.add_argument("paths", nargs="+", help="photos, folders of photos (with their sub-folders), and CSV files with a column of photos' names, as the attributes' file names it (image_name)", metavar="PATH")
-    p.add_argument("--checkpoint", required=True, help="of a student or teacher (.pt), an exported file (.onnx), or zero-shot: FashionCLIP as it comes", metavar="FILE")
+    p.add_argument("--checkpoint", required=True, help="of a student or teacher (.pt), an exported file (.onnx), or a folder of export.py --format hub, also as owner/name of the hub; or zero-shot: FashionCLIP as it comes", metavar="FILE")
     p.add_argument("--attributes", help="with zero-shot: JSON file of the attributes, with their prompts; without it, the competition's", metavar="FILE")
     p.add_argument("--clip-model", help=f"with zero-shot: hub name or local folder; without it, {CLIP_MODEL}", metavar="NAME")
     p.add_argument("--images", help="folder that the names in a CSV start from; without it, the CSV's own", metavar="DIR")

@@ -20,12 +20,15 @@ from conftest import ATTRIBUTES
 from hub_server import serve
 
 from clip_model import FashionCLIP
+from networks import Student
 from utils.backbones import build_backbone
 from utils.errors import UserError
+from utils.inference import load_classifier
 
 TESTS = Path(__file__).resolve().parent
 TEACHER = "patrickjohncyh/fashion-clip"
 STUDENT = "timm/tiny_vit_5m_224.dist_in22k"
+SHARED = "example/shared"
 OTHER = "mobilenetv4_conv_small"  # timm knows its weights on the hub
 ONE_FILE_GIVEN_UP = 1 + 2 + 4 + 8 + 8  # seconds between the five retries of the hub's client
 
@@ -49,7 +52,18 @@ def own_weights(name):
     return build_backbone(name, True)[0].state_dict()
 
 
-LOADERS = {"teacher": teacher_logits, "student": student_weights, "own": own_weights}
+def probabilities(name):
+    classify = load_classifier(name)
+    found = classify(pixels().permute(0, 2, 3, 1).numpy())
+    return {"path": classify.path, **{key: torch.from_numpy(values) for key, values in found.items()}}
+
+
+LOADERS = {
+    "teacher": teacher_logits,
+    "student": student_weights,
+    "own": own_weights,
+    "checkpoint": probabilities,
+}
 
 
 def attempt(loader, name):
@@ -177,6 +191,14 @@ def repositories(tmp_path_factory):
     folder = repository(root, f"timm/{OTHER}.{other.pretrained_cfg['tag']}")
     save_file(other.state_dict(), str(folder / "model.safetensors"))
     shutil.copy(root / TEACHER / "config.json", repository(root, "example/no-weights"))
+    net, folder = Student(ATTRIBUTES), repository(root, SHARED)
+    save_file(net.state_dict(), str(folder / "model.safetensors"))
+    config = dict(net.describe(), attributes=ATTRIBUTES.to_meta(tables=False))
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "student.onnx").write_text("not needed")
+    shutil.copy(folder / "config.json", repository(root, "example/half-shared"))
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(root / TEACHER / name, repository(root, "example/not-ours"))
     return root
 
 
@@ -192,6 +214,10 @@ def hub_and_outcomes(repositories, tmp_path_factory):
         ("teacher", "example/no-vocabulary"),
         ("student", "example/no-weights"),
         ("own", OTHER),
+        ("checkpoint", SHARED),
+        ("checkpoint", "example/no-such-checkpoint"),
+        ("checkpoint", "example/half-shared"),
+        ("checkpoint", "example/not-ours"),
     ]
     with serve(repositories) as hub:
         with client_process(tmp_path_factory.mktemp("client"), hub.url, tasks) as outcomes:
@@ -236,6 +262,30 @@ def test_student_from_the_hub(hub_and_outcomes, repositories, repo_id, file):
     assert f"/{repo_id}/resolve/main/{file}" in hub.answered("GET")
 
 
+def test_checkpoint_from_the_hub(hub_and_outcomes, repositories):
+    """What export.py --format hub writes; only what is needed is fetched."""
+    hub, outcomes = hub_and_outcomes
+    assert "result" in outcomes[SHARED], outcomes[SHARED]
+    found, expected = outcomes[SHARED]["result"], probabilities(str(repositories / SHARED))
+    assert found["path"] == SHARED  # not the cache's folder, which would be written into evaluation.json
+    for key in ATTRIBUTES:
+        torch.testing.assert_close(found[key], expected[key], rtol=0, atol=1e-5)
+    fetched = {Path(path).name for path in hub.answered("GET") if path.startswith(f"/{SHARED}/resolve/")}
+    assert fetched == {"config.json", "model.safetensors"}
+
+
+@pytest.mark.parametrize(
+    "repo_id, reason",
+    [
+        ("example/no-such-checkpoint", "there is no such repository"),
+        ("example/half-shared", "it holds no model.safetensors"),
+        ("example/not-ours", "config.json: not of this project"),
+    ],
+)
+def test_hub_has_no_such_checkpoint(hub_and_outcomes, repo_id, reason):
+    assert_names_the_way_out(hub_and_outcomes[1][repo_id], repo_id.split("/")[1], reason)
+
+
 def assert_names_the_way_out(outcome, repo_id, option):
     assert "error" in outcome, outcome.get("traceback", f"{repo_id} was loaded")
     assert "\n" not in outcome["error"].strip()
@@ -266,6 +316,7 @@ def no_network(tmp_path_factory):
         silent.bind(("127.0.0.1", 0))  # held, so that no other process gets the port
         nowhere = f"http://127.0.0.1:{silent.getsockname()[1]}"
         both, student = [("teacher", TEACHER), ("student", STUDENT)], [("student", STUDENT)]
+        both.append(("checkpoint", SHARED))
         proxy = {"https_proxy": refusing.url}
         with client_process(folder / "no_hub", nowhere, both) as no_hub:
             with client_process(folder / "proxy", "https://hub.invalid", student, **proxy) as shut_in:
@@ -277,6 +328,7 @@ def no_network(tmp_path_factory):
     [
         ("no hub", TEACHER, "--clip-model FOLDER"),
         ("no hub", STUDENT, "--student-weights FILE"),
+        ("no hub", SHARED, "no file or folder of that name"),
         ("proxy", STUDENT, "--student-weights FILE"),
     ],
 )

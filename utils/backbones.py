@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tiny_vit import timm_names, tiny_vit
+from utils import hub
 from utils.checkpoint import load_state, read_checkpoint
 from utils.errors import UserError, first_line
 from utils.photos import SIZE
@@ -77,18 +78,6 @@ def _weights_file(name, config, weights):
 
 def download(hub_id):
     """Path of a hub model's weights, from the local hub cache or fetched into it."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
-
-    if hub_id.count("/") != 1 or hub_id.endswith((".pth", ".pt", ".bin", ".safetensors")):
+    if not hub.is_hub_id(hub_id):
         raise UserError(f"student weights {hub_id}: no such file; {WAY_OUT}")
-    try:
-        try:
-            return hf_hub_download(hub_id, "model.safetensors")
-        except LocalEntryNotFoundError:  # no network: a kind of the next, but no answer about the file
-            raise
-        except EntryNotFoundError:
-            return hf_hub_download(hub_id, "pytorch_model.bin")
-    except Exception as error:  # without a network: the hub client's, the HTTP library's or the system's
-        problem = f"cannot be fetched from the hub ({first_line(error)})"
-        raise UserError(f"student weights {hub_id} {problem}; {WAY_OUT}") from error
+    return hub.fetch(hub_id, (hub.WEIGHTS, "pytorch_model.bin"), "student weights", WAY_OUT)

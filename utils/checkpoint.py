@@ -9,8 +9,10 @@ import zipfile
 import torch
 
 from utils import torch112
+from utils.attributes import read_json
 from utils.errors import UserError, first_line, shortened
 from utils.files import atomic, failure
+from utils.hub import CONFIG, WEIGHTS
 
 # --- reading -----------------------------------------------------------------------------------------
 
@@ -57,9 +59,20 @@ def _torch_load(path):
 
 
 def read_checkpoint(path):
-    """(State dict, meta) of a checkpoint; the state dict may be bare, or under `model`, as we and TinyViT's authors
-    write it, and the meta are empty for one that is not ours."""
-    return split(read_file(path), path)
+    """(State dict, meta) of a checkpoint: a file, or a folder to share (see `utils.hub.share`).
+
+    A file's state dict may be bare, or under `model`, as we and TinyViT's authors write it, and the meta are empty for
+    one that is not ours.
+    """
+    if not os.path.isdir(path):
+        return split(read_file(path), path)
+    config = os.path.join(path, CONFIG)
+    meta = read_json(config, "checkpoint")
+    if not isinstance(meta, dict) or "role" not in meta:
+        raise UserError(
+            f"checkpoint {config}: not of this project; export.py --format hub writes such folders"
+        )
+    return split({"model": read_file(os.path.join(path, WEIGHTS)), "meta": meta}, path)
 
 
 def _is_weight(name, value):

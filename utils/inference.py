@@ -13,6 +13,7 @@ from utils.attributes import UNKNOWN, Attributes, attributes_of, read_attributes
 from utils.cli import CLIP_MODEL, ZERO_SHOT
 from utils.dataset import read_tables
 from utils.errors import UserError, first_line, shortened
+from utils.hub import find_checkpoint
 from utils.photos import SIZE
 
 INPUT = "pixels"  # name of the exported graph's input
@@ -61,7 +62,8 @@ def load_classifier(path, threads=None, clip_model=None, prompts=None, attribute
 
     Args:
         path: `.onnx` of export.py; any other name is a checkpoint, ours (student, teacher, or export.py's
-            `--format pt`) or a published one; "zero-shot" is FashionCLIP as it comes, whatever file has that name.
+            `--format pt`) or a published one; a folder of `--format hub`, or such a one's `owner/name` on the hub.
+            "zero-shot" is FashionCLIP as it comes, whatever file has that name.
         threads: of the processor to use, for an `.onnx`; None for all. PyTorch's are set by torch.set_num_threads.
         clip_model, prompts: for zero-shot and a published teacher, see `networks.load_network`.
         attributes: for zero-shot, `utils.attributes.Attributes` with its prompts; None for the competition's.
@@ -69,11 +71,14 @@ def load_classifier(path, threads=None, clip_model=None, prompts=None, attribute
     Raises: UserError if the file is missing, is none, or is another model's.
     """
     path = str(path)
-    if path != ZERO_SHOT and not os.path.isfile(path):
-        raise UserError(f"checkpoint {path}: no such file; it needs a .pt, or an exported .onnx")
+    found = path if path == ZERO_SHOT else find_checkpoint(path)
+    if path != ZERO_SHOT and not os.path.exists(found):
+        raise UserError(
+            f"checkpoint {path}: no such file; it needs a .pt, an exported .onnx, or a hub's owner/name"
+        )
     if path.endswith(".onnx"):
         return _from_onnx(path, threads)
-    return _from_checkpoint(path, clip_model, prompts, attributes or read_attributes())
+    return _from_checkpoint(path, found, clip_model, prompts, attributes or read_attributes())
 
 
 def read_data(classifiers, args, split):
@@ -192,7 +197,8 @@ def _open_session(path, threads):
 # --- PyTorch -----------------------------------------------------------------------------------------
 
 
-def _from_checkpoint(path, clip_model, prompts, attributes):
+def _from_checkpoint(path, found, clip_model, prompts, attributes):
+    """Args: `path` as it was given, `found` where that is on this machine."""
     try:
         import torch
     except ImportError as error:
@@ -210,7 +216,7 @@ def _from_checkpoint(path, clip_model, prompts, attributes):
             attributes = attributes.with_prompts(read_json(prompts, "prompts"), f"prompts {prompts}")
         net, meta = FashionCLIP(attributes, clip_model or CLIP_MODEL).requires_grad_(False).eval(), {}
     else:
-        net, meta = load_network(path, clip_model, prompts)
+        net, meta = load_network(found, clip_model, prompts)
     if net.role == Student.role:
         net = net.folded()
     function = None  # of the network: made at the first call, kept from then on

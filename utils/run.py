@@ -14,6 +14,7 @@ import torch
 from utils import checkpoint, log, plots, report
 from utils.errors import DiskFull, UserError
 from utils.files import atomic, failure, remove_leftovers
+from utils.hub import is_hub_id
 from utils.state import KEYS, data_fingerprint
 
 MODEL_ROOT = "model"
@@ -29,8 +30,8 @@ LOCAL = set(
     "tensorboard".split()
 )
 MAY_CHANGE = {*LOCAL, "epochs", "version"}  # when a run is resumed; a version's folders may be renamed
-FILES = ("attributes", "prompts", "teacher_logits")  # options that name a file
-SOURCES = ("clip_model", "student_weights", "teacher")  # that may
+PATHS = ("attributes", "prompts", "teacher_logits", "unlabelled")  # options that name a file, or folders
+SOURCES = ("clip_model", "student_weights")  # that may, or a repository of the hub
 
 
 def columns(attributes):
@@ -41,12 +42,17 @@ def columns(attributes):
 
 def public_options(options):
     """The options for a checkpoint, which others will read: of a path on this machine only its last part."""
-    public = {name: value for name, value in options.items() if name not in LOCAL}
-    for name in (*FILES, *SOURCES):
-        value = public.get(name)
-        if value and isinstance(value, str) and (name in FILES or value.startswith((os.sep, ".", "~"))):
-            public[name] = os.path.basename(os.path.normpath(value))
-    return public
+    return {name: _public(name, value) for name, value in options.items() if name not in LOCAL}
+
+
+def _public(name, value):
+    if isinstance(value, list):
+        return [_public(name, one) for one in value]
+    if not (isinstance(value, str) and value):
+        return value
+    is_path = name in PATHS or value.startswith((os.sep, "./", "../", "~"))
+    is_path = is_path or (name in SOURCES and (os.path.exists(value) or not is_hub_id(value)))
+    return os.path.basename(os.path.normpath(value)) if is_path else value
 
 
 def epoch_files(folder):

@@ -6,6 +6,7 @@ python -m http.server --directory demo 8000      # then open http://localhost:80
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ HERE = Path(__file__).parent
 PACKAGE = "onnxruntime-web@1.30.0"  # MIT licence
 RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 SAMPLES = 6
+SPACE = "---\ntitle: {}\nsdk: static\n---\n"  # head of a README.md by which the hub knows a Space
 LONGEST = 800  # pixels, of a sample photo
 
 
@@ -35,6 +37,7 @@ def get_args_parser():
     p.add_argument("--output", default="demo", help="folder to write the page into", metavar="DIR")
     p.add_argument("--runtime", help=f"folder with the files of {PACKAGE}'s dist/; without it, npm fetches the package, once", metavar="DIR")
     p.add_argument("--samples", help=f"folder of photos, of which the first {SAMPLES} are offered as samples; without it six drawn ones", metavar="DIR")
+    p.switch(p, "--space", "also write README.md, by which the folder is a static Space of the Hugging Face hub")
     return p
 # fmt: on
 
@@ -43,7 +46,12 @@ def main(argv=None):
     args = get_args_parser().parse_args(argv)
     if not args.student.endswith(".onnx"):
         raise UserError(f"{args.student}: the page runs an ONNX file; make one with export.py")
-    attributes = load_classifier(args.student).attributes
+    student = load_classifier(args.student)
+    attributes, options = student.attributes, student.meta.get("options") or {}
+    if any(os.path.isabs(str(value)) for value in options.values()):
+        raise UserError(
+            f"{args.student}: of an earlier version, it tells folders of a machine; export it again"
+        )
     photos = read_samples(args.samples or HERE / "samples", attributes.layout.exif)
     runtime = args.runtime or fetch_runtime(cache_folder())
     absent = ", ".join(name for name in RUNTIME if not os.path.isfile(os.path.join(runtime, name)))
@@ -60,9 +68,14 @@ def main(argv=None):
         for name, photo in zip(samples, photos):
             photo.save(output / name, quality=90)
         (output / "index.html").write_text(page(attributes, samples), encoding="utf-8")
+        if args.space:
+            title = json.dumps(attributes.content.get("name", "Attributes of a garment"))
+            (output / "README.md").write_text(SPACE.format(title))
     except OSError as error:
         raise UserError(f"--output {args.output}: {error.strerror}; choose another folder") from error
     print(f"{args.output}: the page; to see it, run: python -m http.server --directory {args.output} 8000")
+    if args.space:
+        print(f"hf upload OWNER/NAME {shlex.quote(args.output)} --repo-type space")
 
 
 def page(attributes, samples):
