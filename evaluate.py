@@ -56,7 +56,7 @@ def load_classifiers(args):
     unsaid = any(one.role == "teacher" and not one.meta for one in found.values())
     if any(options.values()) and not unsaid:
         raise UserError(
-            "--clip-model, --prompts: for a published teacher or zero-shot; this checkpoint needs neither"
+            "--clip-model, --prompts: for zero-shot or a published teacher, which this one is not"
         )
     return [found[path] for path in args.checkpoint]
 

@@ -57,15 +57,11 @@ def parse_args(argv=None):
     if args.checkpoint.endswith(".onnx"):
         raise UserError(f"--checkpoint {args.checkpoint}: exported already; it needs the checkpoint (.pt)")
     if args.checkpoint == ZERO_SHOT:
-        raise UserError(
-            f"--checkpoint {ZERO_SHOT}: only a student can be exported; train one with it as --teacher"
-        )
+        raise UserError(f"--checkpoint {ZERO_SHOT}: is no student; train one with it as --teacher")
     if args.data_dir is None and os.path.isdir(DATA_DIR):
         args.data_dir = DATA_DIR
     if args.data_dir is None and args.format == "hub":
-        raise UserError(
-            f"--format hub measures the card's scores: no {DATA_DIR}; name a data set with --data-dir"
-        )
+        raise UserError(f"--format hub measures scores on photos: no {DATA_DIR}; name some with --data-dir")
     if args.data_dir is None and args.precision == "int8":
         raise UserError(f"--precision int8 is calibrated on photos: no {DATA_DIR}; name some with --data-dir")
     return args

@@ -6,7 +6,6 @@ import sys
 from utils.cli import (
     CLIP_MODEL,
     STUDENT,
-    STUDENT_WEIGHTS,
     Parser,
     StopSignals,
     check_folder_of,
@@ -92,8 +91,6 @@ def parse_args(argv=None):
     """The options, checked against each other."""
     parser = get_args_parser()
     args = parser.parse_args(argv, Options())
-    if args.student_weights is None and args.student == STUDENT:
-        args.student_weights = STUDENT_WEIGHTS
     if args.resume and args.overwrite:
         parser.error("--resume goes on with a run, --overwrite removes it: give one of the two")
     if args.decay_epoch <= args.warmup_epoch:

@@ -38,7 +38,7 @@ def main(argv=None):
         difference = (theirs.eval()(pixels) - ours.eval()(pixels)).abs().max().item()
     if difference > TOLERANCE:
         raise UserError(
-            f"{path}: its logits differ by {difference:.1e} in timm's network; nothing was written"
+            f"{path}: in timm's network its logits differ by {difference:.1e}; nothing was written"
         )
     with atomic(args.output, binary=True) as file:
         torch.save(ours.state_dict(), file)

@@ -102,7 +102,7 @@ def test_refused(work, exported, tmp_path, monkeypatch):
         with pytest.raises(UserError, match=r"export\.py --help"):
             export.parse_args(["--checkpoint", "x", *bad])
     (tmp_path / "zero-shot").mkdir()
-    with pytest.raises(UserError, match="--checkpoint zero-shot: only a student can be exported") as error:
+    with pytest.raises(UserError, match="--checkpoint zero-shot: is no student") as error:
         export.main(f"--checkpoint zero-shot --output {out}".split())
     assert "\n" not in str(error.value)
     (tmp_path / "zero-shot").rmdir()

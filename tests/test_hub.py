@@ -279,7 +279,7 @@ def test_checkpoint_from_the_hub(hub_and_outcomes, repositories):
     [
         ("example/no-such-checkpoint", "there is no such repository"),
         ("example/half-shared", "it holds no model.safetensors"),
-        ("example/not-ours", "config.json: not of this project"),
+        ("example/not-ours", "config.json: another project's"),
     ],
 )
 def test_hub_has_no_such_checkpoint(hub_and_outcomes, repo_id, reason):

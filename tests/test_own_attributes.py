@@ -369,7 +369,7 @@ def test_prompts_are_in_place_of_the_files(train, fails, place, photos):
     prompts["kind"][0] = "another"
     (place / "prompts.json").write_text(json.dumps(prompts))
     again = [*options, "--prompts", "prompts.json", "--resume"]
-    assert "the attributes, or their prompts, are not what they were" in fails(*again, data_dir=path.parent)
+    assert "the attributes, or their prompts, are not the run's" in fails(*again, data_dir=path.parent)
 
 
 def test_a_class_with_several_prompts():

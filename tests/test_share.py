@@ -274,9 +274,9 @@ def test_folder_that_is_none(shared, tmp_path):
     photo = ["photo.jpg", "--output", f"{tmp_path}/out.csv", "--checkpoint"]
     for config, message in (
         (None, "none/config.json: not a readable JSON file"),
-        ("{}", "none/config.json: not of this project"),
-        ("[]", "none/config.json: not of this project"),
-        ('{"architecture": "tiny_vit_5m_224"}', "none/config.json: not of this project"),
+        ("{}", "none/config.json: another project's"),
+        ("[]", "none/config.json: another project's"),
+        ('{"architecture": "tiny_vit_5m_224"}', "none/config.json: another project's"),
         ('{"role": "student"}', "none/model.safetensors: no such file"),
     ):
         if config:
@@ -427,6 +427,6 @@ def test_page_of_an_old_export(exported, runtime, tmp_path):
     meta = json.loads(model.metadata_props[0].value)
     model.metadata_props[0].value = json.dumps({**meta, "options": {"cache_dir": "/home/somebody"}})
     onnx.save(model, f"{tmp_path}/old.onnx")
-    with pytest.raises(UserError, match=r"old\.onnx: of an earlier version, it tells folders of a machine"):
+    with pytest.raises(UserError, match=r"old\.onnx: tells folders, as earlier versions"):
         demo.main([f"{tmp_path}/old.onnx", "--runtime", str(runtime), "--output", f"{tmp_path}/page"])
     assert not (tmp_path / "page").exists()

@@ -138,7 +138,7 @@ def test_two_photos_of_one_name(split, fails):
         "other/more",
         data_dir="some",
     )
-    assert "another photo is called more/" in said and "rename the folder" in said
+    assert "another photo is more/" in said and "rename the folder" in said
 
 
 def test_it_needs_a_teacher(fails):

@@ -69,9 +69,7 @@ def read_checkpoint(path):
     config = os.path.join(path, CONFIG)
     meta = read_json(config, "checkpoint")
     if not isinstance(meta, dict) or "role" not in meta:
-        raise UserError(
-            f"checkpoint {config}: not of this project; export.py --format hub writes such folders"
-        )
+        raise UserError(f"checkpoint {config}: another project's; export.py --format hub writes such folders")
     return split({"model": read_file(os.path.join(path, WEIGHTS)), "meta": meta}, path)
 
 

@@ -13,7 +13,6 @@ _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 CLIP_MODEL = "patrickjohncyh/fashion-clip"  # the hub's FashionCLIP
 ZERO_SHOT = "zero-shot"  # in place of a checkpoint: FashionCLIP as it comes
 STUDENT = "tiny_vit_5m_224"  # timm's name of the recipe's backbone
-STUDENT_WEIGHTS = "timm/tiny_vit_5m_224.dist_in22k"  # and on the hub its weights, distilled on ImageNet-22k
 
 
 # --- options -----------------------------------------------------------------------------------------

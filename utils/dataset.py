@@ -107,22 +107,20 @@ def read_unlabelled(folders, tables):
             raise UserError(f"--unlabelled {folder}: no such folder")
         above, own = os.path.split(os.path.realpath(folder))
         photos = {
-            f"{own}/{name}": os.path.realpath(os.path.join(folder, name)) for name in find_photos(folder)
+            f"{own}/{name}": os.path.realpath(os.path.join(above, own, name)) for name in find_photos(folder)
         }
         names = [name for name, path in photos.items() if not (path in seen or seen.add(path))]
         others = len(photos) - len(names)
         if not names:
             raise UserError(
-                f"--unlabelled {folder}: all its {others} photos are in the tables, or in another folder"
+                f"--unlabelled {folder}: all its {others} photos are in the tables or other folders"
             )
         twice = taken.intersection(names)
         if twice:
-            raise UserError(
-                f"--unlabelled {folder}: another photo is called {min(twice)}, too; rename the folder"
-            )
+            raise UserError(f"--unlabelled {folder}: another photo is {min(twice)}, too; rename the folder")
         taken.update(names)
         logger.info(
-            f"{folder}: {len(names)} photos without labels; {others} others are in the tables, and left out"
+            f"{folder}: {len(names)} photos without labels; {others} others, in the tables, are left out"
         )
         labels = {key: np.full(len(names), UNKNOWN) for key in train.labels}
         place = _digest(repr((above, own, train.exif)))[:12]

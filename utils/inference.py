@@ -73,9 +73,7 @@ def load_classifier(path, threads=None, clip_model=None, prompts=None, attribute
     path = str(path)
     found = path if path == ZERO_SHOT else find_checkpoint(path)
     if path != ZERO_SHOT and not os.path.exists(found):
-        raise UserError(
-            f"checkpoint {path}: no such file; it needs a .pt, an exported .onnx, or a hub's owner/name"
-        )
+        raise UserError(f"checkpoint {path}: no such file; it needs a .pt, an .onnx, or a hub's owner/name")
     if path.endswith(".onnx"):
         return _from_onnx(path, threads)
     return _from_checkpoint(path, found, clip_model, prompts, attributes or read_attributes())

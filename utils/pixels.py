@@ -25,9 +25,7 @@ class Images:
         self.resident = None
         if device.type == "cuda" and self._bytes() <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
             self.resident = torch.empty((len(self), SIZE, SIZE, 3), dtype=torch.uint8, device=device)
-            for rows in torch.arange(len(self)).split(
-                1024
-            ):  # in parts, since what is gathered takes main memory
+            for rows in torch.arange(len(self)).split(1024):  # what is gathered takes main memory
                 self.resident[rows.to(device)] = torch.from_numpy(self._gather(rows.numpy())).to(device)
 
     def _bytes(self):

@@ -157,9 +157,7 @@ class Run:
         """UserError unless attributes are those that a resumed run began with."""
         before = self.began_with.get("attributes")
         if before is not None and before != attributes.to_meta():
-            raise UserError(
-                f"--resume: the attributes, or their prompts, are not what they were; {BEGIN_ANEW}"
-            )
+            raise UserError(f"--resume: the attributes, or their prompts, are not the run's; {BEGIN_ANEW}")
         if any(set(row) != set(columns(attributes)) for row in self.rows):
             raise UserError(f"{self.last_file}: {NO_STATE}")
 

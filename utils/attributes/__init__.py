@@ -102,9 +102,8 @@ class Attributes(Dict[str, Attribute]):
                 raise UserError(f"{source}: {name}: must be {len(classes)} sentences, in label order")
             details = attribute.setdefault("classes", {})
             for one, sentence in zip(classes, sentences):
-                details.setdefault(one, {})["prompt"] = (
-                    list(sentence) if isinstance(sentence, tuple) else sentence
-                )
+                sentence = list(sentence) if isinstance(sentence, tuple) else sentence
+                details.setdefault(one, {})["prompt"] = sentence
         return Attributes(content, source)
 
     def differences(self, other):
@@ -307,19 +306,13 @@ def _check_file(content):
         other = shorts.setdefault(short, name)
         _need(other == name, f"{place}.short", f"{short!r} is that of {other}, too; change one of the two")
         if "contains" in value:
-            cells = [value["contains"]]
-            _need(
-                value["separator"] not in cells[0],
-                f"{place}.contains",
-                "must be one value, without separator",
-            )
+            cells, one_value = [value["contains"]], value["separator"] not in value["contains"]
+            _need(one_value, f"{place}.contains", "must be one value, without separator")
         else:
             cells = value["classes"]
             fits = 2 <= len(cells) <= MAX_CLASSES
             _need(fits, f"{place}.classes", f"{len(cells)} classes; there must be 2 to {MAX_CLASSES:,}")
-            _need(
-                "separator" not in value, f"{place}.separator", "needs contains, the value that is looked for"
-            )
+            _need("separator" not in value, f"{place}.separator", "needs contains, the value to look for")
         for one in cells:
             other = seen.setdefault(plain_name(one), one)
             twice = f"{one!r} and {other!r} differ by case or blanks only"

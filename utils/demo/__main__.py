@@ -49,9 +49,7 @@ def main(argv=None):
     student = load_classifier(args.student)
     attributes, options = student.attributes, student.meta.get("options") or {}
     if any(os.path.isabs(str(value)) for value in options.values()):
-        raise UserError(
-            f"{args.student}: of an earlier version, it tells folders of a machine; export it again"
-        )
+        raise UserError(f"{args.student}: tells folders, as earlier versions' files do; export it again")
     photos = read_samples(args.samples or HERE / "samples", attributes.layout.exif)
     runtime = args.runtime or fetch_runtime(cache_folder())
     absent = ", ".join(name for name in RUNTIME if not os.path.isfile(os.path.join(runtime, name)))

@@ -16,10 +16,8 @@ CARD, STUDENT = "README.md", "student.onnx"
 USE, CARD_TEXT = (Path(__file__).with_name(name) for name in ("use.py", "card.md"))
 FILES = {CARD, STUDENT, CONFIG, WEIGHTS, USE.name}
 TASK = "image-classification"
-SCORES = {
-    "top1": ("accuracy", "Top-1"),
-    "acsa": ("balanced_accuracy", "ACSA"),
-}  # the hub's names, and the card's
+# The hub's names, and the card's.
+SCORES = {"top1": ("accuracy", "Top-1"), "acsa": ("balanced_accuracy", "ACSA")}
 UNKNOWN = "not on record"
 MOST = 20  # classes of an attribute whose confusion matrix is shown
 ESCAPED = {ord(sign): f"\\{sign}" for sign in "\\`*_[]<>|&~$#"}  # those that mean something in markdown
@@ -66,9 +64,8 @@ def model_card(net, meta, license, figures, onnx_top1):
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
     options, data_set = meta["options"], net.attributes.content.get("name", "own photos")
-    weights = (
-        options.get("student_weights", UNKNOWN) or net.backbone.pretrained_cfg.get("hf_hub_id") or UNKNOWN
-    )
+    own = net.backbone.pretrained_cfg.get("hf_hub_id")
+    weights = options.get("student_weights", UNKNOWN) or own or UNKNOWN
     base = weights if is_hub_id(weights) else None
     found = [*figures["attributes"].items(), ("mean", {key: figures[f"mean_{key}"] for key in SCORES})]
     place = {"dataset_type": "custom", "dataset_name": data_set, "dataset_split": "validation"}
