@@ -54,9 +54,8 @@ def draft(path, image, photos, encoding="utf-8"):
         else:
             found = _attributes_of_list(column, separator, groups, values.index.unique())
             rare = len(groups) - len(found)
-            left_out += [
-                f"{column}: {rare} of its {len(groups)} values: under {OFTEN} photos, or all"
-            ] * bool(rare)
+            if rare:
+                left_out.append(f"{column}: {rare} of its {len(groups)} values: under {OFTEN} photos, or all")
         for text, (about, labels, spellings) in found.items():
             name = text.replace("/", " ")
             while name in attributes:
