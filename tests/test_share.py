@@ -127,7 +127,7 @@ def test_refused(work, tmp_path, monkeypatch):
     for options, message in (
         (
             ["--checkpoint", f"{work}/student.pt", "--format", "hub", "--output", "x"],
-            "the card's scores: no ./D",
+            "scores on photos: no ./D",
         ),
         (command(work, "file"), "--output file: holds other things"),
         (command(work, "none/x"), "there is no folder none"),

@@ -74,9 +74,10 @@ class Attributes(Dict[str, Attribute]):
             _check_file(content)
         except ValueError as error:
             raise UserError(f"{source}: {error}") from error
-        self.content = content  # plain values, as they are kept in checkpoints
+        found = {name: _with_classes(value) for name, value in content["attributes"].items()}
+        self.content = {**content, "attributes": found}  # plain values, as they are kept in checkpoints
         self.layout = _layout(content)
-        super().__init__({name: _attribute(name, value) for name, value in content["attributes"].items()})
+        super().__init__({name: _attribute(name, value) for name, value in found.items()})
 
     @property
     def sizes(self):
@@ -97,13 +98,11 @@ class Attributes(Dict[str, Attribute]):
             raise UserError(f"{source}: must be an object {', '.join(self)} -> list of sentences")
         content = copy.deepcopy(self.content)
         for name, attribute in content["attributes"].items():
-            sentences, classes = prompts[name], self[name].classes
+            sentences, classes = prompts[name], attribute["classes"].values()
             if not isinstance(sentences, (list, tuple)) or len(sentences) != len(classes):
                 raise UserError(f"{source}: {name}: must be {len(classes)} sentences, in label order")
-            details = attribute.setdefault("classes", {})
-            for one, sentence in zip(classes, sentences):
-                sentence = list(sentence) if isinstance(sentence, tuple) else sentence
-                details.setdefault(one, {})["prompt"] = sentence
+            for details, sentence in zip(classes, sentences):
+                details["prompt"] = list(sentence) if isinstance(sentence, tuple) else sentence
         return Attributes(content, source)
 
     def differences(self, other):
@@ -128,20 +127,27 @@ def _layout(content):
     return Layout(**{**said, "val": None if share else said["val"], "share": share})
 
 
+def _with_classes(value):
+    """An attribute of the file; one with `contains` gets its two classes, in label order."""
+    if "contains" not in value:
+        return value
+    said, classes = value.get("classes", {}), {}
+    for one, prompt in CONTAINS.items():
+        classes[one] = {"prompt": prompt.format(value=value["contains"]), **said.get(one, {})}
+    return {**value, "classes": classes}
+
+
 def _attribute(name, value):
-    prompts, names, said = [], {}, value.get("classes", {})
-    defaults = CONTAINS if "contains" in value else dict.fromkeys(said, PROMPT)
-    for number, (one, default) in enumerate(defaults.items()):
-        details = said.get(one, {})
-        default = default.format(attribute=name, name=one, value=value.get("contains"))
-        prompt = details.get("prompt", default)
+    prompts, names = [], {}
+    for number, (one, details) in enumerate(value["classes"].items()):
+        prompt = details.get("prompt", PROMPT.format(attribute=name, name=one))
         prompts.append(tuple(prompt) if isinstance(prompt, list) else (prompt,))
         for language, other in details.get("names", {}).items():
-            names.setdefault(language, list(defaults))[number] = other
+            names.setdefault(language, list(value["classes"]))[number] = other
     return Attribute(
         column=value.get("column", name),
         short=value.get("short", name),
-        classes=tuple(defaults),
+        classes=tuple(value["classes"]),
         prompts=tuple(prompts),
         names={language: tuple(others) for language, others in names.items()},
         contains=value.get("contains"),
