@@ -34,9 +34,11 @@ def get_args_parser():
 
     g = p.add_argument_group("data")
     p.data_options(g)
-    g.add_argument("--unlabelled", nargs="+", action="extend", help="folders of photos without labels, from which the student learns what the teacher says", metavar="DIR")
+    p.unlabelled_option(g)
     g.add_argument("--batch-size", type=number(int, 1), default=64, help="images per training step", metavar="N")
     g.add_argument("--val-batch-size", type=number(int, 1), default=32, help="images per step of validation and of the teacher's pass", metavar="N")
+
+    p.view_options(p.add_argument_group("views of the training photos"))
 
     g = p.add_argument_group("model")
     p.switch(g, "--kd-learning", "False trains the FashionCLIP teacher, True a student")
@@ -52,20 +54,25 @@ def get_args_parser():
     g.add_argument("--distillation-type", choices=("none", "soft", "hard"), default="hard", help="what is learned from the teacher: nothing, its logits, its decision")
     g.add_argument("--distillation-alpha", type=number(float, 0, 1), default=0.5, help="the teacher's share of the loss, 0 to 1", metavar="X")
     g.add_argument("--distillation-tau", type=number(float, 0, above=True), default=1.0, help="temperature of soft distillation", metavar="X")
+    g.add_argument("--distillation-reduction", choices=("classes", "batch"), default="classes", help="what the soft divergence is divided by: images times classes, as published, or images")
 
     g = p.add_argument_group("loss")
     g.add_argument("--loss", choices=("CE",), default="CE", help="cross-entropy")
     g.add_argument("--ls", type=number(float, 0, 1, below=True), default=0.0, help="label smoothing, 0 to 1", metavar="X")
     p.switch(g, "--loss-weight", "weigh each class by 1 - its share of the training images")
+    g.add_argument("--logit-adjustment", type=number(float, 0), default=0.0, help="X * log(share of the class) is added to the logits within the cross-entropy: with 1 the network's own speak for classes of equal size", metavar="X")
 
     g = p.add_argument_group("optimizer")
     g.add_argument("--optimizer", choices=("Adam", "AdamW"), default="Adam", help="betas: Adam (0.9, 0.98), AdamW (0.9, 0.999)")
     g.add_argument("--lr", type=number(float, 0, above=True), default=1e-4, help="learning rate; with --scheduler the first peak", metavar="X")
     g.add_argument("--weight-decay", type=number(float, 0), default=0.0, help="L2 penalty with Adam, decoupled with AdamW", metavar="X")
     p.switch(g, "--clipping", "clip the norm of the gradient to 5.0")
+    g.add_argument("--ema", type=number(float, 0, 1, above=True, below=True), help="keep a moving average of the weights with this decay, such as 0.999, and validate and save that", metavar="X")
+    g.add_argument("--best", choices=("top1", "acsa"), default="top1", help="the score, a mean over the attributes, that best.pt follows")
 
     g = p.add_argument_group("learning rate schedule")
-    p.switch(g, "--scheduler", "warm-up and cosine, with restarts, stepped once an epoch; False keeps --lr throughout")
+    p.switch(g, "--scheduler", "warm-up and cosine, with restarts; False keeps --lr throughout")
+    g.add_argument("--schedule-by", choices=("epoch", "step"), default="epoch", help="how often the rate changes")
     g.add_argument("--min-lr", type=number(float, 0), default=1e-6, help="where each cycle starts and ends", metavar="X")
     g.add_argument("--warmup-epoch", type=number(int, 0), default=10, help="epochs of warm-up in each cycle", metavar="N")
     g.add_argument("--decay-epoch", type=number(int, 1), default=30, help="epochs of a cycle, warm-up included", metavar="N")
@@ -103,6 +110,8 @@ def parse_args(argv=None):
             f"--distillation-type {args.distillation_type} needs --teacher: a checkpoint relative to model/ such as "
             "teacher/model_5.pt, or zero-shot for FashionCLIP as it comes; or its logits, --teacher-logits FILE.npz"
         )
+    if args.logit_adjustment and args.loss_weight:
+        parser.error("--logit-adjustment and --loss-weight both favour rare classes: give one of the two")
     if args.teacher and args.teacher_logits:
         parser.error("--teacher-logits stands in for --teacher: give one of the two")
     if (args.teacher or args.teacher_logits) and not args.kd_learning:
@@ -138,13 +147,14 @@ def train(args, run, signals, world):
     from networks import build_network
     from utils import report
     from utils.attributes import read_attributes
-    from utils.dataset import load_pixels, read_tables, read_unlabelled, with_unlabelled
+    from utils.dataset import load_pixels, read_all_tables, with_unlabelled
     from utils.engine import train_one_epoch, validate
     from utils.hardware import choose_precision, make_reproducible
-    from utils.losses import build_criterion
+    from utils.losses import build_criterion, log_prior, network_prior
     from utils.pixels import on_device
-    from utils.state import TrainState, data_fingerprint
-    from utils.targets import find_teacher, save_logits
+    from utils.state import TrainState
+    from utils.targets import find_teacher, write_logits
+    from utils.views import Views
 
     if run.is_finished:
         report.finished(run)
@@ -152,30 +162,35 @@ def train(args, run, signals, world):
     make_reproducible(args.seed)
     precision = world.agreed(choose_precision(run.began_with.get("precision", args.precision), world.device))
     attributes = read_attributes(args.attributes, args.prompts)
-    tables = read_tables(args.data_dir, attributes, skip_unreadable=args.skip_unreadable)
-    tables.update(read_unlabelled(args.unlabelled or [], tables))
+    tables = read_all_tables(args, attributes)
     run.check_attributes(attributes)
     net = build_network(args, attributes, run.began_with)
-    teacher = None if run.began_with else find_teacher(args, attributes, tables, precision)
+    teacher = None if run.has_all_logits else find_teacher(args, attributes, tables, precision, run.teacher)
     with world.first_alone():
         data = with_unlabelled(load_pixels(tables, args.cache_dir, args.skip_unreadable))
+    prior = log_prior(args, data["train"].labels, attributes.sizes)
+    if teacher and args.logit_adjustment:
+        teacher.bring_to(prior)
 
     run.check_data(data, attributes.sizes)
     run.check_room(net)
     run.open(data)
     report.header(args, net, data, precision, world)
     state = TrainState(net, args, precision, world, run, signals)
+    state.prior = run.began_with.get("prior") or network_prior(args, prior, teacher)
     data = on_device(data, world.device)
+    views = Views(args, data["train"].boxes)
     criterion = build_criterion(args, data["train"].labels, attributes.sizes, world.device)
-    with world.first_alone():
-        targets = teacher.logits(data["train"]) if teacher else run.teacher_logits
+    if not run.began_with:  # so that last.pt has it from the beginning
+        state.learn_from(teacher, views.of_epoch(data["train"], 1))
     if args.save_teacher_logits and run.writes:
-        save_logits(args.save_teacher_logits, data["train"].names, targets)
-    del teacher  # it has said all it has to say
+        write_logits(args, teacher, data["train"], views)
 
-    state.load_or_begin(data_fingerprint(data), targets)
-    for _ in state.epochs():
-        losses = train_one_epoch(state, data["train"], criterion)
+    state.load_or_begin(data)
+    for epoch in state.epochs():
+        view = views.of_epoch(data["train"], epoch)
+        state.learn_from(teacher, view)
+        losses = train_one_epoch(state, view, criterion)
         scores = validate(state, data["val"])
         state.finish_epoch(losses, scores)
     if run.writes:

@@ -18,7 +18,7 @@ from utils.attributes import MAX_CLASSES, UNKNOWN, plain_name
 from utils.errors import DiskFull, UserError, excerpt, shortened
 from utils.files import atomic, remove_leftovers
 from utils.log import logger
-from utils.photos import LETTERBOX_VERSION, SIZE, PhotoFolder, find_photos, read_photos
+from utils.photos import LETTERBOX_VERSION, SIZE, PhotoFolder, find_photos, letterboxed_box, read_photos
 
 SPLITS = ("train", "val")
 SEPARATORS = ",;\t"
@@ -36,6 +36,7 @@ class Split(NamedTuple):
     stamps: List[Tuple[int, int, int]]  # photo's size in bytes, time of change in ns, who may read it
     place: str  # hash of where it comes from
     exif: bool  # whether photos are turned as their EXIF says
+    boxes: Optional[np.ndarray] = None  # float32 (N, 4), in letterboxed pixels; NaN for none
     pixels: Optional[np.ndarray] = None  # uint8 (N, 224, 224, 3), memory-mapped, read-only
     unreadable: Tuple[str, ...] = ()  # a line for each photo that was left out
 
@@ -48,16 +49,18 @@ class Split(NamedTuple):
             names=[self.names[i] for i in chosen],
             labels={name: values[chosen] for name, values in self.labels.items()},
             stamps=[self.stamps[i] for i in chosen],
+            boxes=None if self.boxes is None else self.boxes[chosen],
         )
 
 
 # --- tables ------------------------------------------------------------------------------------------
 
 
-def read_tables(data_dir, attributes, splits=SPLITS, skip_unreadable=False):
+def read_tables(data_dir, attributes, splits=SPLITS, skip_unreadable=False, boxes=False):
     """Read the tables of a data set, and look whether the photos are there: what takes no time.
 
-    Args: `attributes` with the layout of `data_dir`; with `skip_unreadable`, photos may be missing.
+    Args: `attributes` with the layout of `data_dir`; with `skip_unreadable`, photos may be missing; with
+        `boxes`, those of the table are read, too.
     Returns: dict split -> Split, without pixels.
     Raises: UserError for what is wrong with a table, and one that lists all missing photos of all splits.
     """
@@ -65,9 +68,13 @@ def read_tables(data_dir, attributes, splits=SPLITS, skip_unreadable=False):
         raise UserError(
             f"no data set at {data_dir}: link it with `ln -s {{dataset path}} ./Dataset`, or name it with --data-dir"
         )
+    if boxes and not attributes.layout.box:
+        raise UserError(
+            '--crop-to-box: the file of attributes has no "box": [xmin, ymin, xmax, ymax], columns'
+        )
     tables, missing = {}, []
     # Once for both parts, if one is held out of the other.
-    read = functools.lru_cache(maxsize=1)(lambda table, folder: read_table(table, folder, attributes))
+    read = functools.lru_cache(maxsize=1)(functools.partial(read_table, attributes=attributes, boxes=boxes))
     for name in splits:
         tables[name], absent = _stamped(_read_split(data_dir, attributes.layout, name, read))
         missing += absent
@@ -77,6 +84,12 @@ def read_tables(data_dir, attributes, splits=SPLITS, skip_unreadable=False):
             + shortened(missing)
         )
     return tables
+
+
+def read_all_tables(args, attributes):
+    """The tables of --data-dir and the folders of --unlabelled, as `read_tables` and `read_unlabelled` return them."""
+    tables = read_tables(args.data_dir, attributes, SPLITS, args.skip_unreadable, args.crop_to_box)
+    return {**tables, **read_unlabelled(args.unlabelled or [], tables)}
 
 
 def _stamped(split):
@@ -124,7 +137,8 @@ def read_unlabelled(folders, tables):
         )
         labels = {key: np.full(len(names), UNKNOWN) for key in train.labels}
         place = _digest(repr((above, own, train.exif)))[:12]
-        split = Split(names, labels, above, [], place, train.exif)
+        boxes = None if train.boxes is None else np.full((len(names), 4), np.nan, np.float32)
+        split = Split(names, labels, above, [], place, train.exif, boxes)
         found[f"unlabelled {folder}"] = _stamped(split)[0]
     return found
 
@@ -140,6 +154,7 @@ def with_unlabelled(data):
         names=[name for part in parts for name in part.names],
         labels=labels,
         stamps=[stamp for part in parts for stamp in part.stamps],
+        boxes=None if parts[0].boxes is None else np.concatenate([part.boxes for part in parts]),
         pixels=tuple(part.pixels for part in parts),
         unreadable=tuple(line for part in parts for line in part.unreadable),
     )
@@ -150,10 +165,10 @@ def _read_split(data_dir, layout, name, read):
     """A part of the data set, without stamps; `read` is `read_table` for these attributes."""
     part = layout.val if name == "val" and layout.val else layout.train
     table, folder = os.path.join(data_dir, part.table), os.path.join(data_dir, part.photos)
-    names, labels, groups = read(table, folder)
+    names, labels, groups, boxes = read(table, folder)
     real = os.path.realpath
     place = repr((real(table), real(folder), name, layout.share, layout.group, layout.exif))
-    split = Split(names, labels, folder, [MISSING] * len(names), _digest(place)[:12], layout.exif)
+    split = Split(names, labels, folder, [MISSING] * len(names), _digest(place)[:12], layout.exif, boxes)
     if not layout.share:
         return split
     held_out = np.array([is_held_out(group, layout.share) for group in groups])
@@ -214,25 +229,31 @@ def _short_lines(file):
         yield line
 
 
-def read_table(path, folder, attributes, labelled=True):
+def read_table(path, folder, attributes, labelled=True, boxes=False):
     """Rows of a table.
 
     Args: `folder` of the photos, which the names must not leave; whether they are there is not looked at. Without
-        `labelled`, only the photos' names are read.
-    Returns: (list of names, dict attribute -> int64 array `(N,)`, list of what decides whether a row is held out).
-    Raises: UserError for a file, column or cell that is missing, for cells that are no class and names that lead out.
+        `labelled`, only the photos' names are read; with `boxes`, boxes too.
+    Returns: (list of names, dict attribute -> int64 array `(N,)`, list of what decides whether a row is held out, boxes as
+        in `Split`, or None).
+    Raises: UserError for a file, column or cell that is missing, for cells that are no class, names that lead out and
+        boxes that do.
     """
     layout, photos = attributes.layout, PhotoFolder(folder)
     unknown = {plain_name(value) for value in layout.unknown}
     readers = {key: _cell_reader(one, unknown) for key, one in attributes.items()} if labelled else {}
     columns = [layout.image, *(attributes[key].column for key in readers)]
     columns += [layout.group] if labelled and layout.group else []
-    names, labels, groups = [], {key: [] for key in readers}, []
+    columns += layout.box if boxes else []
+    names, labels, groups, places = [], {key: [] for key in readers}, [], []
     problems, bad = collections.defaultdict(list), 0  # problem -> lines; number of all these lines
     for line, row in read_rows(path, columns, layout.encoding):
         try:
             photos.check(row[layout.image], layout.image)
             values = [read(row[attributes[key].column]) for key, read in readers.items()]
+            if boxes:
+                box = [row[column] for column in layout.box]
+                places.append(letterboxed_box(photos.prefix + row[layout.image], box, layout.exif))
         except ValueError as error:
             problems[str(error)].append(line)
             bad += 1
@@ -252,7 +273,8 @@ def read_table(path, folder, attributes, labelled=True):
         raise UserError(f"{path}: {count}, to be mended or removed:\n{shortened(each)}")
     if not names:
         raise UserError(f"{path}: no rows")
-    return names, {key: np.array(values, dtype=np.int64) for key, values in labels.items()}, groups
+    labels = {key: np.array(values, dtype=np.int64) for key, values in labels.items()}
+    return names, labels, groups, np.array(places, np.float32) if boxes else None
 
 
 def _cell_reader(attribute, unknown):

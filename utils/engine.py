@@ -17,7 +17,7 @@ def train_one_epoch(state, data, criterion):
 
     Args:
         state: `utils.state.TrainState`; knows the epoch and the teacher's logits, and is told the losses of each step.
-        data: `utils.dataset.Split`, with `utils.pixels.Images` as its pixels.
+        data: `utils.dataset.Split`, with `utils.pixels.Images` or a `utils.views.View` of them as its pixels.
         criterion: `utils.losses.DistillationLoss`.
     Returns: dict attribute -> loss, the mean over the steps.
     Raises: NonFiniteLoss, at the latest at the next log line.
@@ -58,6 +58,7 @@ def train_one_epoch(state, data, criterion):
             state.check_finite()
             images = min(step * args.batch_size, len(order)) - done * args.batch_size
             _log_step(state, f"step {step}/{steps}", images / (time.perf_counter() - start))
+        state.finish_step()
     return dict(zip(labels, history.mean(dim=0).tolist()))
 
 
@@ -78,7 +79,9 @@ def validate(state, data):
     batches = torch.arange(len(data.names)).split(state.args.val_batch_size * world.size)
     parts = [world.part(batch) for batch in batches]
     mine = [part for part, _ in parts]
-    logits = predict(state.net, data.pixels, state.precision, mine, "validation", state.poll)
+    # timm keeps attention biases in evaluation mode: an average has new ones once it leaves that.
+    net = state.averaged.train()
+    logits = predict(net, data.pixels, state.precision, mine, "validation", state.poll)
     rows = torch.cat([part if counts else part[:0] for part, counts in parts]).numpy()
     counted = torch.cat([torch.full((len(part),), counts) for part, counts in parts])
     matrices = metrics.confusion_matrices(
@@ -95,7 +98,7 @@ def predict(net, images, precision, batches, title, poll=None):
 
     Args:
         net: `Student` or `FashionCLIP`, on the images' device.
-        images: `utils.pixels.Images`.
+        images: `utils.pixels.Images`, or a `utils.views.View` of them.
         precision: `utils.hardware.Precision`.
         batches: list of int64 tensors, the images' indices.
         title: of the progress bar.

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import math
 import os
 import warnings
 from collections import deque
@@ -21,6 +22,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # Pillow knows some that start other programs
 MAX_PIXELS = 40_000_000
 MAX_SIDE = 16_384
+# EXIF's tag of how a photo is turned, and its values for a quarter or three.
+ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
 # Of an OSError that tells of the photo: Pillow's own have none, and EINVAL is that of a place that its header makes up.
 PHOTOS_FAULT = (None, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EINVAL)
 
@@ -39,18 +42,51 @@ def letterbox(image):
     Returns: uint8 `(224, 224, 3)`.
     """
     height, width = image.shape[:2]
-    longer = max(height, width)
-    new_height, new_width = (max(1, SIZE * side // longer) for side in (height, width))
+    new_height, new_width, top, left = _place(height, width)
     flat = image.reshape(height, width * 3).astype(np.float32, copy=False)
     rows = _resize_matrix(height, new_height) @ flat
     # Columns become rows, with the three channels of a column one below the other.
     resized = _resize_matrix(width, new_width, channels=3) @ np.ascontiguousarray(rows.T)
     # scikit-image clips to the photo's own range, which shows where the black beyond the border is mixed in.
     resized = np.rint(resized.clip(image.min(), image.max())).astype(np.uint8)
-    top, left = SIZE // 2 - new_height // 2, SIZE // 2 - new_width // 2
     canvas = np.zeros((SIZE, SIZE, 3), np.uint8)
     canvas[top : top + new_height, left : left + new_width] = resized.T.reshape(new_height, new_width, 3)
     return canvas
+
+
+def _place(height, width):
+    """Height, width, top and left of a photo in its letterbox, pixels."""
+    longer = max(height, width)
+    new_height, new_width = (max(1, SIZE * side // longer) for side in (height, width))
+    return new_height, new_width, SIZE // 2 - new_height // 2, SIZE // 2 - new_width // 2
+
+
+def letterboxed_box(path, cells, exif=False):
+    """A photo's box in its letterbox, [xmin, ymin, xmax, ymax] in pixels; of a photo that cannot be read, NaN.
+
+    Args: `cells` of a table, the same in the photo's own pixels; `exif` as of `read_rgb`.
+    Raises: ValueError if they are none, or an empty box, or lead out of the photo.
+    """
+    try:
+        box = xmin, ymin, xmax, ymax = [float(cell) for cell in cells]
+    except ValueError:
+        raise ValueError(f"box {excerpt(', '.join(cells))}: not four numbers") from None
+    said = "box " + ", ".join(f"{value:g}" for value in box)
+    if not (xmin < xmax and ymin < ymax):
+        raise ValueError(f"{said}: empty; it needs xmin below xmax and ymin below ymax")
+    try:
+        with Image.open(path, formats=FORMATS) as photo:
+            _check_size(photo, os.path.getsize(path))
+            width, height = photo.size
+            if exif and photo.getexif().get(ORIENTATION, 1) in SIDEWAYS:
+                width, height = height, width
+    except Exception:  # as of `read_rgb`, whose caller reports the photo
+        return [math.nan] * 4
+    if not (xmin >= 0 and ymin >= 0 and xmax <= width and ymax <= height):
+        raise ValueError(f"{said}: outside of the photo, {width} x {height}")
+    new_height, new_width, top, left = _place(height, width)
+    x, y = new_width / width, new_height / height
+    return [left + x * xmin, top + y * ymin, left + x * xmax, top + y * ymax]
 
 
 @functools.lru_cache(maxsize=1024)

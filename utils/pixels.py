@@ -1,5 +1,7 @@
 """From the stored bytes to what a network sees."""
 
+import os
+
 import numpy as np
 import torch
 from torch import nn
@@ -27,6 +29,16 @@ class Images:
             self.resident = torch.empty((len(self), SIZE, SIZE, 3), dtype=torch.uint8, device=device)
             for rows in torch.arange(len(self)).split(1024):  # what is gathered takes main memory
                 self.resident[rows.to(device)] = torch.from_numpy(self._gather(rows.numpy())).to(device)
+
+    @property
+    def number(self):
+        """Of the view, see `utils.views.View`."""
+        return 0
+
+    @property
+    def key(self):
+        """Of what the pixels depend on: the arrays' files are named by it."""
+        return [os.path.basename(array.filename) for array in self.arrays]
 
     def _bytes(self):
         return sum(array.nbytes for array in self.arrays)

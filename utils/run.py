@@ -186,6 +186,16 @@ class Run:
         """Those of a resumed run; None for a new one, or without a teacher."""
         return self._saved and self._saved["progress"]["teacher_logits"]
 
+    @property
+    def teacher(self):
+        """What a resumed run knows of its teacher; None for a new one."""
+        return self._saved and self._saved["progress"].get("teacher")
+
+    @property
+    def has_all_logits(self):
+        """Whether a resumed run has kept all that its teacher says."""
+        return self.teacher_logits is not None and self.args.views == 1 and not self.args.save_teacher_logits
+
     def take_saved(self):
         """Content of the last.pt of a resumed run, once, since it is large; None for a new one."""
         saved, self._saved = self._saved, None
@@ -195,8 +205,8 @@ class Run:
 
     @property
     def best(self):
-        """Row of the best epoch: the first with the highest mean Top-1."""
-        return max(self.rows, key=lambda row: row["val_top1"])
+        """Row of the best epoch: the first with the highest score of --best."""
+        return max(self.rows, key=lambda row: row[f"val_{self.args.best}"])
 
     def check_room(self, net):
         """Compare what the run's checkpoints will need with what is free, before anything is removed or written.
@@ -205,6 +215,7 @@ class Run:
         """
         weights = checkpoint.size(net.state_dict().values())
         last = weights + 2 * checkpoint.size(net.parameters())  # with Adam's two averages
+        last += weights if self.args.ema else 0
         # With --keep, these many at once: the newest, the best, and one more until the next last.pt is written.
         files = self.args.epochs if self.args.keep is None else min(self.args.epochs, self.args.keep + 2)
         present = [*epoch_files(self.model_dir).values(), self.last_file]
@@ -267,6 +278,7 @@ class Run:
             "options": public_options(vars(self.args)),
             "precision": state.precision.name,
             "attributes": state.net.attributes.to_meta(),
+            "prior": state.prior,
             **state.net.describe(),
         }
 
@@ -279,7 +291,7 @@ class Run:
         row = metrics_row(state.epoch, lr, losses, scores, round(state.seconds(), 2))
         if self.writes:
             meta = dict(self.meta(state), epoch=row["epoch"], metrics=row)
-            checkpoint.save_checkpoint(self._epoch_file(row["epoch"]), state.net, meta)
+            checkpoint.save_checkpoint(self._epoch_file(row["epoch"]), state.averaged, meta)
         self.rows.append(row)
         if self.writes:
             self._write_rows(losses)
@@ -316,8 +328,10 @@ def _is_state(meta, progress):
     if not (isinstance(progress, dict) and set(progress) >= KEYS and isinstance(progress["rows"], list)):
         return False
     rows, losses, logits = progress["rows"], progress["losses"], progress["teacher_logits"]
+    teacher = progress.get("teacher")
     return (
-        all(isinstance(row, dict) for row in rows)
+        (teacher is None or (isinstance(teacher, dict) and set(teacher) == {"identity", "prior"}))
+        and all(isinstance(row, dict) for row in rows)
         and all(isinstance(value, (int, float, type(None))) for row in rows for value in row.values())
         and all(isinstance(row.get(name), (int, float)) for row in rows for name in ("val_top1", "val_acsa"))
         and [row.get("epoch") for row in rows] == list(range(1, len(rows) + 1))

@@ -5,6 +5,7 @@ import signal
 import time
 
 import torch
+from timm.utils.model_ema import ModelEmaV3
 
 from utils import checkpoint
 from utils.errors import Interrupted, NonFiniteLoss, UserError
@@ -32,13 +33,12 @@ def build_optimizer(net, args):
     return kind(net.parameters(), **settings)
 
 
-def build_scheduler(optimizer, args):
-    """The schedule of --scheduler True, or None."""
+def build_scheduler(optimizer, args, steps):
+    """The schedule of --scheduler True, or None. Args: `steps` of an epoch, by which it is stepped, or 1."""
     if not args.scheduler:
         return None
-    return CosineAnnealingWarmUpRestarts(
-        optimizer, T_0=args.decay_epoch, eta_max=args.lr, T_up=args.warmup_epoch, gamma=args.cos_gamma
-    )
+    cycle = {"T_0": steps * args.decay_epoch, "T_up": steps * args.warmup_epoch}
+    return CosineAnnealingWarmUpRestarts(optimizer, eta_max=args.lr, gamma=args.cos_gamma, **cycle)
 
 
 def data_fingerprint(data):
@@ -69,12 +69,19 @@ class TrainState:
         self.net = net.to(world.device, memory_format=torch.channels_last)
         self.args, self.precision, self.world, self.run, self.signals = args, precision, world, run, signals
         self.optimizer = build_optimizer(net, args)
-        self.scheduler = build_scheduler(self.optimizer, args)
+        self.scheduler = None  # until the number of steps is known, in `load_or_begin`
+        # Without the warm-up, most of an average of few steps would be the random start.
+        self.average = ModelEmaV3(self.net, args.ema, use_warmup=True) if args.ema else None
+        self.step = 0  # finished ones, of all epochs
         self.shuffle = torch.Generator().manual_seed(args.seed)
         self.parallel = net  # as several processes train it
         self.targets = None  # the teacher's logits, dict attribute -> float32 (N, classes), on the device
+        self.view = None  # number of the view that they are of
+        self.teacher = None  # what is kept of it, see `utils.targets.Teacher.kept`
+        self.prior = None  # log-prior in the network's logits, see `utils.losses.network_prior`
         self.fingerprint = None  # of the data set
         self.epoch = 1  # the running one
+        self.saved_at = None  # time.monotonic() of the last save
         self._begin_epoch()
 
     def _begin_epoch(self):
@@ -82,13 +89,11 @@ class TrainState:
         self.order_state = self.shuffle.get_state()
         self.started = time.perf_counter()
 
-    def load_or_begin(self, fingerprint, targets):
-        """Go on from the run's last.pt if it is resumed; otherwise write the first one.
-
-        Args: `fingerprint` of the data set; `targets`, the teacher's logits, or None. Both are saved with the state.
-        """
-        self.fingerprint = fingerprint
-        self.targets = targets and {key: values.to(self.world.device) for key, values in targets.items()}
+    def load_or_begin(self, data):
+        """Go on from the run's last.pt if it is resumed; otherwise write the first one. Args: `data`, dict of splits."""
+        self.fingerprint = data_fingerprint(data)
+        steps = -(-len(data["train"].names) // self.args.batch_size)
+        self.scheduler = build_scheduler(self.optimizer, self.args, steps if self._by_step else 1)
         self.signals.defer(alone=self.world.size == 1, speaks=self.world.is_first)
         saved = self.run.take_saved()
         if saved:
@@ -99,6 +104,36 @@ class TrainState:
             self.save()
         self.saved_at = time.monotonic()
         self.parallel = self.world.parallel(self.net)
+
+    def learn_from(self, teacher, data):
+        """Have the teacher's logits of a view, unless they are there.
+
+        Args: `teacher`, of `utils.targets.find_teacher`, or None; `data`, a split as the running epoch sees it.
+        """
+        if teacher is None or self.view == data.pixels.number:
+            return
+        alone = self.world.size == 1 and self.saved_at is not None
+        with self.world.first_alone():  # the others then read the cache
+            targets = teacher.teach(data, self.poll if alone else None)
+        self.targets = {key: values.to(self.world.device) for key, values in targets.items()}
+        self.view, self.teacher = data.pixels.number, teacher.kept()
+
+    @property
+    def averaged(self):
+        """The network that is validated and kept: the average of its weights if there is one."""
+        return self.average.module if self.average else self.net
+
+    @property
+    def _by_step(self):
+        return self.args.schedule_by == "step"
+
+    def finish_step(self):
+        """To be called after each step of the optimizer."""
+        self.step += 1
+        if self.average:
+            self.average.update(self.net, self.step)
+        if self.scheduler and self._by_step:
+            self.scheduler.step()
 
     def epochs(self):
         """The numbers of the epochs that are left; each must be finished by `finish_epoch`."""
@@ -115,7 +150,7 @@ class TrainState:
         Args: `losses` of `utils.engine.train_one_epoch`, `scores` of `utils.engine.validate`.
         """
         lr = self.optimizer.param_groups[0]["lr"]
-        if self.scheduler:
+        if self.scheduler and not self._by_step:
             self.scheduler.step()
         # Steps that were lost and done again do not count in the seconds.
         self.run.finish_epoch(self, lr, losses, scores)
@@ -183,6 +218,10 @@ class TrainState:
             "cuda_random_state": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
             "data": self.fingerprint,
             "teacher_logits": self.targets,
+            "view": self.view,
+            "teacher": self.teacher,
+            "step": self.step,
+            "average": self.average and self.average.module.state_dict(),
             "processes": self.world.size,
         }
 
@@ -191,6 +230,12 @@ class TrainState:
         progress, path = saved["progress"], self.run.last_file
         checkpoint.load_state(self.net, self.net.own_names(saved["model"]), path)
         try:  # a file of another make lacks something, or has it in another shape
+            logits = progress["teacher_logits"]
+            self.targets = logits and {key: values.to(self.world.device) for key, values in logits.items()}
+            self.view = progress.get("view", 0 if logits else None)
+            self.teacher, self.step = progress.get("teacher"), progress.get("step", 0)
+            if self.average:
+                self.average.module.load_state_dict(progress["average"])
             self.optimizer.load_state_dict(progress["optimizer"])
             if self.scheduler:
                 self.scheduler.load_state_dict(progress["scheduler"])

@@ -1,6 +1,8 @@
-"""What teaches a student: the logits of a network, asked once per image and kept in the cache, or those of a file."""
+"""What teaches a student: the logits of a network, asked once per view and kept in the cache, or those of a file."""
 
+import functools
 import hashlib
+import json
 import os
 import zipfile
 
@@ -10,152 +12,238 @@ import torch
 from clip_model import FashionCLIP
 from networks import load_network
 from utils import engine
+from utils.attributes import prior_of
 from utils.cli import ZERO_SHOT
 from utils.errors import UserError, shortened
 from utils.files import atomic
 from utils.log import logger
 from utils.run import MODEL_ROOT, epoch_files
+from utils.views import view_options
 
-LOGITS_VERSION = 3  # part of the cache's key: raise it when a network's logits change
+LOGITS_VERSION = 4  # part of the cache's key: raise it when a network's logits, or their form, change
 PREFIX = "logits."  # of an array's name in a file, before the attribute's
+PRIOR = "prior."
 
 
-class LogitsFile:
-    """A teacher that has spoken: logits of a .npz file: arrays `image_name` `(M,)` and, for each attribute, `logits.<attribute>` `(M, classes)`,
-    where the prefix may be left out.
+class Teacher:
+    """What teaches: `logits(data, poll)` are its own, by view.
 
-    Args: `sizes`, attribute -> number of classes.
+    Attributes: `identity`, hash of a network's weights; `prior`, the log-prior in its logits, attribute -> list of
+        floats, None where that is not known.
+    """
+
+    identity, prior, shift = None, None, None  # the last is added to the logits
+
+    def bring_to(self, prior):
+        """From now on teach logits with this log-prior in them. Raises: UserError if that of its own is not known."""
+        if self.prior is None:
+            raise UserError(
+                "--logit-adjustment: the teacher does not say which prior is in its logits; train it anew, or give "
+                f"{PRIOR}<attribute> in --teacher-logits, log-probabilities by class, all the same for none"
+            )
+        self.shift = {key: torch.tensor(prior[key]) - torch.tensor(self.prior[key]) for key in prior}
+
+    def kept(self):
+        """What a run keeps of its teacher, plain values."""
+        return {"identity": self.identity, "prior": self.prior}
+
+    def teach(self, data, poll=None):
+        """Dict attribute -> float32 tensor `(N, classes)` for a view of a `utils.dataset.Split`. Args: as of `logits`."""
+        logits = self.logits(data, poll)
+        return {key: values + self.shift[key] for key, values in logits.items()} if self.shift else logits
+
+
+class LogitsFile(Teacher):
+    """A teacher that has spoken: a .npz file of arrays `image_name` `(M,)` and, for each attribute, `logits.<attribute>`,
+    `(M, classes)`, where the prefix may be left out; or `(K, M, classes)` for views 0 to K - 1, with `views`, JSON of
+    what makes them (see `utils.views`). `prior.<attribute>` `(classes,)` may say which log-prior is in the logits.
+
+    Args: `sizes`, attribute -> number of classes; with `args`, options of train.py, there must be all their views.
     Raises: UserError for a file that is none or does not fit.
     """
 
-    def __init__(self, path, sizes):
+    def __init__(self, path, sizes, args=None):
         self.path = path
         try:
             with np.load(path) as file:
-                names = [str(name) for name in file["image_name"].ravel()]
+                self.names = [str(name) for name in file["image_name"].ravel()]
                 stored = {key: PREFIX + key if PREFIX + key in file.files else key for key in sizes}
                 self.arrays = {key: file[name] for key, name in stored.items()}
+                has_prior = [key for key in sizes if PRIOR + key in file.files]
+                prior = {key: file[PRIOR + key].astype(float).tolist() for key in has_prior}
+                options = json.loads(str(file["views"])) if "views" in file.files else None
         except KeyError as error:
             raise UserError(f"{path}: {error.args[0]}; it needs image_name, {', '.join(sizes)}") from error
         except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
             raise UserError(f"{path}: not a readable .npz file ({error})") from error
+        self.by_view = all(values.ndim == 3 for values in self.arrays.values())
         for key, values in self.arrays.items():
-            expected = (len(names), sizes[key])
-            if values.shape != expected or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+            expected = (len(self.names), sizes[key])
+            shape = values.shape[1:] if self.by_view else values.shape
+            if shape != expected or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
                 found = f"{values.dtype} {values.shape}"
                 raise UserError(f"{path}: {key} is {found}; it needs finite numbers {expected}")
-        self.rows = {name: row for row, name in enumerate(names)}
-        if len(self.rows) < len(names):
-            raise UserError(f"{path}: {len(names) - len(self.rows)} names occur more than once")
+        self.prior = prior_of({"prior": prior}, sizes)
+        have, needed = min(map(len, self.arrays.values())) if self.by_view else 1, args.views if args else 1
+        if have < needed:
+            raise UserError(
+                f"{path}: logits of {have} views; --views {needed} needs them all, (K, N, classes)"
+            )
+        if needed > 1 and options != view_options(args):
+            raise UserError(f"{path}: logits of other views, {options}; this run's are {view_options(args)}")
 
-    def check(self, names):
-        """UserError unless there is a row for each of these images."""
-        missing = [name for name in names if name not in self.rows]
+    def rows(self, names):
+        """The rows of these images. Raises: UserError unless there is one for each."""
+        if self.names == names:
+            return slice(None)
+        if self.by_view:
+            problem = "other images than the training table's, or in another order: views go by row"
+            raise UserError(f"{self.path}: {problem}")
+        rows = {name: row for row, name in enumerate(self.names)}
+        if len(rows) < len(self.names):
+            raise UserError(f"{self.path}: {len(self.names) - len(rows)} names occur more than once")
+        missing = [name for name in names if name not in rows]
         if missing:
             raise UserError(f"{self.path}: no row for {len(missing)} of the images:\n{shortened(missing)}")
+        return [rows[name] for name in names]
 
-    def logits(self, data):
-        """Dict attribute -> float32 tensor `(N, classes)` for the images of a `utils.dataset.Split`. Raises: as `check`."""
-        self.check(data.names)
-        chosen = [self.rows[name] for name in data.names]
-        arrays = {key: values[chosen].astype(np.float32) for key, values in self.arrays.items()}
+    def logits(self, data, poll=None):
+        """Dict attribute -> float32 tensor `(N, classes)` for a view of a `utils.dataset.Split`. Raises: as `rows`."""
+        chosen = self.rows(data.names)
+        view = data.pixels.number if self.by_view else ...
+        arrays = {key: values[view][chosen].astype(np.float32) for key, values in self.arrays.items()}
         return {key: torch.from_numpy(values) for key, values in arrays.items()}
 
 
-class Network:
-    """A teacher that is asked once per image; what it says is kept in the cache.
+class Network(Teacher):
+    """A teacher that is asked once for each view of an image; what it says is kept in the cache.
 
-    Args: `net`, frozen; `attributes` of the student, whose classes may have another order; `args`, options of train.py;
-        `precision`, `utils.hardware.Precision`.
+    Args: `load`, a function that returns the network, frozen; `attributes` of the student, whose classes may have another
+        order; `args`, options of train.py; `precision`, `utils.hardware.Precision`; `saved`, of a resumed run: what
+        `kept` gave, so that it is not loaded for views that are in the cache.
     """
 
-    def __init__(self, net, attributes, args, precision):
-        self.net, self.attributes, self.args, self.precision = net, attributes, args, precision
+    def __init__(self, load, attributes, args, precision, saved=None):
+        self.load, self.attributes, self.args, self.precision = load, attributes, args, precision
+        self.net = None
+        if saved:
+            self.identity, self.prior = saved["identity"], prior_of(saved, attributes.sizes)
+        else:
+            self.net, meta = load()
+            prior = prior_of(meta, self.net.attributes.sizes)
+            prior = prior and self._in_order({key: torch.tensor([values]) for key, values in prior.items()})
+            self.prior = prior and {key: values[0].tolist() for key, values in prior.items()}
+            self.identity = _identity(self.net)
 
-    def logits(self, data):
-        """Dict attribute -> float32 tensor `(N, classes)` for the images of a `utils.dataset.Split` with `Images` as its
-        pixels. Raises: UserError if they are not finite, or the cache is damaged."""
-        path = os.path.join(self.args.cache_dir, f"logits-{self._fingerprint(data)}.npz")
+    def logits(self, data, poll=None):
+        """Dict attribute -> float32 tensor `(N, classes)` for a view of a `utils.dataset.Split`.
+
+        Args: `poll` is called between two batches.
+        Raises: UserError if they are not finite, or the cache is damaged, or the teacher is another than it was.
+        """
+        classes = {key: attribute.classes for key, attribute in self.attributes.items()}
+        key = repr((LOGITS_VERSION, data.pixels.key, self.precision.name, self.identity, classes))
+        digest = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+        path = os.path.join(self.args.cache_dir, f"logits-{digest}.npz")
         if os.path.exists(path):
             logger.info(f"teacher's logits: read from {path}")
             try:
-                logits = LogitsFile(path, self.net.attributes.sizes).logits(data)
+                return LogitsFile(path, self.attributes.sizes).logits(data)
             except UserError as error:
                 raise UserError(f"{error}; remove it, to have it made anew") from error
-        else:
-            logits = self._ask(data)
-            save_logits(path, data.names, logits)
-        taught = {}
+        logits = self._ask(data, poll)
+        save_logits(path, data.names, logits)
+        return logits
+
+    def _in_order(self, values):
+        """Dict attribute -> tensor `(N, classes)` of the network, with the student's order of classes."""
+        found = {}
         for key, attribute in self.attributes.items():
             order = [self.net.attributes[key].classes.index(name) for name in attribute.classes]
-            taught[key] = logits[key][:, order]
-        return taught
+            found[key] = values[key][:, order]
+        return found
 
-    def _ask(self, data):
-        logger.info(f"teacher's logits: computed for {len(data.names)} images, once")
+    def _ask(self, data, poll):
+        if self.net is None:
+            self.net, _ = self.load()
+            if _identity(self.net) != self.identity:
+                raise UserError(f"--teacher {self.args.teacher}: not the one that the run began with")
+        number = data.pixels.number
+        view = f"view {number} of " if number else ""
+        logger.info(f"teacher's logits: computed for {view}{len(data.names)} images, once")
         self.net.to(data.pixels.device)
         batches = torch.arange(len(data.names)).split(self.args.val_batch_size)
-        logits = engine.predict(self.net, data.pixels, self.precision, batches, "teacher's logits")
+        logits = engine.predict(self.net, data.pixels, self.precision, batches, "teacher's logits", poll)
         for key, values in logits.items():
             if not torch.isfinite(values).all():
                 raise UserError(f"--teacher {self.args.teacher}: its logits of {key} are not finite")
-        return logits
-
-    def _fingerprint(self, data):
-        """Hash of all that the logits depend on."""
-        net, digest = self.net, hashlib.blake2b(digest_size=16)
-        pixels = [os.path.basename(array.filename) for array in data.pixels.arrays]
-        prompts = [list(map(len, attribute.prompts)) for attribute in net.attributes.values()]
-        digest.update(repr((LOGITS_VERSION, pixels, self.precision.name, net.describe(), prompts)).encode())
-        for name, value in net.state_dict().items():
-            digest.update(name.encode())
-            digest.update(value.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return self._in_order(logits)
 
 
-def save_logits(path, names, logits):
-    """Write the file that `LogitsFile` reads; an image that is named twice once."""
-    names = np.array(names)
-    rows = np.sort(np.unique(names, return_index=True)[1])
+def _identity(net):
+    """Hash of all of a network that its logits depend on."""
+    digest = hashlib.blake2b(digest_size=16)
+    prompts = [list(map(len, attribute.prompts)) for attribute in net.attributes.values()]
+    classes = [attribute.classes for attribute in net.attributes.values()]
+    digest.update(repr((net.describe(), prompts, classes)).encode())
+    for name, value in net.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_logits(path, names, logits, prior=None, options=None):
+    """Write the file that `LogitsFile` reads. Args: `logits`, with the `options` of several views `(K, N, classes)`."""
+    arrays = {PREFIX + key: values.cpu().numpy() for key, values in logits.items()}
+    arrays.update({PRIOR + key: np.array(values) for key, values in (prior or {}).items()})
+    if options:
+        arrays["views"] = json.dumps(options)
     with atomic(path, binary=True) as file:
-        arrays = {PREFIX + key: values.cpu().numpy()[rows] for key, values in logits.items()}
-        np.savez(file, image_name=names[rows], **arrays)
+        np.savez(file, image_name=np.array(names), **arrays)
     logger.info(f"teacher's logits: written to {path}")
 
 
-def find_teacher(args, attributes, tables, precision):
+def write_logits(args, teacher, data, views):
+    """Write the file of --save-teacher-logits. Args: `data`, the training images; `views`, `utils.views.Views`."""
+    each = [teacher.logits(views.of(data, number)) for number in range(views.count)]
+    path, options = args.save_teacher_logits, view_options(args) if views.count > 1 else None
+    logits = {key: torch.stack([one[key] for one in each]) for key in each[0]} if options else each[0]
+    save_logits(path, data.names, logits, teacher.prior, options)
+
+
+def find_teacher(args, attributes, tables, precision, saved=None):
     """What teaches the student of a run, with a method `logits(data)`; None if nothing does.
 
     Args: `args`, options of train.py; `attributes` of the student; `tables`, dict split -> `utils.dataset.Split`, with
-        the photos without labels.
+        the photos without labels; `saved`, of a resumed run: see `kept`.
     Raises: UserError if the teacher does not exist, or has other attributes.
     """
     if not args.distils:
         return None
     if args.teacher_logits:
-        file = LogitsFile(args.teacher_logits, attributes.sizes)
+        file = LogitsFile(args.teacher_logits, attributes.sizes, args)
         if not args.skip_unreadable:
-            file.check([name for part, split in tables.items() if part != "val" for name in split.names])
+            file.rows([name for part, split in tables.items() if part != "val" for name in split.names])
         return file
-    if args.teacher == ZERO_SHOT:
-        net = FashionCLIP(attributes, args.clip_model).requires_grad_(False).eval()
-    else:
-        net = _load_teacher(args, attributes)
-    return Network(net, attributes, args, precision)
+    return Network(functools.partial(_load_teacher, args, attributes), attributes, args, precision, saved)
 
 
 def _load_teacher(args, attributes):
+    """(The network of --teacher, frozen; its meta)."""
+    if args.teacher == ZERO_SHOT:
+        prior = {key: [0.0] * size for key, size in attributes.sizes.items()}  # it has seen no labels
+        return FashionCLIP(attributes, args.clip_model).requires_grad_(False).eval(), {"prior": prior}
     path = os.path.join(MODEL_ROOT, args.teacher)
     if not os.path.isfile(path):
         raise UserError(f"--teacher {args.teacher}: no {path}; {_existing_checkpoints()}")
-    net, _ = load_network(path, args.clip_model, args.prompts)
+    net, meta = load_network(path, args.clip_model, args.prompts)
     differences = net.attributes.differences(attributes)
     if differences:
         raise UserError(
             f"--teacher {args.teacher}: other attributes than the student's; of the teacher (first) and the student "
             f"(second):\n{shortened(differences)}"
         )
-    return net
+    return net, meta
 
 
 def _existing_checkpoints():

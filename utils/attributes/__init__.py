@@ -172,6 +172,22 @@ def attributes_of(meta, source):
     return attributes.with_prompts(meta["prompts"], source) if meta.get("prompts") is not None else attributes
 
 
+def prior_of(meta, sizes):
+    """The log-prior in a network's logits (see `utils.losses.log_prior`), attribute -> list by class, as its meta have it;
+    None where they do not say.
+
+    Args: `sizes`, attribute -> number of classes.
+    """
+    prior = meta.get("prior")
+    known = isinstance(prior, dict) and all(
+        isinstance(prior.get(key), list)
+        and len(prior[key]) == size
+        and all(isinstance(value, float) and math.isfinite(value) for value in prior[key])
+        for key, size in sizes.items()
+    )
+    return prior if known else None
+
+
 def read_json(path, what):
     """Content of a JSON file. Raises: UserError, also where an object has a name twice."""
 

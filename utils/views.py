@@ -1,0 +1,156 @@
+"""Views of the training photos: crops, flips and colours, by number. As a program, writes them as arrays, so that any
+network can be the teacher."""
+
+import hashlib
+import json
+import os
+import sys
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from utils.cli import Parser, exit_code
+from utils.errors import UserError
+from utils.files import atomic
+from utils.photos import SIZE
+
+OPTIONS = ("views_seed", "flip", "crop_scale", "crop_ratio", "crop_to_box", "color_jitter")
+NUMBERS = 8  # random ones, 0 to 1, that make a view: flip, four for the crop, three for the colours
+
+
+def view_options(args):
+    """The options that make a view, by name."""
+    return {name: getattr(args, name) for name in OPTIONS}
+
+
+class Views:
+    """The views that the options ask for. View 0 is the photo itself; view k of row i is a pure function of
+    (--views-seed, k, i) and the options of views. That teacher and student see the very same ones, for many epochs,
+    is what makes distillation work (Beyer et al., arXiv:2106.05237); kept as a seed as in TinyViT (arXiv:2207.10666, section 3).
+
+    Args: `args`, with the options of `Parser.view_options`; `boxes` of the training photos, see `utils.dataset.Split`.
+    """
+
+    def __init__(self, args, boxes=None):
+        self.args, self.count = args, args.views
+        self.boxes = torch.from_numpy(boxes) if args.crop_to_box else None
+        # What the views depend on, besides the photos and their order.
+        self.key = view_options(args)
+        if args.crop_to_box:
+            self.key["boxes"] = hashlib.sha256(boxes.tobytes()).hexdigest()
+
+    def of_epoch(self, split, epoch):
+        """The split as an epoch, from 1, sees it."""
+        return self.of(split, (epoch - 1) % self.count)
+
+    def of(self, split, number):
+        """Args: `split`, `utils.dataset.Split` with `Images` as its pixels. Returns: the same with a `View` of them, or
+        as it is for view 0."""
+        return split._replace(pixels=View(self, number, split.pixels)) if number else split
+
+
+class View:
+    """One view of some images, by the batch on a device, with what `utils.pixels.Images` has."""
+
+    def __init__(self, views, number, images):
+        self.number, self.images, self.device = number, images, images.device
+        self.jitter = views.args.color_jitter
+        self.key = [*images.key, views.key, number]
+        # A row's numbers do not depend on how many rows there are.
+        random = np.random.Generator(np.random.Philox(key=[views.args.views_seed, number]))
+        numbers = torch.from_numpy(random.random((len(images), NUMBERS), dtype=np.float32))
+        self.places = _places(numbers, views.args, views.boxes)
+        self.colors = 1 + self.jitter * (2 * numbers[:, 5:] - 1)
+
+    def __len__(self):
+        return len(self.images)
+
+    def fetch(self, indices):
+        """As `Images.fetch`: rounded to whole grey levels, so that all networks see the same."""
+        pixels = self.images.fetch(indices).float()
+        places = self.places[indices].to(self.device)
+        grid = F.affine_grid(places, pixels.shape, align_corners=False)
+        pixels = F.grid_sample(pixels, grid, align_corners=False)
+        if self.jitter:
+            pixels = _recolored(pixels, self.colors[indices].to(self.device))
+        return pixels.round_().to(torch.uint8).contiguous(memory_format=torch.channels_last)
+
+
+def _places(numbers, args, boxes):
+    """Where in the image each view lies: float32 `(N, 2, 3)`, as `affine_grid` takes them.
+
+    A crop's sides are `crop_scale` to 1 of the image's, their ratio up to `crop_ratio` or its inverse. With a box it
+    lies between the box and the whole image, each edge somewhere on its own, and is filled up to a square.
+    """
+    flip, scale, ratio, x, y = numbers[:, :5].unbind(1)
+    side, ratio = args.crop_scale + (1 - args.crop_scale) * scale, args.crop_ratio ** (ratio - 0.5)
+    sizes = torch.stack([side * ratio, side / ratio], dim=1).clamp(max=1)
+    centres = (2 * torch.stack([x, y], dim=1) - 1) * (1 - sizes)
+    if boxes is not None:
+        edges = torch.tensor([-1.0, -1.0, 1.0, 1.0])  # of the image, left, top, right, bottom
+        edges = torch.lerp(edges, 2 * boxes / SIZE - 1, numbers[:, 1:5])
+        low, high = edges.split(2, dim=1)
+        has_box = ~torch.isnan(boxes[:, :1])
+        sizes = torch.where(has_box, (high - low).amax(dim=1, keepdim=True) / 2, sizes)
+        centres = torch.where(has_box, (low + high) / 2, centres)
+    places = torch.diag_embed(sizes)
+    places[:, 0, 0] *= torch.where(flip < args.flip, -1.0, 1.0)
+    return torch.cat([places, centres[:, :, None]], dim=2)
+
+
+def _recolored(pixels, factors):
+    """Brightness, contrast and saturation, `(B, 3, h, w)` in 0..255, each times its factor, of `(B, 3)`."""
+    brightness, contrast, saturation = factors[:, :, None, None, None].unbind(1)
+    grey = pixels.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    pixels = pixels * brightness
+    mean = (pixels * grey).sum(dim=1, keepdim=True).mean(dim=(2, 3), keepdim=True)
+    pixels = torch.lerp(mean, pixels, contrast)
+    return torch.lerp((pixels * grey).sum(dim=1, keepdim=True), pixels, saturation).clamp(0, 255)
+
+
+# --- as a program ------------------------------------------------------------------------------------
+
+
+# fmt: off
+def get_args_parser():
+    p = Parser(prog="python -m utils.views", description="Write the views of the training photos as arrays, for a teacher of any kind.")
+    p.add_argument("--output", required=True, help="folder to write view_0.npy, view_1.npy ... into, uint8 (N, 224, 224, 3), and views.npz, to which the teacher's logits are added", metavar="DIR")
+    p.data_options(p)
+    p.unlabelled_option(p)
+    p.view_options(p)
+    return p
+# fmt: on
+
+
+def main(argv=None):
+    from utils import log
+    from utils.attributes import read_attributes
+    from utils.dataset import load_pixels, read_all_tables, with_unlabelled
+    from utils.log import logger
+    from utils.pixels import on_device
+
+    args = get_args_parser().parse_args(argv)
+    log.start()
+    tables = read_all_tables(args, read_attributes(args.attributes))
+    data = with_unlabelled(load_pixels(tables, args.cache_dir, args.skip_unreadable))
+    data = on_device(data, torch.device("cpu"))["train"]
+    views = Views(args, data.boxes)
+    try:
+        os.makedirs(args.output, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {args.output}: {error.strerror}; name another folder") from error
+    for number in range(views.count):
+        pixels = views.of(data, number).pixels
+        with atomic(os.path.join(args.output, f"view_{number}.npy"), binary=True) as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (len(pixels), SIZE, SIZE, 3)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for rows in torch.arange(len(pixels)).split(256):
+                file.write(pixels.fetch(rows).permute(0, 2, 3, 1).numpy().tobytes())
+    with atomic(os.path.join(args.output, "views.npz"), binary=True) as file:
+        np.savez(file, image_name=np.array(data.names), views=json.dumps(view_options(args)))
+    logger.info(f"{args.output}: {views.count} views of {len(data.names)} photos")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))
