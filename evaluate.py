@@ -28,6 +28,7 @@ def get_args_parser():
     p.add_argument("--output", help="folder for the files; without it, the first checkpoint's name with the split: model/student/best.pt writes model/student/best_val/, zero-shot model/zero-shot_val/", metavar="DIR")
     p.add_argument("--clip-model", help="for zero-shot, and for a published teacher, which does not say what it began from: hub name or local folder; without it, FashionCLIP from the hub", metavar="NAME")
     p.add_argument("--prompts", help="for the same two: JSON file, attribute -> a sentence for each class; without it, zero-shot has the attributes' own, a published teacher those of utils/attributes/fashion_how.json", metavar="FILE")
+    p.prior_option(p)
     p.add_argument("--batch-size", type=number(int, 1), default=32, help="images per step", metavar="N")
     return p
 # fmt: on
@@ -51,7 +52,7 @@ def load_classifiers(args):
     attributes, found = read_attributes(args.attributes) if args.attributes else None, {}
     # Zero-shot comes last: without --attributes it has the other's.
     for path in sorted(args.checkpoint, key=ZERO_SHOT.__eq__):
-        found[path] = load_classifier(path, attributes=attributes, **options)
+        found[path] = load_classifier(path, attributes=attributes, prior=args.prior, **options)
         attributes = attributes or found[path].attributes
     unsaid = any(one.role == "teacher" and not one.meta for one in found.values())
     if any(options.values()) and not unsaid:
@@ -65,7 +66,7 @@ def evaluate(classifier, data, args):
     """(Figures of a network, plain values; dict attribute -> probabilities)."""
     probabilities = classifier.predict(data.pixels, args.batch_size)
     figures = metrics.evaluation(probabilities, data.labels)
-    about = {"checkpoint": classifier.path, "role": classifier.role, "split": args.split}
+    about = {"checkpoint": classifier.path, "role": classifier.role, "split": args.split, "prior": args.prior}
     if classifier.path == ZERO_SHOT:  # its weights in float32
         about["size_mb"] = sum(weight.numel() for weight in classifier.net.parameters()) * 4 / 1e6
     else:

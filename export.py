@@ -11,7 +11,7 @@ import timeit
 
 import numpy as np
 
-from utils.attributes import UNKNOWN
+from utils.attributes import UNKNOWN, prior_of
 from utils.cli import ZERO_SHOT, Parser, check_folder_of, exit_code, number
 from utils.errors import UserError, shortened
 from utils.files import atomic
@@ -32,6 +32,7 @@ def get_args_parser():
     p.add_argument("--format", choices=("onnx", "pt", "hub"), default="onnx", help="onnx runs without PyTorch, pt is a checkpoint for this project, hub is a folder with both and a model card")
     p.add_argument("--license", help="of the weights, for the model card, by the hub's name, such as mit", metavar="NAME")
     p.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="of the stored weights; int8 (ONNX only) computes in 8 bits too, fp16 in float32")
+    p.prior_option(p)
     p.add_argument("--max-mb", type=number(float, 0, above=True), default=25.0, help="limit of the file's size in MB (10^6 bytes); above it there is no file", metavar="X")
     p.data_options(p, cached=False)
     p.set_defaults(data_dir=None)  # to tell a folder that is asked for from one that may be there
@@ -69,7 +70,7 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    checkpoint = load_classifier(args.checkpoint)
+    checkpoint = load_classifier(args.checkpoint, prior=args.prior)
     if checkpoint.role != "student":
         raise UserError(f"--checkpoint {args.checkpoint}: a teacher's; only a student can be exported")
     calibration, photos = None, None
@@ -127,7 +128,9 @@ def share_folder(args, checkpoint, exported, compared, labels):
     from utils import metrics
 
     # As it was trained: not folded, so that it can be trained further, or teach.
-    net, _ = load_network(find_checkpoint(args.checkpoint))
+    net, own = load_network(find_checkpoint(args.checkpoint))
+    if args.prior == "balanced":
+        net.take_off(prior_of(own, net.attributes.sizes))
     meta = {**export_meta(checkpoint, args), **net.describe(), "folded": bool(checkpoint.meta.get("folded"))}
     old, new = (metrics.evaluation(probabilities, labels) for probabilities in compared)
     card = share.model_card(net, meta, args.license, old, new["mean_top1"])

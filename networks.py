@@ -97,6 +97,14 @@ class Student(nn.Module):
             net.distillation = False
         return net.requires_grad_(False)
 
+    def take_off(self, prior):
+        """Take a log-prior, attribute -> list by class, off the logits for good: off the heads' biases."""
+        heads = [self.class_heads, self.distillation_heads] if self.distillation else [self.class_heads]
+        with torch.no_grad():
+            for key, *both in zip(self.attributes, *heads):
+                for head in both:
+                    head.bias -= head.bias.new_tensor(prior[key])
+
     def own_names(self, state):
         """A state dict of an earlier version or of a published student, under this class's names."""
         heads = {}

@@ -28,6 +28,7 @@ def get_args_parser():
     p.add_argument("--output", default="predictions.csv", help="CSV file to write, a row for each photo", metavar="FILE")
     p.switch(p, "--probabilities", "also write the probability of each class, 0 to 1")
     p.add_argument("--names", help="write the classes' names: en their own, another language those of the attributes' file; without it their numbers", metavar="LANG")
+    p.prior_option(p)
     p.add_argument("--batch-size", type=number(int, 1), default=8, help="photos per step of the network", metavar="N")
     return p
 # fmt: on
@@ -39,7 +40,8 @@ def main(argv=None):
     if (args.attributes or args.clip_model) and args.checkpoint != ZERO_SHOT:
         raise UserError(f"--attributes, --clip-model: for {ZERO_SHOT}; a trained network brings its own")
     attributes = read_attributes(args.attributes) if args.attributes else None
-    classify = load_classifier(args.checkpoint, clip_model=args.clip_model, attributes=attributes)
+    options = {"clip_model": args.clip_model, "attributes": attributes, "prior": args.prior}
+    classify = load_classifier(args.checkpoint, **options)
     attributes = classify.attributes
     texts = class_texts(attributes, args.names)
     photos = [photo for path in args.paths for photo in photos_of(path, args.images, attributes)]

@@ -86,6 +86,10 @@ class Parser(argparse.ArgumentParser):
         Parser.switch(group, "--skip-unreadable", "leave out photos that cannot be read, instead of ending with a list of them")
 
     @staticmethod
+    def prior_option(group):
+        group.add_argument("--prior", choices=("trained", "balanced"), default="trained", help="balanced: as if all classes were equally frequent, by taking off what is left of the training images' shares in the logits")
+
+    @staticmethod
     def unlabelled_option(group):
         group.add_argument("--unlabelled", nargs="+", action="extend", help="folders of photos without labels, from which the student learns what the teacher says", metavar="DIR")
 

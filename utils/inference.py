@@ -9,7 +9,7 @@ import os
 import numpy as np
 from tqdm import tqdm
 
-from utils.attributes import UNKNOWN, Attributes, attributes_of, read_attributes, read_json
+from utils.attributes import UNKNOWN, Attributes, attributes_of, prior_of, read_attributes, read_json
 from utils.cli import CLIP_MODEL, ZERO_SHOT
 from utils.dataset import read_tables
 from utils.errors import UserError, first_line, shortened
@@ -57,7 +57,7 @@ class Classifier:
         return {key: np.concatenate([part[key] for part in parts]) for key in self.attributes}
 
 
-def load_classifier(path, threads=None, clip_model=None, prompts=None, attributes=None):
+def load_classifier(path, threads=None, clip_model=None, prompts=None, attributes=None, prior="trained"):
     """The network in a file, in float32 on the CPU.
 
     Args:
@@ -67,16 +67,42 @@ def load_classifier(path, threads=None, clip_model=None, prompts=None, attribute
         threads: of the processor to use, for an `.onnx`; None for all. PyTorch's are set by torch.set_num_threads.
         clip_model, prompts: for zero-shot and a published teacher, see `networks.load_network`.
         attributes: for zero-shot, `utils.attributes.Attributes` with its prompts; None for the competition's.
+        prior: "balanced" takes the prior off the logits that its meta name, see `utils.losses.log_prior`.
     Returns: Classifier.
-    Raises: UserError if the file is missing, is none, or is another model's.
+    Raises: UserError if the file is missing, is none, or is another model's; or does not say its prior.
     """
     path = str(path)
     found = path if path == ZERO_SHOT else find_checkpoint(path)
     if path != ZERO_SHOT and not os.path.exists(found):
         raise UserError(f"checkpoint {path}: no such file; it needs a .pt, an .onnx, or a hub's owner/name")
     if path.endswith(".onnx"):
-        return _from_onnx(path, threads)
-    return _from_checkpoint(path, found, clip_model, prompts, attributes or read_attributes())
+        classifier = _from_onnx(path, threads)
+    else:
+        classifier = _from_checkpoint(path, found, clip_model, prompts, attributes or read_attributes())
+    # Zero-shot has seen no labels.
+    return classifier if prior == "trained" or path == ZERO_SHOT else _balanced(classifier)
+
+
+def _balanced(classifier):
+    """The same as if all classes were equally frequent (Menon et al., arXiv:2007.07314, section 4). Its meta then name
+    no prior, so that none is taken off twice."""
+    sizes, net = classifier.attributes.sizes, classifier.net
+    prior = prior_of(classifier.meta, sizes)
+    if prior is None:
+        problem = "does not say which prior is in its logits; train it anew"
+        raise UserError(f"--prior balanced: {classifier.path} {problem}")
+
+    def reweighted(pixels):
+        said = classifier._function(pixels)
+        values = {key: p * np.exp(-np.array(prior[key], np.float32)) for key, p in said.items()}
+        return {key: p / p.sum(axis=1, keepdims=True) for key, p in values.items()}
+
+    function = reweighted
+    if net is not None and classifier.role == "student":
+        net.take_off(prior)
+        function = classifier._function
+    meta = dict(classifier.meta, prior={key: [0.0] * size for key, size in sizes.items()})
+    return Classifier(classifier.path, classifier.attributes, meta, function, net)
 
 
 def read_data(classifiers, args, split):
