@@ -61,7 +61,9 @@ class Row(NamedTuple):
         teacher = "{teacher}" in self.options and teacher_of(self)
         teacher = teacher and f"{teacher.version(SEED)}/model_{teacher.epochs}.pt"
         words = f"--epochs {self.epochs} {self.options.format(epochs=self.epochs, teacher=teacher)}".split()
-        return " ".join(f"{name} {value}" for name, value in dict(zip(words[::2], words[1::2])).items())
+        return " ".join(
+            f"{name} {value}" for name, value in sorted(dict(zip(words[::2], words[1::2])).items())
+        )
 
     def version(self, seed):
         """Other options, another name: so a run never goes on with one of others."""
