@@ -25,7 +25,8 @@ def test_published_defaults():
         cos_gamma=1.0, warmup_epoch=10, decay_epoch=30, weight_decay=0.0, ls=0.0, distillation_type="hard",
         distillation_alpha=0.5, distillation_tau=1.0, loss="CE", kd_learning=False, loss_weight=False,
         scheduler=False, clipping=False, overwrite=False, data_dir="./Dataset", log_interval=10,
-        clip_model="patrickjohncyh/fashion-clip", device="auto", precision="auto",
+        clip_model="patrickjohncyh/fashion-clip", device="auto", precision="auto", views=1, logit_adjustment=0.0,
+        ema=None, best="top1", schedule_by="epoch", distillation_reduction="classes", crop_to_box=False,
     )  # fmt: skip
     assert {name: getattr(args, name) for name in expected} == expected
 
@@ -75,6 +76,21 @@ def test_false(text):
         ("--version a --warmup-epoch 30", "--decay-epoch"),
         ("--version a --teacher t/model_1.pt", "--kd-learning"),
         ("--version a --kd-learning True", "--teacher"),
+        ("--version a --views 0", "--views"),
+        ("--version a --views 1.5", "--views"),
+        ("--version a --views-seed -1", "--views-seed"),
+        ("--version a --flip 1.1", "--flip"),
+        ("--version a --crop-scale 0", "--crop-scale"),
+        ("--version a --crop-scale 1.1", "--crop-scale"),
+        ("--version a --crop-ratio 0.9", "--crop-ratio"),
+        ("--version a --color-jitter 1.1", "--color-jitter"),
+        ("--version a --ema 0", "--ema"),
+        ("--version a --ema 1", "--ema"),
+        ("--version a --best loss", "--best"),
+        ("--version a --schedule-by hour", "--schedule-by"),
+        ("--version a --distillation-reduction none", "--distillation-reduction"),
+        ("--version a --logit-adjustment -1", "--logit-adjustment"),
+        ("--version a --logit-adjustment 0.5 --loss-weight", "--logit-adjustment and --loss-weight"),
         (f"{SOFT} --teacher-logits a.npz", "one of the two"),
         ("--version a --teacher-logits a.npz", "--kd-learning"),
         (

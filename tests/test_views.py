@@ -1,0 +1,411 @@
+"""Views of the training photos: what makes them, boxes, what training sees, what the teacher says of them."""
+
+import csv
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ATTRIBUTES, same, write_own
+from PIL import Image
+
+from networks import load_network
+from utils import checkpoint, engine, views
+from utils.cli import Parser, exit_code
+from utils.dataset import Split, load_pixels, read_tables
+from utils.photos import SIZE, letterbox, letterboxed_box, read_rgb
+from utils.pixels import Images
+from utils.targets import PREFIX, LogitsFile, save_logits
+from utils.views import NUMBERS, View, Views
+
+CPU = torch.device("cpu")
+SMALL = "--kd-learning True --student mobilenetv4_conv_small".split()
+SOFT = [*SMALL, "--distillation-type", "soft"]
+ROUNDING = 1e-5
+
+
+def options(line):
+    parser = Parser(prog="test")
+    parser.view_options(parser)
+    return parser.parse_args(line.split())
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory):
+    """Nine images that show every shift, memory-mapped as the cache's are."""
+    path = tmp_path_factory.mktemp("noise") / "noise.npy"
+    np.save(path, np.random.RandomState(0).randint(0, 256, (9, SIZE, SIZE, 3), dtype=np.uint8))
+    return np.load(path, mmap_mode="r")
+
+
+def view(array, line, number, boxes=None):
+    return View(Views(options(line), boxes), number, Images([array], CPU))
+
+
+def seen(array, *arguments):
+    return view(array, *arguments).fetch(torch.arange(len(array)))
+
+
+# --- what makes a view -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("line", ["", "--crop-ratio 1.5 --color-jitter 0.4"])
+def test_a_view_of_a_row_is_its_own(noise, line):
+    whole, few = seen(noise, line, 2), view(noise[:5], f"{line} --views 9", 2)
+    assert whole.dtype == torch.uint8 and whole.shape == (9, 3, SIZE, SIZE)
+    for rows in ([3], [4, 0, 2], [2, 2, 1], [0, 1, 2, 3, 4]):
+        assert torch.equal(few.fetch(torch.tensor(rows)), whole[rows]), "it depends on the other rows"
+    for other in (seen(noise, line, 1), seen(noise, f"{line} --views-seed 1", 2)):
+        assert not any(map(torch.equal, other, whole)), "it does not depend on seed and number"
+
+
+def test_the_numbers_of_a_row_are_the_same_everywhere(noise):
+    """On each stack and machine: others keep logits of these views."""
+    places = view(noise, "--views-seed 7", 2).places[2].flatten().tolist()
+    # Row 2 of Philox(key=[7, 2]): flip 0.5862, scale 0.1992, ratio 0.3676, x 0.8273, y 0.5376.
+    side = 0.7 + 0.3 * 0.1991542
+    expected = [side, 0, (2 * 0.8272745 - 1) * (1 - side), 0, side, (2 * 0.53756094 - 1) * (1 - side)]
+    assert places == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_first_view_is_the_photo_itself(noise):
+    split = Split([str(i) for i in range(9)], {}, "", [], "", False, pixels=Images([noise], CPU))
+    made = Views(options("--views 3 --color-jitter 1"))
+    assert [made.of_epoch(split, epoch).pixels.number for epoch in range(1, 6)] == [0, 1, 2, 0, 1]
+    first = made.of_epoch(split, 4).pixels.fetch(torch.arange(9))
+    assert np.array_equal(first.permute(0, 2, 3, 1).numpy(), noise)
+
+
+def drawn(line, boxes=None, count=4000):
+    """Places of views with random numbers, and these: (sizes `(N, 2)`, centres `(N, 2)`, flipped `(N,)`)."""
+    places = views._places(torch.rand(count, NUMBERS), options(line), boxes)
+    assert (places[:, 0, 1] == 0).all() and (places[:, 1, 0] == 0).all(), "it is turned"
+    sizes = torch.stack([places[:, 0, 0].abs(), places[:, 1, 1]], dim=1)
+    return sizes, places[:, :, 2], places[:, 0, 0] < 0
+
+
+def test_crops_stay_within_the_photo():
+    torch.manual_seed(0)
+    sizes, centres, _ = drawn("--crop-scale 0.5")
+    assert (sizes[:, 0] == sizes[:, 1]).all()
+    assert 0.5 <= sizes.min() < 0.51 and 0.99 < sizes.max() <= 1
+    assert (centres.abs() + sizes).max() <= 1 + ROUNDING, "it leads out"
+    room = (centres / (1 - sizes))[sizes[:, 0] < 0.9]
+    assert room.min() < -0.98 and room.max() > 0.98, "it never touches an edge"
+    assert room.mean(0).abs().max() < 0.05 and np.corrcoef(room.T)[0, 1] < 0.05
+
+    sizes, centres, _ = drawn("--crop-scale 0.5 --crop-ratio 2")
+    assert (centres.abs() + sizes).max() <= 1 + ROUNDING
+    ratios = sizes[:, 0] / sizes[:, 1]
+    assert 1 / 2 - ROUNDING <= ratios.min() < 0.52 and 1.9 < ratios.max() <= 2 + ROUNDING
+    assert sizes.min() >= 0.5 / 2**0.5 - ROUNDING and sizes.max() == 1
+
+    sizes, centres, _ = drawn("--crop-scale 1")
+    assert (sizes == 1).all() and (centres == 0).all()
+
+
+def test_flips():
+    torch.manual_seed(0)
+    assert drawn("--flip 0.3")[2].float().mean() == pytest.approx(0.3, abs=0.03)
+    assert not drawn("--flip 0")[2].any() and drawn("--flip 1")[2].all()
+
+
+def test_pixels_come_from_where_the_crop_lies(noise, tmp_path):
+    """Images whose red is the column, whose green is the row."""
+    y, x = np.mgrid[:SIZE, :SIZE]
+    np.save(tmp_path / "a.npy", np.tile(np.stack([x, y, 0 * x], axis=-1).astype(np.uint8), (9, 1, 1, 1)))
+    array = np.load(tmp_path / "a.npy", mmap_mode="r")
+    for flip in (0, 1):
+        made = view(array, f"--flip {flip} --crop-scale 0.4 --crop-ratio 1.3", 3)
+        got = made.fetch(torch.arange(9)).float()
+        for row, place in enumerate(made.places):
+            sx, cx, sy, cy = place[0, 0], place[0, 2], place[1, 1], place[1, 2]
+            assert (sx < 0) == bool(flip)
+            ends = (2 * torch.arange(SIZE) + 1) / SIZE - 1  # centres of the pixels, -1 to 1
+            columns, lines = (((s * ends + c + 1) * SIZE - 1) / 2 for s, c in ((sx, cx), (sy, cy)))
+            inner = slice(2, -2)  # at the border black is mixed in
+            assert (got[row, 0, 112] - columns)[inner].abs().max() < 0.51
+            assert (got[row, 1, :, 112] - lines)[inner].abs().max() < 0.51
+    plain, mirrored = (seen(noise, f"--flip {flip} --crop-scale 1", 1) for flip in (0, 1))
+    assert np.array_equal(plain.permute(0, 2, 3, 1).numpy(), noise)
+    assert torch.equal(mirrored, plain.flip(3))
+
+
+def test_colours():
+    grey = (0.299 * 200 + 0.587 * 100 + 0.114 * 50) * torch.ones(3)
+    image = torch.tensor([200.0, 100.0, 50.0]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
+    for factors, expected in (
+        ((1, 1, 1), [200, 100, 50]),
+        ((1.2, 1, 1), [240, 120, 60]),
+        ((2, 1, 1), [255, 200, 100]),
+        ((0, 1, 1), [0, 0, 0]),
+        ((1, 0, 1), grey),
+        ((1, 1, 0), grey),
+        ((1, 1, 0.5), (grey + torch.tensor([200, 100, 50])) / 2),
+    ):
+        got = views._recolored(image, torch.tensor([factors], dtype=torch.float32))
+        assert got[0, :, 1, 1].tolist() == pytest.approx(torch.as_tensor(expected).tolist(), abs=1e-3), (
+            factors
+        )
+    halves = image.clone()
+    halves[:, :, :2] = 0
+    got = views._recolored(halves, torch.tensor([[1.0, 0.0, 1.0]]))
+    assert got.flatten().tolist() == pytest.approx([grey[0].item() / 2] * 48, abs=1e-3), (
+        "not the image's mean"
+    )
+
+
+def test_jitter(noise, tmp_path):
+    still, moved = (view(noise, f"--color-jitter {share}", 1) for share in (0, 0.3))
+    assert (still.colors == 1).all() and torch.equal(still.places, moved.places)
+    assert 0.7 <= moved.colors.min() < 0.8 and 1.2 < moved.colors.max() <= 1.3
+    assert not any(map(torch.equal, seen(noise, "--color-jitter 0.3", 1), seen(noise, "", 1)))
+    np.save(tmp_path / "white.npy", np.full((9, SIZE, SIZE, 3), 255, np.uint8))
+    white = view(np.load(tmp_path / "white.npy", mmap_mode="r"), "--color-jitter 1 --crop-scale 1", 1)
+    brighter = white.colors[:, 0] > 1
+    assert 0 < brighter.sum() < 9 and (white.fetch(torch.arange(9))[brighter] == 255).all(), "it runs over"
+
+
+# --- boxes -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "weights, size, centre",
+    [
+        ((0, 0, 0, 0), 1, (0, 0)),  # the whole image
+        ((1, 1, 1, 1), 0.75, (-0.25, 0.25)),  # the box: -0.75 to 0.25, -0.5 to 1, filled up to a square
+        ((0.5, 0.5, 0.5, 0.5), 0.875, (-0.125, 0.125)),
+        ((1, 0, 0, 0), 1, (0.125, 0)),
+        ((0, 1, 0, 1), 1, (0, 0.25)),
+        ((0, 0, 1, 0), 1, (-0.375, 0)),
+    ],
+)
+def test_a_crop_lies_between_box_and_photo(weights, size, centre):
+    numbers = torch.tensor([[0.9, *weights, 0, 0, 0]])
+    boxes = torch.tensor([[28.0, 56.0, 140.0, 224.0]])
+    expected = torch.tensor([[size, 0, centre[0]], [0, size, centre[1]]], dtype=torch.float32)
+    assert torch.allclose(views._places(numbers, options("--crop-to-box"), boxes)[0], expected)
+
+
+def test_a_crop_holds_the_box():
+    torch.manual_seed(0)
+    corners = (224 * torch.rand(4000, 2, 2)).sort(dim=1)[0]
+    sizes, centres, _ = drawn("--crop-to-box", corners.flatten(1))
+    low, high = (2 * corners / SIZE - 1).unbind(1)
+    assert (sizes[:, 0] == sizes[:, 1]).all() and sizes.max() <= 1
+    assert (centres - sizes <= low + ROUNDING).all() and (centres + sizes >= high - ROUNDING).all()
+
+
+def test_rows_without_a_box_get_a_plain_crop(noise):
+    boxes = np.full((9, 4), np.nan, np.float32)
+    boxes[4] = 20, 30, 200, 150
+    plain, boxed = seen(noise, "", 1), seen(noise, "--crop-to-box", 1, boxes)
+    assert [torch.equal(*both) for both in zip(plain, boxed)] == [row != 4 for row in range(9)]
+    assert torch.equal(seen(noise, "", 1, boxes), plain), "not asked for"
+
+
+def test_what_a_view_is_kept_by(noise):
+    """Whatever changes the pixels changes the name of the teacher's logits in the cache."""
+    boxes = np.zeros((9, 4), np.float32)
+    lines = ["", "--views-seed 1", "--flip 0.1", "--crop-scale 0.5", "--crop-ratio 2", "--color-jitter 0.1"]
+    keys = [repr(view(noise, line, 1).key) for line in lines]
+    keys += [repr(view(noise, "", 2).key), repr(Images([noise], CPU).key)]
+    keys += [repr(view(noise, "--crop-to-box", 1, each).key) for each in (boxes, boxes + 1)]
+    assert len(set(keys)) == len(keys)
+    assert repr(view(noise, "--views 7", 1).key) == keys[0], "more views make all of them anew"
+
+
+def test_letterboxed_boxes(tmp_path):
+    """By hand: 400 x 200 becomes 224 x 112 with 56 black lines above; turned, 112 x 224."""
+    wide, turned = np.zeros((200, 400, 3), np.uint8), np.zeros((400, 200, 3), np.uint8)
+    wide[50:150, 100:300] = turned[100:300, 50:150] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored as it is when turned to the left
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    Image.fromarray(np.rot90(turned).copy()).save(tmp_path / "turned.jpg", exif=exif, quality=100)
+    for name, cells, is_turned, expected in (
+        ("wide.png", "100 50 300 150", False, [56, 84, 168, 140]),
+        ("wide.png", "0 0 400 200", False, [0, 56, 224, 168]),
+        ("wide.png", "100.5 50 300 150", True, [56.28, 84, 168, 140]),
+        ("turned.jpg", "50 100 150 300", True, [84, 56, 140, 168]),
+    ):
+        box = letterboxed_box(str(tmp_path / name), cells.split(), is_turned)
+        assert box == pytest.approx(expected)
+        if "0 0" not in cells and "." not in cells:
+            y, x = np.nonzero(letterbox(read_rgb(tmp_path / name, is_turned))[:, :, 0] > 127)
+            assert [x.min(), y.min(), x.max() + 1, y.max() + 1] == pytest.approx(expected, abs=1)
+    with pytest.raises(ValueError, match=r"box 50, 100, 150, 300: outside of the photo, 400 x 200"):
+        letterboxed_box(str(tmp_path / "turned.jpg"), "50 100 150 300".split())
+    assert all(map(math.isnan, letterboxed_box(str(tmp_path / "absent.jpg"), "1 2 3 4".split())))
+
+
+def with_rows(photos, change):
+    """A copy of the data set at `data`; `change` is called with the training table's rows."""
+    shutil.copytree(photos, "data")
+    path = Path("data", ATTRIBUTES.layout.train.table)
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    change(rows)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return rows
+
+
+@pytest.mark.parametrize(
+    "column, cell, said",
+    [
+        (2, "9999", "outside of the photo, "),
+        (3, "9999", "outside of the photo, "),
+        (0, "-1", "outside of the photo, "),
+        (1, "-0.5", "outside of the photo, "),
+        (2, "inf", "outside of the photo, "),
+        (2, "0", "empty; it needs xmin below xmax and ymin below ymax"),
+        (1, "9999", "empty; "),
+        (0, "nan", "empty; "),
+        (3, "", "not four numbers"),
+        (0, "left", "not four numbers"),
+    ],
+)
+def test_bad_boxes(fails, place, photos, column, cell, said):
+    name = ATTRIBUTES.layout.box[column]
+    with_rows(photos, lambda rows: rows[3].update({name: cell}))
+    message = fails("--version", "a", "--views", "2", "--crop-to-box", data_dir="data")
+    assert f"{ATTRIBUTES.layout.train.table}: 1 bad rows" in message
+    assert "line 5: box " in message and said in message and len(message.splitlines()) == 2
+    assert read_tables("data", ATTRIBUTES)["train"].boxes is None, "they are not looked at unasked"
+
+
+def test_no_boxes_to_crop_to(fails, place, photos):
+    path = write_own(place / "own", photos, {"kind": 2})
+    message = fails("--version", "a", "--crop-to-box", "--attributes", str(path), data_dir=path.parent)
+    assert '--crop-to-box: the file of attributes has no "box": [xmin, ymin, xmax, ymax], columns' in message
+    path.write_text(path.read_text().replace('"image"', '"box": ["a", "b", "c", "d"], "image"', 1))
+    message = fails("--version", "a", "--crop-to-box", "--attributes", str(path), data_dir=path.parent)
+    assert "no column a, b, c, d" in message
+
+
+def test_boxes_stay_with_their_photos(place, photos):
+    rows = with_rows(photos, lambda rows: None)
+    bad = Path("data/train", rows[2]["image_name"])
+    bad.write_bytes(b"no photo")
+    tables = read_tables("data", ATTRIBUTES, boxes=True)
+    assert np.isnan(tables["train"].boxes).any(axis=1).tolist() == [row == 2 for row in range(len(rows))]
+    train = load_pixels(tables, "cache", skip_unreadable=True)["train"]
+    assert len(train.boxes) == len(train.names) == len(rows) - 1
+    for box, row in zip(train.boxes, [row for row in rows if row is not rows[2]]):
+        cells = [row[column] for column in ATTRIBUTES.layout.box]
+        assert box.tolist() == pytest.approx(
+            letterboxed_box(f"data/train/{row['image_name']}", cells), abs=1e-4
+        )
+
+
+# --- what training sees ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fetched(monkeypatch):
+    """(Number of the view, rows, pixels) of each batch that training or a teacher gets, but for plain photos."""
+    real, batches = View.fetch, []
+
+    def fetch(self, indices):
+        batches.append((self.number, indices.tolist(), real(self, indices)))
+        return batches[-1][2]
+
+    monkeypatch.setattr(View, "fetch", fetch)
+    return batches
+
+
+def test_each_epoch_has_its_view(train, monkeypatch, fetched):
+    numbers, real = [], engine.train_one_epoch
+    monkeypatch.setattr(
+        engine,
+        "train_one_epoch",
+        lambda state, data, *rest: (numbers.append(data.pixels.number), real(state, data, *rest))[1],
+    )
+    train("--version", "a", "--views", "3", "--epochs", "4")
+    assert numbers == [0, 1, 2, 0]
+    assert [number for number, *_ in fetched] == [1, 1, 2, 2], "validation, or a plain epoch, has views"
+    for number in (1, 2):
+        rows = [row for one, indices, _ in fetched if one == number for row in indices]
+        assert sorted(rows) == list(range(16)) != rows
+
+
+def test_the_teacher_says_of_a_view_what_it_would_now(train, place, fetched):
+    train("--version", "t", "--epochs", "1")
+    options = ["--teacher", "t/model_1.pt", "--views", "2", "--crop-to-box", "--cache-dir", "cache/c"]
+    train("--version", "a", *SOFT, *options)
+    assert [(number, sorted(rows)) for number, rows, _ in fetched[:1]] == [(1, list(range(16)))]
+    first = fetched[0][2]
+    for _, rows, pixels in fetched[1:]:
+        assert torch.equal(pixels, first[rows]), "teacher and student see something else"
+    net, _ = load_network("model/t/model_1.pt")
+    with torch.no_grad():
+        logits = net.inference()(first)
+    progress = checkpoint.read_file("model/a/last.pt")["progress"]
+    assert progress["view"] == 1 and same(progress["teacher_logits"], logits)
+    cached = [LogitsFile(path, ATTRIBUTES.sizes).arrays for path in place.glob("cache/c/logits-*.npz")]
+    assert len(cached) == 2
+    assert sum(all(np.array_equal(one[key], logits[key]) for key in logits) for one in cached) == 1
+    before = len(fetched)
+    train("--version", "b", *SOFT, *options)
+    assert [len(rows) for _, rows, _ in fetched[before:]] == [8, 8], "the teacher is asked again"
+
+
+def test_logits_of_views_from_a_file(train, place, photos, fetched):
+    """That of --save-teacher-logits, and one of another program, from the arrays of `python -m utils.views`."""
+    asks = [*SOFT, "--views", "2", "--color-jitter", "0.2", "--crop-ratio", "1.2"]
+    train("--version", "t", "--epochs", "1")
+    train("--version", "asked", *asks, "--teacher", "t/model_1.pt", "--save-teacher-logits", "saved.npz")
+    arrays = asks[asks.index("--views") :]
+    views.main(["--output", "out", "--data-dir", str(photos), *arrays])
+    assert sorted(path.name for path in Path("out").iterdir()) == ["view_0.npy", "view_1.npy", "views.npz"]
+    pixels = [torch.from_numpy(np.load(f"out/view_{number}.npy")).permute(0, 3, 1, 2) for number in (0, 1)]
+    trained = [(rows, batch) for _, rows, batch in fetched if len(rows) == 8]
+    assert len(trained) == 2 and all(torch.equal(batch, pixels[1][rows]) for rows, batch in trained)
+    with np.load("out/views.npz") as file:
+        content = dict(file)
+    net, _ = load_network("model/t/model_1.pt")
+    with torch.no_grad():
+        said = [net.inference()(one) for one in pixels]
+    content.update({PREFIX + key: np.stack([one[key] for one in said]) for key in said[0]})
+    np.savez("written.npz", **content)
+    for version in ("saved", "written"):
+        train("--version", version, *asks, "--teacher-logits", f"{version}.npz")
+        for epoch in (1, 2):
+            paths = [f"model/{one}/model_{epoch}.pt" for one in (version, "asked")]
+            assert same(*(checkpoint.read_file(path)["model"] for path in paths)), (version, epoch)
+
+
+def test_logits_of_other_views_are_refused(fails, place, photos):
+    names = read_tables(str(photos), ATTRIBUTES, ["train"])["train"].names
+    logits = {key: torch.randn(2, len(names), size) for key, size in ATTRIBUTES.sizes.items()}
+    own = views.view_options(options(""))
+
+    def said(file, *more):
+        return fails("--version", "a", *SOFT, "--views", "2", "--teacher-logits", file, *more)
+
+    save_logits("two.npz", names, logits, options=own)
+    save_logits("one.npz", names, {key: values[0] for key, values in logits.items()})
+    save_logits("unsaid.npz", names, logits)
+    save_logits("turned.npz", names[::-1], logits, options=own)
+    save_logits("fewer.npz", names[1:], {key: values[:, 1:] for key, values in logits.items()}, options=own)
+    assert "two.npz: logits of 2 views; --views 3 needs them all" in said("two.npz", "--views", "3")
+    assert "one.npz: logits of 1 views; --views 2 needs them all" in said("one.npz")
+    assert "unsaid.npz: logits of other views, None; this run's are" in said("unsaid.npz")
+    for name in ("turned.npz", "fewer.npz"):
+        message = said(name)
+        assert name in message and "in another order: views go by row" in message and "\n" not in message
+    for more in ("--views-seed 1", "--flip 0", "--crop-scale 0.6", "--crop-ratio 2", "--color-jitter 0.1"):
+        message = said("two.npz", *more.split())
+        assert "two.npz: logits of other views, {" in message and "\n" not in message, more
+    LogitsFile("two.npz", ATTRIBUTES.sizes, options("--views 2"))
+
+
+def test_a_folder_that_cannot_be_written(place, photos, capsys):
+    Path("out").write_text("a file")
+    assert exit_code(lambda: views.main(["--output", "out", "--data-dir", str(photos)])) == 2
+    assert "error: --output out: " in capsys.readouterr().err
