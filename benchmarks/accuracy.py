@@ -190,9 +190,11 @@ def add_labels(data, folder, path):
     }
     labels["labels"] = {key: digits(values) for key, values in val.items()}
     labels["frequent"] = {key: str(count_classes(values, 1).argmax()) for key, values in train.items()}
-    if any(one != labels for one in read_results(path) if (one["data"], one["row"]) == (data, LABELS)):
+    before = [one for one in read_results(path) if (one["data"], one["row"]) == (data, LABELS)]
+    if not before:
+        add(labels, path)
+    elif before != [labels]:
         raise UserError(f"{path} holds results of other photos than {folder}; name another --results")
-    add(labels, path)
 
 
 def digits(classes):
