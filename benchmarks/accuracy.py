@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks.accuracy_report import LABELS, read_results, write_report
+from benchmarks.accuracy_report import LABELS, WATCHED, read_results, runs_of, write_report
 from utils import log
 from utils.attributes import read_attributes
 from utils.cli import Parser, StopSignals, cache_folder, exit_code, number
@@ -56,19 +56,27 @@ class Row(NamedTuple):
     seeds: int = 99  # at most; 0: no longer made, what is in the results stays in the table
 
     @property
+    def teacher(self):
+        """The row that trains its teacher; None without one."""
+        teachers = {row.data: row for row in ROWS if row.name == "teacher"}
+        return teachers[self.data] if "{teacher}" in self.options else None
+
+    @property
     def command(self):
         """All options that say how it is trained, each once; no path and no seed is among them."""
-        teacher = "{teacher}" in self.options and teacher_of(self)
-        teacher = teacher and f"{teacher.version(SEED)}/model_{teacher.epochs}.pt"
+        teacher = self.teacher and os.path.relpath(self.teacher.weights(SEED), "model")
         words = f"--epochs {self.epochs} {self.options.format(epochs=self.epochs, teacher=teacher)}".split()
-        return " ".join(
-            f"{name} {value}" for name, value in sorted(dict(zip(words[::2], words[1::2])).items())
-        )
+        options = dict(zip(words[::2], words[1::2]))
+        return " ".join(f"{name} {options[name]}" for name in sorted(options))
 
     def version(self, seed):
         """Other options, another name: so a run never goes on with one of others."""
         name = re.sub(r"\W+", "-", f"{self.data} {self.name} {seed}")
         return f"{name}-{hashlib.sha256(self.command.encode()).hexdigest()[:6]}"
+
+    def weights(self, seed):
+        """File of its last epoch, in the folder of the work."""
+        return os.path.join("model", self.version(seed), f"model_{self.epochs}.pt")
 
 
 # fmt: off
@@ -103,72 +111,35 @@ def get_args_parser():
 def main(argv=None):
     args = get_args_parser().parse_args(argv)
     log.start()
-    folders = {name: os.path.abspath(vars(args)[name]) for name in ("photos", "skewed") if vars(args)[name]}
-    rows = [row for row in ROWS if row.data in folders and args.only in row.name]
-    todo = [(row, seed) for seed in range(SEED, SEED + args.seeds) for row in rows if seed < SEED + row.seeds]
-    todo = [one for one in todo if not is_made(*one, args.results)]
-    todo.sort(key=lambda one: one[0].epochs)
-    check(folders, [row for row, _ in todo], args)
-    for data, folder in folders.items():
-        add_labels(data, folder, args.results)
-    for row, seed in todo:
-        if not is_made(row, seed, args.results):  # by another process, meanwhile
-            make(row, seed, folders[row.data], args)
-            write_report(args.results, ROWS)
-    write_report(args.results, ROWS)
+    given = [data for data in WATCHED if vars(args)[data]]
+    for data in given:
+        add_labels(data, vars(args)[data], args.results)
+    rows = [row for row in ROWS if row.data in given and args.only in row.name]
+    runs = [(row, seed) for seed in range(SEED, SEED + args.seeds) for row in rows if seed < SEED + row.seeds]
+    results = read_results(args.results)
+    runs = [(row, seed) for row, seed in runs if seed not in runs_of(row, results)]
+    for teacher in {row.teacher for row, _ in runs if row.teacher}:
+        if not os.path.exists(os.path.join(args.work, teacher.weights(SEED))):
+            train(teacher, SEED, args)
+    for row, seed in sorted(runs, key=lambda run: run[0].epochs):
+        train(row, seed, args)
+        add(record(row, seed, args), args.results)
+        write_report(args.results, ROWS)
+    if not runs:
+        write_report(args.results, ROWS)
 
 
-def check(folders, rows, args):
-    """UserError before hours of work rather than after them."""
-    for name, folder in folders.items():
-        if not os.path.isdir(folder):
-            raise UserError(f"--{name} {folder}: no such folder")
-    teachers = {teacher_of(row) for row in rows if row.name == "teacher" or "{teacher}" in row.options}
-    absent = [one for one in teachers if not os.path.exists(weights(one, SEED, args.work))]
-    if absent and not args.lite0:
-        raise UserError("the teacher needs --lite0 FILE.pth, which python -m benchmarks.lite0 makes")
-    if absent and not os.path.isfile(args.lite0):
-        raise UserError(f"--lite0 {args.lite0}: no such file; python -m benchmarks.lite0 makes it")
-
-
-def teacher_of(row):
-    """The row that trains the teacher of a row."""
-    return next(one for one in ROWS if (one.data, one.name) == (row.data, "teacher"))
-
-
-# --- the runs ----------------------------------------------------------------------------------------
-
-
-def make(row, seed, folder, args):
-    """Train a row's network, or go on with it, and add what it says of the validation photos to the results."""
-    teacher = teacher_of(row)
-    if "{teacher}" in row.options and not os.path.exists(weights(teacher, SEED, args.work)):
-        train(teacher, SEED, folder, args)
-    train(row, seed, folder, args)
-    columns = {"top1": "val_top1", "acsa": "val_acsa", "seconds": "seconds"}
-    epochs = read_metrics(os.path.join(args.work, "logs", row.version(seed)))
-    classifier = load_classifier(weights(row, seed, args.work))
-    data = load_pixels(read_tables(folder, classifier.attributes, ["val"]), cache_folder())["val"]
-    said = classifier.predict(data.pixels, 32)
-    record = {
-        **key(row, seed),
-        "predicted": {name: digits(values.argmax(axis=1)) for name, values in said.items()},
-        "epochs": [
-            {name: round(one[c], 4) for name, c in columns.items()} for one in epochs.to_dict("records")
-        ],
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "precision": classifier.meta["precision"],
-    }
-    add(record, args.results)
-
-
-def train(row, seed, folder, args):
+def train(row, seed, args):
     """One run of train.py in the folder of the work. A signal is passed on to it, which then saves itself."""
-    options = [os.path.abspath(args.lite0) if word == LITE0 else word for word in row.command.split()]
-    options += ["--version", row.version(seed), "--seed", str(seed), "--data-dir", folder]
+    options = (
+        f"{row.command} --version {row.version(seed)} --seed {seed} --keep 1 --resume True --data-dir".split()
+    )
+    if LITE0 in options:
+        if not os.path.isfile(args.lite0 or ""):
+            raise UserError("the teacher needs --lite0 FILE.pth: python -m benchmarks.lite0 makes that file")
+        options[options.index(LITE0)] = os.path.abspath(args.lite0)
+    command = [sys.executable, TRAIN, *options, os.path.abspath(vars(args)[row.data])]
     os.makedirs(args.work, exist_ok=True)
-    command = [sys.executable, TRAIN, *options, "--keep", "1", "--resume", "True"]
     with StopSignals() as signals:
         # In a session of its own: Ctrl-C on the terminal would reach it twice.
         child = subprocess.Popen(command, cwd=args.work, start_new_session=True)
@@ -179,26 +150,24 @@ def train(row, seed, folder, args):
             child.wait()
             raise Interrupted(signals.received, "the same command goes on with this run") from None
     if code:
-        raise UserError(
-            f"{row.data}, {row.name}: train.py ended with exit code {code}, see its message above"
-        )
-
-
-def weights(row, seed, work):
-    """File of a run's last epoch."""
-    return os.path.join(work, "model", row.version(seed), f"model_{row.epochs}.pt")
+        raise UserError(f"{row.version(seed)}: train.py ended with exit code {code}, see its message above")
 
 
 # --- the results -------------------------------------------------------------------------------------
 
 
-def key(row, seed):
-    return {"data": row.data, "row": row.name, "seed": seed, "options": row.command}
-
-
-def is_made(row, seed, path):
-    """Whether the results have that run, made with these options."""
-    return any(key(row, seed).items() <= record.items() for record in read_results(path))
+def record(row, seed, args):
+    """What is kept of a run: its epochs, and what its last one says of the validation photos."""
+    metrics = read_metrics(os.path.join(args.work, "logs", row.version(seed)))
+    classifier = load_classifier(os.path.join(args.work, row.weights(seed)))
+    tables = read_tables(vars(args)[row.data], classifier.attributes, ["val"])
+    said = classifier.predict(load_pixels(tables, cache_folder())["val"].pixels, 32)
+    return {
+        **{"data": row.data, "row": row.name, "seed": seed, "options": row.command},
+        "predicted": {key: digits(values.argmax(axis=1)) for key, values in said.items()},
+        **{name: metrics[name].round(4).tolist() for name in ("val_top1", "val_acsa", "seconds")},
+        "machine": f"threads: {torch.get_num_threads()}, torch {torch.__version__}, {classifier.meta['precision']}",
+    }
 
 
 def add(record, path):
@@ -212,15 +181,18 @@ def add(record, path):
 def add_labels(data, folder, path):
     """Write into the results what the predictions are compared with. Raises: UserError if they are of other photos."""
     tables = read_tables(folder, read_attributes(), ["train", "val"])
-    frequent = {name: int(count_classes(one, 1).argmax()) for name, one in tables["train"].labels.items()}
-    record = {"data": data, "row": LABELS, "seed": None, "frequent": frequent}
-    record["labels"] = {name: digits(one) for name, one in tables["val"].labels.items()}
-    record["photos"] = [len(tables["train"].names), len(tables["val"].names)]
-    before = [one for one in read_results(path) if (one["data"], one["row"]) == (data, LABELS)]
-    if before and before != [record]:
+    train, val = (tables[split].labels for split in tables)
+    labels = {
+        "data": data,
+        "row": LABELS,
+        "seed": None,
+        "photos": [len(one.names) for one in tables.values()],
+    }
+    labels["labels"] = {key: digits(values) for key, values in val.items()}
+    labels["frequent"] = {key: str(count_classes(values, 1).argmax()) for key, values in train.items()}
+    if any(one != labels for one in read_results(path) if (one["data"], one["row"]) == (data, LABELS)):
         raise UserError(f"{path} holds results of other photos than {folder}; name another --results")
-    if not before:
-        add(record, path)
+    add(labels, path)
 
 
 def digits(classes):
