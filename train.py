@@ -119,6 +119,8 @@ def parse_args(argv=None):
     if (args.teacher or args.teacher_logits) and not args.kd_learning:
         name = "--teacher" if args.teacher else "--teacher-logits"
         parser.error(f"{name} is for training the student: add --kd-learning True")
+    if args.feature_alpha and not (args.distils and args.teacher):
+        parser.error("--feature-alpha needs a teacher that is asked: --kd-learning True --teacher")
     if args.unlabelled and not args.distils:
         parser.error("--unlabelled needs a teacher, who says what they are: --kd-learning True --teacher")
     if args.save_teacher_logits and not (args.distils and args.teacher):

@@ -48,7 +48,7 @@ def train_one_epoch(state, data, criterion):
         state.optimizer.zero_grad(set_to_none=True)
         (world.size * losses.sum()).backward()  # since the processes' gradients are averaged
         if args.clipping:
-            torch.nn.utils.clip_grad_norm_(state.net.parameters(), GRADIENT_NORM)
+            torch.nn.utils.clip_grad_norm_(state.trained.parameters(), GRADIENT_NORM)
         state.optimizer.step()
         history[step - 1] = world.sum(losses.detach())
         state.losses = history[:step]

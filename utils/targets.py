@@ -196,7 +196,7 @@ class Network(Teacher):
 def _standardized(embedding):
     """Each of its numbers with mean 0 and standard deviation 1 over the images, float16: otherwise the angle between
     two embeddings is that of what they have in common."""
-    return ((embedding - embedding.mean(dim=0)) / embedding.std(dim=0).clamp(min=1e-6)).half()
+    return ((embedding - embedding.mean(dim=0)) / embedding.std(dim=0, unbiased=False).clamp(min=1e-6)).half()
 
 
 def _identity(net):
