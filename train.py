@@ -56,6 +56,8 @@ def get_args_parser():
     g.add_argument("--distillation-tau", type=number(float, 0, above=True), default=1.0, help="temperature of soft distillation", metavar="X")
     g.add_argument("--distillation-reduction", choices=("classes", "batch"), default="classes", help="what the soft divergence is divided by: images times classes, as published, or images")
 
+    g.add_argument("--feature-alpha", type=number(float, 0), default=0.0, help="weight of the distance of the student's features, through a linear layer, to the teacher's embedding", metavar="X")
+
     g = p.add_argument_group("loss")
     g.add_argument("--loss", choices=("CE",), default="CE", help="cross-entropy")
     g.add_argument("--ls", type=number(float, 0, 1, below=True), default=0.0, help="label smoothing, 0 to 1", metavar="X")
@@ -117,6 +119,8 @@ def parse_args(argv=None):
     if (args.teacher or args.teacher_logits) and not args.kd_learning:
         name = "--teacher" if args.teacher else "--teacher-logits"
         parser.error(f"{name} is for training the student: add --kd-learning True")
+    if args.feature_alpha and not (args.distils and args.teacher):
+        parser.error("--feature-alpha needs a teacher that is asked: --kd-learning True --teacher")
     if args.unlabelled and not args.distils:
         parser.error("--unlabelled needs a teacher, who says what they are: --kd-learning True --teacher")
     if args.save_teacher_logits and not (args.distils and args.teacher):

@@ -100,8 +100,8 @@ def test_a_damaged_cache_is_named(train, capsys, place):
 def test_a_teacher_whose_logits_are_not_finite_is_named(train, capsys, place, monkeypatch):
     real = FashionCLIP.forward
 
-    def broken(self, *args):
-        return {key: values * float("nan") for key, values in real(self, *args).items()}
+    def broken(self, *args, **kwargs):
+        return {key: values * float("nan") for key, values in real(self, *args, **kwargs).items()}
 
     monkeypatch.setattr(FashionCLIP, "forward", broken)
     options = [*SOFT, "--teacher", "zero-shot", "--cache-dir", "cache/c"]
