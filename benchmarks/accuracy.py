@@ -37,11 +37,15 @@ STUDENT = (
     "--weight-decay 0.01 --loss CE --ls 0.1 --kd-learning True --distillation-type soft --distillation-tau 4 "
     "--distillation-alpha 0.9 --loss-weight True --scheduler True --student-weights none"
 )
-TAUGHT = "--teacher {teacher}"
-VIEWS = f"{STUDENT} --views {{epochs}} --batch-size 32 --schedule-by step --warmup-epoch 1 --decay-epoch {{epochs}}"
+VIEWS = (
+    f"{STUDENT} --min-lr 1e-6 --batch-size 32 --weight-decay 0.05 --loss-weight False --views {{epochs}} "
+    f"--schedule-by step --warmup-epoch 1 --decay-epoch {{epochs}}"
+)
 ALONE = "--distillation-type none"
-TOGETHER = f"{TAUGHT} --distillation-tau 2 --distillation-alpha 0.7 --distillation-reduction batch"
-ADJUSTED = "--loss-weight False --logit-adjustment 1"
+TAUGHT = "--teacher {teacher}"
+LOGITS = f"{TAUGHT} --distillation-tau 2 --distillation-alpha 0.7 --distillation-reduction batch"
+FEATURES = f"{LOGITS} --feature-alpha 5"
+ADJUSTED = "--logit-adjustment 1"
 AVERAGED = "--ema 0.99"
 
 
@@ -83,15 +87,17 @@ class Row(NamedTuple):
 ROWS = [
     Row("skewed", "teacher", f"{TEACHER} --logit-adjustment 1", epochs=6, seeds=1),
     Row("skewed", "recipe", f"{STUDENT} {TAUGHT}"),
-    Row("skewed", "views and schedule", f"{VIEWS} {ALONE}", "recipe"),
-    Row("skewed", "teacher on the same views", f"{VIEWS} {TOGETHER}", "views and schedule"),
-    Row("skewed", "logit adjustment", f"{VIEWS} {TOGETHER} {ADJUSTED}", "teacher on the same views"),
-    Row("skewed", "averaged weights", f"{VIEWS} {TOGETHER} {ADJUSTED} {AVERAGED}", "logit adjustment"),
+    Row("skewed", "views, schedule", f"{VIEWS} {ALONE}", "recipe"),
+    Row("skewed", "+ teacher's logits", f"{VIEWS} {LOGITS}", "views, schedule"),
+    Row("skewed", "+ teacher's embedding", f"{VIEWS} {FEATURES}", "+ teacher's logits"),
+    Row("skewed", "+ adjusted logits", f"{VIEWS} {FEATURES} {ADJUSTED}", "+ teacher's embedding"),
+    Row("skewed", "+ averaged weights", f"{VIEWS} {FEATURES} {ADJUSTED} {AVERAGED}", "+ adjusted logits"),
     Row("photos", "teacher", TEACHER, epochs=6, seeds=1),
     Row("photos", "recipe", f"{STUDENT} {TAUGHT}"),
-    Row("photos", "best without a teacher", f"{VIEWS} {ALONE} {AVERAGED}", "recipe"),
-    Row("photos", "best", f"{VIEWS} {TOGETHER} {AVERAGED}", "best without a teacher"),
-    Row("photos", "best, 60 epochs", f"{VIEWS} {TOGETHER} {AVERAGED}", "teacher", epochs=60, seeds=1),
+    Row("photos", "views, schedule", f"{VIEWS} {ALONE}", "recipe"),
+    Row("photos", "+ teacher's logits and embedding", f"{VIEWS} {FEATURES}", "views, schedule"),
+    Row("photos", "best", f"{VIEWS} {FEATURES} {ADJUSTED}", "views, schedule"),
+    Row("photos", "best, 60 epochs", f"{VIEWS} {FEATURES} {ADJUSTED}", "teacher", epochs=60, seeds=1),
 ]
 
 
