@@ -56,6 +56,8 @@ def get_args_parser():
     g.add_argument("--distillation-tau", type=number(float, 0, above=True), default=1.0, help="temperature of soft distillation", metavar="X")
     g.add_argument("--distillation-reduction", choices=("classes", "batch"), default="classes", help="what the soft divergence is divided by: images times classes, as published, or images")
 
+    g.add_argument("--feature-alpha", type=number(float, 0), default=0.0, help="weight of the distance of the student's features, through a linear layer, to the teacher's embedding", metavar="X")
+
     g = p.add_argument_group("loss")
     g.add_argument("--loss", choices=("CE",), default="CE", help="cross-entropy")
     g.add_argument("--ls", type=number(float, 0, 1, below=True), default=0.0, help="label smoothing, 0 to 1", metavar="X")

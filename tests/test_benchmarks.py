@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 
 from benchmarks import __main__ as benchmarks
@@ -43,6 +44,15 @@ def test_a_pair_in_processes_of_their_own(job):
     assert len(reference) == 1 + 2 and len(project) == 1 + SETTLING + 2
     assert all(0 < fast.seconds < slow.seconds for slow, fast in zip(reference[-2:], project[-2:]))
     assert 1e7 < project[-1].peak < 2e9
+
+
+def test_the_peak_is_the_processs_own(job):
+    """Not that of the process that started it."""
+    if not os.path.exists("/proc/self/status"):
+        pytest.skip("no /proc")
+    large = np.ones(2 * 10**9, np.uint8)
+    with process(works.project_letterbox, job) as turn:
+        assert turn().peak < large.nbytes
 
 
 def test_a_process_that_dies_says_so():

@@ -11,6 +11,7 @@ import export
 import predict
 import train
 from benchmarks import __main__ as benchmarks
+from benchmarks import accuracy
 from utils import views
 from utils.attributes import Attributes
 from utils.attributes import __main__ as draft
@@ -18,7 +19,7 @@ from utils.demo import __main__ as demo
 
 ROOT = Path(__file__).parent.parent
 TEXTS = [*ROOT.glob("README*.md"), *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = (train, evaluate, predict, export, draft, demo, benchmarks, views)
+COMMANDS = (train, evaluate, predict, export, draft, demo, benchmarks, accuracy, views)
 FOREIGN = {"--directory", "--nnodes", "--nproc_per_node", "--rdzv_backend", "--rdzv_endpoint"}
 
 

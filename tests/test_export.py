@@ -2,16 +2,17 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
-from kinds import KINDS, save_student
+from kinds import BACKBONES, KINDS, save_student
 
 import export
-from networks import load_network
+from networks import Student, load_network
 from utils.attributes import UNKNOWN, read_attributes
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.cli import exit_code
@@ -62,6 +63,33 @@ def test_onnx(work, exported, precision):
     assert classify.meta["export"]["precision"] == precision and classify.meta["version"] == "tried"
     assert classify.meta["metrics"] == {"val_top1": 0.5}
     assert classify.attributes.content == ATTRIBUTES.to_meta(tables=False)
+
+
+@pytest.mark.parametrize("name", (*BACKBONES[1:], "tiny_vit_11m_224", "tiny_vit_21m_224"))
+def test_every_backbone(name, tmp_path):
+    """In all precisions, for any number of photos."""
+    torch.manual_seed(0)
+    net, limits = Student(ATTRIBUTES, backbone=name), {"tiny_vit_11m_224": "fp16", "tiny_vit_21m_224": "int8"}
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1  # as after a long training
+    with torch.no_grad():
+        for head in [*net.class_heads, *net.distillation_heads]:
+            torch.nn.init.normal_(head.weight, std=net.width**-0.5)
+        net(torch.from_numpy(noise(4)).permute(0, 3, 1, 2))
+    net, path = net.folded(), f"{tmp_path}/x.onnx"
+    expected = {
+        key: logits.softmax(dim=1).numpy()
+        for key, logits in net(torch.from_numpy(noise(3)).permute(0, 3, 1, 2)).items()
+    }
+    for precision, close in CLOSE.items():
+        meta = dict(net.describe(), attributes=ATTRIBUTES.to_meta(), export={"precision": precision})
+        export.write(net, path, meta, noise(4))
+        if limits.get(name) == precision:
+            assert os.path.getsize(path) < 25e6
+        for count in (1, 3):
+            for key, got in load_classifier(path)(noise(count)).items():
+                assert np.abs(got - expected[key][:count]).max() < close
 
 
 @pytest.mark.parametrize("precision", ("fp32", "fp16"))

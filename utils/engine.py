@@ -93,7 +93,7 @@ def validate(state, data):
 
 
 @torch.no_grad()
-def predict(net, images, precision, batches, title, poll=None):
+def predict(net, images, precision, batches, title, poll=None, embedding=False):
     """Logits of images, in evaluation mode.
 
     Args:
@@ -103,14 +103,15 @@ def predict(net, images, precision, batches, title, poll=None):
         batches: list of int64 tensors, the images' indices.
         title: of the progress bar.
         poll: called before each batch; see `utils.state.TrainState`.
+        embedding: whether what the network makes of an image is wanted, too, under EMBEDDING.
     Returns: dict attribute -> float32 `(N, classes)`, on the CPU, in the batches' order.
     """
     net.eval()
     parts = []
     with precision.autocast(images.device):
-        classify = net.inference()
+        classify = net.inference(embedding)
         for batch in tqdm(batches, title, disable=None, leave=False):
             if poll:
                 poll()
             parts.append(classify(images.fetch(batch)))
-    return {key: torch.cat([part[key] for part in parts]).cpu() for key in net.attributes}
+    return {key: torch.cat([part[key] for part in parts]).cpu() for key in parts[0]}

@@ -31,15 +31,18 @@ class _Graph(nn.Module):
         for module in self.net.modules():
             if type(module) is nn.Linear:
                 module.__class__ = _RowsLinear
-        # (x / 255 - mean) / std = (x - 255 mean) / (255 std); the division goes into the first convolution.
-        # The subtraction cannot follow it: the convolution pads with zeros, which are the mean.
-        normalize, first = self.net.normalize, self.net.backbone.patch_embed.conv1
-        self.register_buffer("grey", (-normalize.shift / normalize.scale).view(3, 1, 1))
-        first.weight.mul_(normalize.scale)
-        self.net.normalize = nn.Identity()
+        self.register_buffer("grey", None)
+        if net.backbone_name.startswith("tiny_vit_"):
+            # (x / 255 - mean) / std = (x - 255 mean) / (255 std); the division goes into the first convolution.
+            # The subtraction cannot follow it: the convolution pads with zeros, which are the mean.
+            normalize, first = self.net.normalize, self.net.backbone.patch_embed.conv1
+            self.grey = (-normalize.shift / normalize.scale).view(3, 1, 1)
+            first.weight.mul_(normalize.scale)
+            self.net.normalize = nn.Identity()
 
     def forward(self, pixels):
-        logits = self.net(pixels.permute(0, 3, 1, 2).float() - self.grey)
+        pixels = pixels.permute(0, 3, 1, 2)
+        logits = self.net(pixels if self.grey is None else pixels.float() - self.grey)
         return tuple(logits[key].softmax(dim=1) for key in self.net.attributes)
 
 
@@ -69,9 +72,12 @@ _WRITERS = {"aten::gelu": _gelu, "aten::layer_norm": _layer_norm}
 
 def trace(net):
     """A folded `Student` as an ONNX model in float32, any number of photos at a time."""
+    is_tiny_vit = net.backbone_name.startswith("tiny_vit_")
     # PyTorch 2 has two exporters. The tracing one is the only one of 1.12, and it leaves the attention
     # biases compact: it does not compute biases[index] at export time.
     tracing = {} if int(torch.__version__.split(".")[0]) < 2 else {"dynamo": False}
+    if not is_tiny_vit:  # more than reshapes may depend on the number of photos: ViT's class token
+        tracing["dynamic_axes"] = {INPUT: {0: "N"}}
     for name, writer in _WRITERS.items():
         torch.onnx.register_custom_op_symbolic(name, writer, TRACED_OPSET)
     with tempfile.TemporaryDirectory() as folder, _quiet():
@@ -88,10 +94,21 @@ def trace(net):
     del model.opset_import[:]
     model.opset_import.add(domain="", version=OPSET)
     del model.graph.value_info[:]  # notes of sizes for the traced number of photos
+    _newer_reductions(model)
     _free_batch(model)
-    _share_indices(model)
+    if is_tiny_vit:
+        _share_indices(model)
     _without_unused(model)
     return model
+
+
+def _newer_reductions(model):
+    """Since opset 18 the axes of means and maxima are an input."""
+    for node in model.graph.node:
+        axes = [one for one in node.attribute if one.name == "axes" and node.op_type.startswith("Reduce")]
+        for one in axes:
+            node.input.append(_constant(model, one.ints))
+            node.attribute.remove(one)
 
 
 def _free_batch(model):

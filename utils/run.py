@@ -169,7 +169,7 @@ class Run:
         if not self._saved:
             return
         shapes = {key: (len(data["train"].names), size) for key, size in sizes.items()}
-        taught = self.teacher_logits and {key: tuple(one.shape) for key, one in self.teacher_logits.items()}
+        taught = self.teacher_logits and {key: tuple(self.teacher_logits[key].shape) for key in sizes}
         if self._saved["progress"]["data"] != data_fingerprint(data) or (taught or shapes) != shapes:
             raise UserError(
                 f"--resume: {self.args.data_dir} is not the data set that the run began with: names, labels or sizes "

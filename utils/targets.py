@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import torch
 
-from clip_model import FashionCLIP
+from clip_model import EMBEDDING, FashionCLIP
 from networks import load_network
 from utils import engine
 from utils.attributes import prior_of
@@ -50,7 +50,7 @@ class Teacher:
     def teach(self, data, poll=None):
         """Dict attribute -> float32 tensor `(N, classes)` for a view of a `utils.dataset.Split`. Args: as of `logits`."""
         logits = self.logits(data, poll)
-        return {key: values + self.shift[key] for key, values in logits.items()} if self.shift else logits
+        return {key: values + (self.shift or {}).get(key, 0) for key, values in logits.items()}
 
 
 class LogitsFile(Teacher):
@@ -69,6 +69,9 @@ class LogitsFile(Teacher):
                 self.names = [str(name) for name in file["image_name"].ravel()]
                 stored = {key: PREFIX + key if PREFIX + key in file.files else key for key in sizes}
                 self.arrays = {key: file[name] for key, name in stored.items()}
+                self.embedding = (
+                    {EMBEDDING: file[PREFIX + EMBEDDING]} if PREFIX + EMBEDDING in file.files else {}
+                )
                 has_prior = [key for key in sizes if PRIOR + key in file.files]
                 prior = {key: file[PRIOR + key].astype(float).tolist() for key in has_prior}
                 options = json.loads(str(file["views"])) if "views" in file.files else None
@@ -112,7 +115,7 @@ class LogitsFile(Teacher):
         chosen = self.rows(data.names)
         view = data.pixels.number if self.by_view else ...
         arrays = {key: values[view][chosen].astype(np.float32) for key, values in self.arrays.items()}
-        return {key: torch.from_numpy(values) for key, values in arrays.items()}
+        return {key: torch.from_numpy(values) for key, values in {**arrays, **self.embedding}.items()}
 
 
 class Network(Teacher):
@@ -142,7 +145,16 @@ class Network(Teacher):
         Raises: UserError if they are not finite, or the cache is damaged, or the teacher is another than it was.
         """
         classes = {key: attribute.classes for key, attribute in self.attributes.items()}
-        key = repr((LOGITS_VERSION, data.pixels.key, self.precision.name, self.identity, classes))
+        key = repr(
+            (
+                LOGITS_VERSION,
+                data.pixels.key,
+                self.precision.name,
+                self.identity,
+                classes,
+                self.args.feature_alpha > 0,
+            )
+        )
         digest = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
         path = os.path.join(self.args.cache_dir, f"logits-{digest}.npz")
         if os.path.exists(path):
@@ -157,7 +169,7 @@ class Network(Teacher):
 
     def _in_order(self, values):
         """Dict attribute -> tensor `(N, classes)` of the network, with the student's order of classes."""
-        found = {}
+        found = {key: _standardized(values[key]) for key in values if key == EMBEDDING}
         for key, attribute in self.attributes.items():
             order = [self.net.attributes[key].classes.index(name) for name in attribute.classes]
             found[key] = values[key][:, order]
@@ -173,11 +185,18 @@ class Network(Teacher):
         logger.info(f"teacher's logits: computed for {view}{len(data.names)} images, once")
         self.net.to(data.pixels.device)
         batches = torch.arange(len(data.names)).split(self.args.val_batch_size)
-        logits = engine.predict(self.net, data.pixels, self.precision, batches, "teacher's logits", poll)
+        options = {"poll": poll, "embedding": self.args.feature_alpha > 0}
+        logits = engine.predict(self.net, data.pixels, self.precision, batches, "teacher's logits", **options)
         for key, values in logits.items():
             if not torch.isfinite(values).all():
                 raise UserError(f"--teacher {self.args.teacher}: its logits of {key} are not finite")
         return self._in_order(logits)
+
+
+def _standardized(embedding):
+    """Each of its numbers with mean 0 and standard deviation 1 over the images, float16: otherwise the angle between
+    two embeddings is that of what they have in common."""
+    return ((embedding - embedding.mean(dim=0)) / embedding.std(dim=0).clamp(min=1e-6)).half()
 
 
 def _identity(net):

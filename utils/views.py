@@ -69,8 +69,12 @@ class View:
     def fetch(self, indices):
         """As `Images.fetch`: rounded to whole grey levels, so that all networks see the same."""
         pixels = self.images.fetch(indices).float()
-        places = self.places[indices].to(self.device)
-        grid = F.affine_grid(places, pixels.shape, align_corners=False)
+        x, y = self.places[indices].to(self.device).unbind(1)
+        # By hand, since affine_grid multiplies matrices, in the precision of networks.
+        edge = (2 * torch.arange(SIZE, device=self.device) + 1) / SIZE - 1
+        x, y = torch.addcmul(x[:, :1], x[:, 1:], edge), torch.addcmul(y[:, :1], y[:, 1:], edge)
+        shape = (len(x), SIZE, SIZE)
+        grid = torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], dim=3)
         pixels = F.grid_sample(pixels, grid, align_corners=False)
         if self.jitter:
             pixels = _recolored(pixels, self.colors[indices].to(self.device))
@@ -78,7 +82,8 @@ class View:
 
 
 def _places(numbers, args, boxes):
-    """Where in the image each view lies: float32 `(N, 2, 3)`, as `affine_grid` takes them.
+    """Where in the image each view lies: float32 `(N, 2, 2)`, along x and y its centre and half its length, where the
+    image goes from -1 to 1; the length along x is negative where the view is mirrored.
 
     A crop's sides are `crop_scale` to 1 of the image's, their ratio up to `crop_ratio` or its inverse. With a box it
     lies between the box and the whole image, each edge somewhere on its own, and is filled up to a square.
@@ -94,9 +99,9 @@ def _places(numbers, args, boxes):
         has_box = ~torch.isnan(boxes[:, :1])
         sizes = torch.where(has_box, (high - low).amax(dim=1, keepdim=True) / 2, sizes)
         centres = torch.where(has_box, (low + high) / 2, centres)
-    places = torch.diag_embed(sizes)
-    places[:, 0, 0] *= torch.where(flip < args.flip, -1.0, 1.0)
-    return torch.cat([places, centres[:, :, None]], dim=2)
+    mirror = torch.where(flip < args.flip, -1.0, 1.0)
+    sizes = torch.stack([mirror * sizes[:, 0], sizes[:, 1]], dim=1)
+    return torch.stack([centres, sizes], dim=2)
 
 
 def _recolored(pixels, factors):

@@ -1,0 +1,138 @@
+"""benchmarks.accuracy: each run is made once, nothing is lost, and the tables say what was found."""
+
+import re
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import ATTRIBUTES
+
+import train
+from benchmarks import accuracy
+from benchmarks.accuracy import ROWS, SEED, Row
+from benchmarks.accuracy_report import gain, hits, read_results, weights
+from utils.cli import exit_code
+from utils.metrics import evaluate
+
+# In place of train.py; where there is a file `stop`, it sends its parent SIGINT in the middle of its work.
+STUB = """
+import os, pathlib, signal, sys, time
+option = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+with open("calls", "a") as file:
+    print(*sys.argv[1:], file=file)
+if os.path.exists("stop"):
+    def save(*_):
+        os.rename("stop", "saved")
+        sys.exit(143)
+    signal.signal(signal.SIGTERM, save)
+    os.kill(os.getppid(), signal.SIGINT)
+    time.sleep(60)
+logs, model = (pathlib.Path(kind, option["--version"]) for kind in ("logs", "model"))
+for folder in (logs, model):
+    folder.mkdir(parents=True, exist_ok=True)
+(logs / "metrics.csv").write_text("epoch,lr,train_loss,val_top1,val_acsa,seconds\\n1,0.1,1,0.5,0.4,60\\n2,0.1,1,0.6,0.5,60\\n")
+(model / f"model_{option['--epochs']}.pt").touch()
+"""
+TEACHER = Row("photos", "teacher", "--student-weights lite0.pth", epochs=2, seeds=1)
+PLAIN = Row("photos", "plain", "--lr 1", epochs=2)
+TAUGHT = Row("photos", "taught", "--lr 1 --teacher {teacher}", "plain", epochs=2)
+
+
+def says_nothing_else(path):
+    """In place of load_classifier: class 0 for every photo."""
+    said = {key: np.eye(1, size).repeat(8, axis=0) for key, size in ATTRIBUTES.sizes.items()}
+    return SimpleNamespace(attributes=ATTRIBUTES, meta={"precision": "fp32"}, predict=lambda *_: said)
+
+
+@pytest.fixture
+def run(place, photos, monkeypatch):
+    """Runs the command for some rows; returns how it ended, and what train.py was called with."""
+    Path("accuracy").mkdir()
+    Path("stub.py").write_text(STUB)
+    Path("lite0.pth").touch()
+    monkeypatch.setattr(accuracy, "TRAIN", str(place / "stub.py"))
+    monkeypatch.setattr(accuracy, "load_classifier", says_nothing_else)
+
+    def call(*rows, options=("--photos", str(photos), "--lite0", "lite0.pth", "--seeds", "2")):
+        monkeypatch.setattr(accuracy, "ROWS", list(rows))
+        Path("accuracy/calls").write_text("")
+        ended = exit_code(lambda: accuracy.main([*options, "--results", "found.jsonl"]))
+        return ended, Path("accuracy/calls").read_text().splitlines()
+
+    return call
+
+
+def test_each_run_is_made_once(run, photos, place):
+    ended, calls = run(PLAIN, TAUGHT, TEACHER)
+    assert ended == 0 and len(calls) == 6, "the teacher, two rows with two seeds, and the teacher's own row"
+    assert f"--student-weights {place}/lite0.pth" in calls[0] and "--resume True" in calls[0]
+    teacher = re.search(r"--version (\S+)", calls[0])[1]
+    assert f"--teacher {teacher}/model_2.pt" in calls[2] and f"--data-dir {photos}" in calls[2]
+    assert str(place) not in Path("found.jsonl").read_text()
+    assert run(PLAIN, TAUGHT, TEACHER) == (0, [])
+    changed = PLAIN._replace(options="--lr 2")
+    ended, calls = run(changed, TAUGHT, TEACHER)
+    assert ended == 0 and [call.split(" --version")[0] for call in calls] == ["--epochs 2 --lr 2"] * 2
+    rows = sorted(one["row"] for one in read_results("found.jsonl"))
+    assert rows == ["labels", "plain", "plain", "taught", "taught", "teacher"]
+    assert len(run(changed, TAUGHT, TEACHER._replace(epochs=1))[1]) == 4, "another teacher, other students"
+
+
+def test_tables_and_picture(run):
+    run(TEACHER, PLAIN, TAUGHT)
+    page = Path("found.md")
+    assert "**photos**: 16 photos for training, 8 for validation; threads: " in page.read_text()
+    row = next(line for line in page.read_text().splitlines() if line.startswith("| taught"))
+    assert row.endswith("| 2 | plain | +0.0000 ± 0.0000 | +0.0000 ± 0.0000 | 2 |")
+    page.write_text(f"before\n{page.read_text()}after\n")
+    Path("found.png").unlink()
+    assert run(TEACHER, TAUGHT, options=()) == (0, [])
+    assert re.fullmatch(r"before\n<!--.*-->\nafter\n", page.read_text(), re.DOTALL)
+    assert "\n| plain" not in page.read_text() and Path("found.png").stat().st_size > 10_000
+
+
+def test_an_interrupted_run_goes_on(run):
+    Path("accuracy/stop").touch()
+    ended, first = run(PLAIN)
+    assert ended == 128 + signal.SIGINT and Path("accuracy/saved").exists()
+    assert [one["row"] for one in read_results("found.jsonl")] == ["labels"]
+    ended, calls = run(PLAIN)
+    assert ended == 0 and calls[0] == first[0] and len(calls) == 2
+
+
+def test_errors_of_one_line(run, photos, work, capsys):
+    for options, message in [
+        (("--photos", "there"), "no data set at there"),
+        ((), "no results"),
+        (("--photos", str(photos)), "needs --lite0 FILE.pth"),
+        (("--photos", str(work / "data")), "holds results of other photos"),
+    ]:
+        assert run(TEACHER, PLAIN, options=options) == (2, [])
+        assert message in capsys.readouterr().err
+
+
+def test_scores_and_gains_by_hand():
+    new, old = np.array([[[1, 1, 1, 0]], [[1, 1, 0, 0]]]), np.array([[[1, 0, 0, 0]], [[1, 0, 0, 1]]])
+    # Of the mean over the seeds, the photos have 0, 1/4, 1/8 and -1/8; the seeds have 1/2 and 0.
+    assert gain(new, old, weights({"a": "0012"})["top1"]) == pytest.approx((0.25, (5 / 48 + 1 / 16) ** 0.5))
+    assert gain(new[:1], old[:1], weights({"a": "0001"})["acsa"])[0] == pytest.approx(1 / 3)
+    random = np.random.RandomState(0)
+    labels, logits = {"a": random.randint(3, size=50)}, {"a": random.rand(50, 4)}
+    text, said = accuracy.digits(labels["a"]), accuracy.digits(logits["a"].argmax(axis=1))
+    for name, weight in weights({"a": text}).items():
+        expected = evaluate(logits, labels)[f"mean_{name}"]
+        assert (hits({"a": said}, {"a": text}) * weight).sum() == pytest.approx(expected)
+
+
+def test_the_rows():
+    for row in ROWS:
+        if row.seeds:
+            train.parse_args(["--version", row.version(SEED), *row.command.split()])
+        assert not row.against or any((row.data, row.against) == (one.data, one.name) for one in ROWS)
+    script = (Path(train.__file__).parent / "train.sh").read_text().replace("\\\n", "")
+    words = re.search(r"train\.py (--version student .*?) \"\$@\"", script)[1].split()
+    recipe = next(row for row in ROWS if row.name == "recipe").command.split()
+    ours, theirs = ({*zip(one[::2], one[1::2])} for one in (recipe, words))
+    assert {name for name, _ in ours ^ theirs} == {"--version", "--seed", "--student-weights", "--teacher"}
