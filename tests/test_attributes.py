@@ -404,7 +404,7 @@ def products(tmp_path):
 
 
 def labels(folder, attributes):
-    names, found, _ = read_table(str(folder / "products.csv"), str(folder / "photos"), attributes)
+    names, found, *_ = read_table(str(folder / "products.csv"), str(folder / "photos"), attributes)
     return dict(zip(names, next(iter(found.values())).tolist()))
 
 
@@ -476,7 +476,7 @@ def test_the_columns_of_one_table_may_have_any_name(products):
     content = {"image": "photo", "attributes": {name: {"classes": CLASSES} for name in NAMES}}
     folder = products("photo," + ",".join(NAMES) + "\nx.jpg" + ",b" * len(NAMES) + "\n")
     attributes = Attributes(content, "shop.json")
-    names, found, _ = read_table(str(folder / "products.csv"), str(folder / "photos"), attributes)
+    names, found, *_ = read_table(str(folder / "products.csv"), str(folder / "photos"), attributes)
     assert names == ["x.jpg"] and list(found) == NAMES
     assert all(values.tolist() == [1] for values in found.values())
 

@@ -51,8 +51,8 @@ def test_the_average_is_validated_and_kept(train, steps, monkeypatch):
     """The first step's weights, then of each next one 1 - min(D, 1 - step^(-2/3)) is mixed in."""
     validated, real = [], engine.predict
 
-    def predict(net, images, *rest):
-        logits = real(net, images, *rest)
+    def predict(net, images, *rest, **more):
+        logits = real(net, images, *rest, **more)
         validated.append((images, logits))
         return logits
 

@@ -12,13 +12,14 @@ import predict
 import train
 from benchmarks import __main__ as benchmarks
 from benchmarks import accuracy
+from utils import views
 from utils.attributes import Attributes
 from utils.attributes import __main__ as draft
 from utils.demo import __main__ as demo
 
 ROOT = Path(__file__).parent.parent
 TEXTS = [*ROOT.glob("README*.md"), *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = (train, evaluate, predict, export, draft, demo, benchmarks, accuracy)
+COMMANDS = (train, evaluate, predict, export, draft, demo, benchmarks, accuracy, views)
 FOREIGN = {"--directory", "--nnodes", "--nproc_per_node", "--rdzv_backend", "--rdzv_endpoint"}
 
 
