@@ -85,7 +85,7 @@ def test_card(shared, work, capsys):
         ({"student_weights": None}, "timm/tiny_vit_5m_224.dist_in22k", r"timm/tiny\_vit"),
         ({"student_weights": "none"}, None, "none (none: random ones)"),
         ({"student_weights": "mine.pth"}, None, "mine.pth"),
-        ({"unlabelled": ["more"], "lr": 0.5}, None, r"--unlabelled \['more'\] --lr 0.5"),
+        ({"unlabelled": ["more", "even more"], "lr": 0.5}, None, "--unlabelled more 'even more' --lr 0.5"),
         ({}, None, "not on record"),
     ],
 )
