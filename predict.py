@@ -10,11 +10,11 @@ from tqdm import tqdm
 
 from utils.attributes import read_attributes
 from utils.cli import CLIP_MODEL, ZERO_SHOT, Parser, check_folder_of, exit_code, number
-from utils.dataset import read_table
 from utils.errors import SkippedPhotos, UserError
 from utils.files import atomic
 from utils.inference import load_classifier, prediction_header, probability_columns
 from utils.photos import find_photos, read_photos
+from utils.tables import read_table
 
 
 # fmt: off

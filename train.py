@@ -58,6 +58,16 @@ def get_args_parser():
 
     g.add_argument("--feature-alpha", type=number(float, 0), default=0.0, help="weight of the distance of the student's features, through a linear layer, to the teacher's embedding", metavar="X")
 
+    training_options(p)
+
+    g = p.add_argument_group("hardware")
+    g.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA where there is one")
+    g.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of the networks; fp32 is TF32 on GPUs; auto: bf16 where a short measurement finds it at least 1.3 x as fast")
+    return p
+
+
+def training_options(p):
+    """Loss, optimizer and schedule."""
     g = p.add_argument_group("loss")
     g.add_argument("--loss", choices=("CE",), default="CE", help="cross-entropy")
     g.add_argument("--ls", type=number(float, 0, 1, below=True), default=0.0, help="label smoothing, 0 to 1", metavar="X")
@@ -79,11 +89,6 @@ def get_args_parser():
     g.add_argument("--warmup-epoch", type=number(int, 0), default=10, help="epochs of warm-up in each cycle", metavar="N")
     g.add_argument("--decay-epoch", type=number(int, 1), default=30, help="epochs of a cycle, warm-up included", metavar="N")
     g.add_argument("--cos-gamma", type=number(float, 0, above=True), default=1.0, help="each peak is this many times the one before", metavar="X")
-
-    g = p.add_argument_group("hardware")
-    g.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA where there is one")
-    g.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of the networks; fp32 is TF32 on GPUs; auto: bf16 where a short measurement finds it at least 1.3 x as fast")
-    return p
 # fmt: on
 
 

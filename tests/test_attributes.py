@@ -15,9 +15,10 @@ from PIL import Image
 
 from networks import Student, load_network
 from utils.attributes import UNKNOWN, Attributes, attributes_of, read_attributes
-from utils.dataset import load_pixels, read_table, read_tables
+from utils.dataset import load_pixels, read_tables
 from utils.errors import UserError
 from utils.photos import letterbox, read_rgb
+from utils.tables import read_table
 
 INPUTS = int(os.environ.get("FAULT_INPUTS", 200))
 SHOP = {

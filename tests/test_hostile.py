@@ -24,8 +24,9 @@ from networks import load_network
 from utils import photos as reader
 from utils.attributes import read_attributes
 from utils.checkpoint import read_file
-from utils.dataset import load_pixels, read_table, read_tables
+from utils.dataset import load_pixels, read_tables
 from utils.errors import UserError
+from utils.tables import read_table
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,10 +11,11 @@ import pandas
 
 from utils.attributes import CONTAINS, MAX_NAME, PROMPT, Attributes, plain_name
 from utils.cli import Parser, check_folder_of, exit_code
-from utils.dataset import is_held_out, read_rows
+from utils.dataset import is_held_out
 from utils.errors import UserError, shortened
 from utils.files import atomic
 from utils.log import table
+from utils.tables import read_rows
 
 SHARE = 0.2  # held out for validation
 MOST = 50  # different values of a column that becomes an attribute
