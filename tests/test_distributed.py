@@ -17,7 +17,7 @@ from utils.attributes import read_attributes
 from utils.dataset import read_tables
 from utils.distributed import World
 from utils.errors import ProcessLost, UserError
-from utils.losses import DistillationLoss, class_weights
+from utils.losses import DistillationLoss, class_weights, log_shares
 
 ROOT = Path(__file__).parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -47,6 +47,7 @@ def test_two_processes_give_the_teachers_losses_of_one(train, photos):
     # 16 images in batches of 5: parts of 3 and 2, and a last batch of one image, which only one process has.
     options = ["--loss-weight", "--batch-size", "5", "--ls", "0.1", "--clipping", "--seed", "3"]
     options += ["--val-batch-size", "3"]  # 8 photos: 6 and 2
+    options += "--views 2 --ema 0.9 --schedule-by step --scheduler --warmup-epoch 1".split()
     train("--version", "one", *options)
     code, output = run(photos, "--version", "two", *options)
     assert code == 0, output
@@ -80,11 +81,12 @@ def test_two_processes_with_unknown_labels_and_few_images(train, photos, place):
 
 
 def test_a_student_of_two_processes(photos, place):
-    code, output = run(photos, "--version", "student", *SOFT)
+    options = [*SOFT, "--views", "2", "--ema", "0.9", "--logit-adjustment", "0.5"]
+    code, output = run(photos, "--version", "student", *options)
     assert code == 0, output
-    assert output.count("teacher's logits: computed") == 1, "caches are built once"
+    assert output.count("teacher's logits: computed") == 2, "caches are built once, for each view"
     assert len(rows("student")) == 2
-    code, output = run(photos, "--version", "student", *SOFT, "--epochs", "3", "--resume", "True")
+    code, output = run(photos, "--version", "student", *options, "--epochs", "3", "--resume", "True")
     assert code == 0 and [row["epoch"] for row in rows("student")] == ["1", "2", "3"], output
 
 
@@ -196,7 +198,7 @@ def test_the_parts_of_the_processes_are_each_image_once(monkeypatch, images, siz
 
 
 @pytest.mark.parametrize("kind", ["none", "soft", "hard"])
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("weighted", [False, True, "adjusted"])
 def test_the_parts_of_a_batch_add_up(kind, weighted):
     torch.manual_seed(0)
     batch = {
@@ -204,8 +206,10 @@ def test_the_parts_of_a_batch_add_up(kind, weighted):
     }  # some are not known
     logits = [{key: torch.randn(7, len(a.classes)) for key, a in ATTRIBUTES.items()} for _ in range(3)]
     labels = {key: values.numpy() for key, values in batch.items()}
-    weights = class_weights(labels, ATTRIBUTES.sizes) if weighted else None
+    weights = class_weights(labels, ATTRIBUTES.sizes) if weighted is True else None
     criterion = DistillationLoss(kind, 0.9, 4.0, weights, 0.1)
+    if weighted == "adjusted":
+        criterion.reduction, criterion.adjustment = "batch", log_shares(labels, ATTRIBUTES.sizes)
     outputs, targets = logits[0] if kind == "none" else tuple(logits[:2]), logits[2]
     whole = criterion(outputs, targets, batch)
     parts = []

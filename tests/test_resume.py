@@ -14,17 +14,25 @@ import torch
 from conftest import ATTRIBUTES, SHORT, assert_same_run, rows, same
 
 from networks import load_network
-from utils import checkpoint
+from utils import checkpoint, targets
 from utils.cli import exit_code
+from utils.dataset import read_tables
 from utils.errors import UserError
 from utils.run import Run
-from utils.state import TrainState
+from utils.state import TrainState, data_fingerprint
 
 ROOT = Path(__file__).parents[1]
 STUDENT = (
     "--kd-learning True --teacher zero-shot --distillation-type soft --optimizer AdamW --lr 1e-3 --scheduler True "
     "--warmup-epoch 1 --clipping True"
 ).split()
+# A view for each of two epochs, and all else that a run may keep.
+VIEWS = (
+    "--kd-learning True --teacher t/model_1.pt --distillation-type soft --optimizer AdamW --lr 1e-3 --scheduler True "
+    "--warmup-epoch 1 --student mobilenetv4_conv_small --views 2 --color-jitter 0.1 --logit-adjustment 0.5 --ema 0.9 "
+    "--schedule-by step --best acsa"
+).split()
+TAUGHT_BY = "--version t --kd-learning True --distillation-type none --student mobilenetv4_conv_small".split()
 OFTEN = ["--save-every-minutes", "1e-9"]  # before every step and every batch of validation
 
 
@@ -79,6 +87,101 @@ def test_killed_and_resumed(train, role, monkeypatch, tmp_path):
         assert ("resumed from model/killed/last.pt" in log) != begins
         assert log.count("training the ") == 2, "the log was begun anew"
         shutil.rmtree("model/killed"), shutil.rmtree("logs/killed")
+
+
+# As above, and a batch of the teacher's pass over the second view.
+MOMENTS_OF_VIEWS = {
+    "in epoch 1": (TrainState, "poll", 2, True),
+    "after epoch 1": (TrainState, "finish_epoch", 1, False),
+    "when the teacher is asked": (TrainState, "poll", 4, True),
+    "before its logits are kept": (targets, "save_logits", 2, True),
+    "in epoch 2": (TrainState, "poll", 6, False),
+    "in the last validation": (TrainState, "poll", 7, False),
+}
+
+
+def forget_logits():
+    """As if the teacher had not been asked yet."""
+    for path in Path("cache").rglob("logits-*.npz"):
+        path.unlink()
+
+
+def test_killed_and_resumed_with_views(train, monkeypatch):
+    train(*TAUGHT_BY, "--epochs", "1")
+    train("--version", "whole", *OFTEN, *VIEWS)
+    for moment, where in MOMENTS_OF_VIEWS.items():
+        forget_logits()
+        revive = kill_at(monkeypatch, *where)
+        with pytest.raises(Killed):
+            train("--version", "killed", *OFTEN, *VIEWS)
+        revive()
+        train("--version", "killed", *OFTEN, *VIEWS, "--resume")
+        assert_same_run("killed", "whole", 2)
+        assert "resumed from" in Path("logs/killed/killed_training.log").read_text(), moment
+        shutil.rmtree("model/killed"), shutil.rmtree("logs/killed")
+
+
+def test_the_teacher_is_needed_for_views_that_are_not_kept(train, monkeypatch, capsys):
+    train(*TAUGHT_BY)
+    train("--version", "whole", *OFTEN, *VIEWS)
+    revive = kill_at(monkeypatch, TrainState, "poll", 2, False)
+    with pytest.raises(Killed):
+        train("--version", "killed", *OFTEN, *VIEWS)
+    revive()
+    for version in ("other", "gone", "back"):
+        shutil.copytree("model/killed", f"model/{version}")
+        shutil.copytree("logs/killed", f"logs/{version}")
+    os.rename("model/t/model_1.pt", "kept.pt")
+    train("--version", "killed", *OFTEN, *VIEWS, "--resume")  # both views are in the cache
+    assert_same_run("killed", "whole", 2)
+
+    def ends_with(version):
+        forget_logits()
+        assert exit_code(lambda: train("--version", version, *OFTEN, *VIEWS, "--resume")) == 2
+        assert len(rows(version)) == 1, "what was there for epoch 1 is not made use of"
+        return capsys.readouterr().err.splitlines()[-1]
+
+    assert "error: --teacher t/model_1.pt: no model/t/model_1.pt; there are" in ends_with("gone")
+    os.rename("model/t/model_2.pt", "model/t/model_1.pt")
+    assert ends_with("other") == "error: --teacher t/model_1.pt: not the one that the run began with"
+    os.rename("kept.pt", "model/t/model_1.pt")
+    for version in ("gone", "other", "back"):
+        forget_logits()
+        train("--version", version, *OFTEN, *VIEWS, "--resume")
+        assert_same_run(version, "whole", 2)
+
+
+def test_the_file_of_logits_is_that_of_the_beginning(train, photos, monkeypatch, capsys):
+    names = read_tables(str(photos), ATTRIBUTES, ["train"])["train"].names
+    options = VIEWS[: VIEWS.index("--teacher")] + VIEWS[VIEWS.index("--teacher") + 2 :]
+    options[options.index("--logit-adjustment") + 1] = "0"
+
+    def write(seed):
+        torch.manual_seed(seed)
+        logits = {key: torch.randn(2, len(names), size) for key, size in ATTRIBUTES.sizes.items()}
+        views = {"views_seed": 0, "flip": 0.5, "crop_scale": 0.7, "crop_ratio": 1.0, "crop_to_box": False}
+        targets.save_logits("said.npz", names, logits, options={**views, "color_jitter": 0.1})
+
+    write(0)
+    options += ["--teacher-logits", "said.npz"]
+    train("--version", "whole", *OFTEN, *options)
+    revive = kill_at(monkeypatch, TrainState, "finish_epoch", 1, False)
+    with pytest.raises(Killed):
+        train("--version", "killed", *OFTEN, *options)
+    revive()
+    write(1)
+    assert exit_code(lambda: train("--version", "killed", *OFTEN, *options, "--resume")) == 2
+    said = "error: --teacher-logits said.npz: not the file that the run began with"
+    assert capsys.readouterr().err.splitlines()[-1] == said
+    write(0)
+    train("--version", "killed", *OFTEN, *options, "--resume")
+    assert_same_run("killed", "whole", 2)
+
+
+def test_boxes_are_a_part_of_the_data_set(photos):
+    plain, boxed, moved = (read_tables(str(photos), ATTRIBUTES, boxes=asked) for asked in (False, True, True))
+    moved["train"].boxes[3, 2] -= 1
+    assert len({data_fingerprint(data) for data in (plain, boxed, moved)}) == 3
 
 
 def test_killed_before_any_file_takes_its_place(train, monkeypatch):

@@ -172,7 +172,7 @@ class Run:
         taught = self.teacher_logits and {key: tuple(self.teacher_logits[key].shape) for key in sizes}
         if self._saved["progress"]["data"] != data_fingerprint(data) or (taught or shapes) != shapes:
             raise UserError(
-                f"--resume: {self.args.data_dir} is not the data set that the run began with: names, labels or sizes "
+                f"--resume: {self.args.data_dir} is not the data set that the run began with: names, labels, boxes or sizes "
                 f"of photos differ, or which can be read; name that one with --data-dir, or {BEGIN_ANEW}"
             )
 

@@ -44,7 +44,7 @@ def build_scheduler(optimizer, args, steps):
 
 
 def data_fingerprint(data):
-    """Hash of a data set's names, labels and sizes of the photos that can be read; not of the folder, which may move.
+    """Hash of a data set's names, labels, sizes and boxes of the photos that can be read; not of the folder, which may move.
 
     Args: `data` of `utils.dataset.load_pixels`.
     """
@@ -52,6 +52,8 @@ def data_fingerprint(data):
     for name, split in data.items():
         labels = {key: values.tolist() for key, values in split.labels.items()}
         digest.update(repr((name, split.names, labels, [stamp[0] for stamp in split.stamps])).encode())
+        if split.boxes is not None:  # with --crop-to-box only
+            digest.update(split.boxes.tobytes())
     return digest.hexdigest()
 
 

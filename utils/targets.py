@@ -28,7 +28,7 @@ PRIOR = "prior."
 class Teacher:
     """What teaches: `logits(data, poll)` are its own, by view.
 
-    Attributes: `identity`, hash of a network's weights; `prior`, the log-prior in its logits, attribute -> list of
+    Attributes: `identity`, hash of a network's weights or of a file; `prior`, the log-prior in its logits, attribute -> list of
         floats, None where that is not known.
     """
 
@@ -87,6 +87,8 @@ class LogitsFile(Teacher):
                 found = f"{values.dtype} {values.shape}"
                 raise UserError(f"{path}: {key} is {found}; it needs finite numbers {expected}")
         self.prior = prior_of({"prior": prior}, sizes)
+        content = repr((self.names, prior)).encode() + b"".join(self.arrays[key].tobytes() for key in sizes)
+        self.identity = hashlib.blake2b(content, digest_size=16).hexdigest()
         have, needed = min(map(len, self.arrays.values())) if self.by_view else 1, args.views if args else 1
         if have < needed:
             raise UserError(
@@ -177,7 +179,9 @@ class Network(Teacher):
 
     def _ask(self, data, poll):
         if self.net is None:
-            self.net, _ = self.load()
+            # Training's random numbers go on as in a run that has not loaded it again.
+            with torch.random.fork_rng(devices=[]):
+                self.net, _ = self.load()
             if _identity(self.net) != self.identity:
                 raise UserError(f"--teacher {self.args.teacher}: not the one that the run began with")
         number = data.pixels.number
@@ -241,6 +245,8 @@ def find_teacher(args, attributes, tables, precision, saved=None):
         return None
     if args.teacher_logits:
         file = LogitsFile(args.teacher_logits, attributes.sizes, args)
+        if saved and saved["identity"] != file.identity:
+            raise UserError(f"--teacher-logits {args.teacher_logits}: not the file that the run began with")
         if not args.skip_unreadable:
             file.rows([name for part, split in tables.items() if part != "val" for name in split.names])
         return file
