@@ -30,9 +30,9 @@ class Split(NamedTuple):
     stamps: List[Tuple[int, int, int]]  # photo's size in bytes, time of change in ns, who may read it
     place: str  # hash of where it comes from
     exif: bool  # whether photos are turned as their EXIF says
-    boxes: Optional[np.ndarray] = None  # float32 (N, 4), in letterboxed pixels; NaN for none
     pixels: Optional[np.ndarray] = None  # uint8 (N, 224, 224, 3), memory-mapped, read-only
     unreadable: Tuple[str, ...] = ()  # a line for each photo that was left out
+    boxes: Optional[np.ndarray] = None  # float32 (N, 4), in letterboxed pixels; NaN for none
 
     def paths(self):
         return [os.path.join(self.folder, name) for name in self.names]
@@ -132,7 +132,7 @@ def read_unlabelled(folders, tables):
         labels = {key: np.full(len(names), UNKNOWN) for key in train.labels}
         place = _digest(repr((above, own, train.exif)))[:12]
         boxes = None if train.boxes is None else np.full((len(names), 4), np.nan, np.float32)
-        split = Split(names, labels, above, [], place, train.exif, boxes)
+        split = Split(names, labels, above, [], place, train.exif, boxes=boxes)
         found[f"unlabelled {folder}"] = _stamped(split)[0]
     return found
 
@@ -162,7 +162,7 @@ def _read_split(data_dir, layout, name, read):
     names, labels, groups, boxes = read(table, folder)
     real = os.path.realpath
     place = repr((real(table), real(folder), name, layout.share, layout.group, layout.exif))
-    split = Split(names, labels, folder, [MISSING] * len(names), _digest(place)[:12], layout.exif, boxes)
+    split = Split(names, labels, folder, [MISSING] * len(names), _digest(place)[:12], layout.exif, boxes=boxes)
     if not layout.share:
         return split
     held_out = np.array([is_held_out(group, layout.share) for group in groups])
