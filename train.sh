@@ -25,9 +25,9 @@ best-teacher() {
 }
 
 best() {
-    exec "$PYTHON" train.py --version best --seed 214 --lr 1e-3 --min-lr 1e-6 --optimizer AdamW --epochs 30 --batch-size 32 \
+    exec "$PYTHON" train.py --version best --seed 214 --lr 1e-3 --min-lr 1e-6 --optimizer AdamW --epochs 30 --batch-size 64 \
         --weight-decay 0.05 --ls 0.1 --logit-adjustment 1 --kd-learning True --teacher best-teacher/best.pt \
-        --distillation-type soft --distillation-tau 2 --distillation-alpha 0.7 --distillation-reduction batch --feature-alpha 5 \
+        --distillation-type soft --distillation-tau 2 --distillation-alpha 0.7 --distillation-reduction batch \
         --views 30 --scheduler True --schedule-by step --warmup-epoch 1 --decay-epoch 30 --best acsa "$@"
 }
 
