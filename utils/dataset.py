@@ -162,7 +162,9 @@ def _read_split(data_dir, layout, name, read):
     names, labels, groups, boxes = read(table, folder)
     real = os.path.realpath
     place = repr((real(table), real(folder), name, layout.share, layout.group, layout.exif))
-    split = Split(names, labels, folder, [MISSING] * len(names), _digest(place)[:12], layout.exif, boxes=boxes)
+    split = Split(
+        names, labels, folder, [MISSING] * len(names), _digest(place)[:12], layout.exif, boxes=boxes
+    )
     if not layout.share:
         return split
     held_out = np.array([is_held_out(group, layout.share) for group in groups])
