@@ -10,7 +10,7 @@ from conftest import ATTRIBUTES
 from clip_model import FashionCLIP
 from utils.cli import exit_code
 from utils.dataset import read_tables
-from utils.targets import PREFIX, PRIOR, LogitsFile, save_logits
+from utils.targets import PREFIX, PRIOR, LogitsFile, _identity, _load_teacher, save_logits
 
 SOFT = "--kd-learning True --distillation-type soft --epochs 1".split()
 
@@ -111,6 +111,16 @@ def test_a_teacher_whose_logits_are_not_finite_is_named(train, capsys, place, mo
     assert not list(place.glob("cache/c/logits-*")), "they are in the cache"
     monkeypatch.setattr(FashionCLIP, "forward", real)
     train("--version", "a", *options, "--overwrite")
+
+
+def test_zero_shot_with_random_weights_is_the_same_each_time():
+    args = SimpleNamespace(teacher="zero-shot", clip_model="random", seed=3)
+    state, found = torch.get_rng_state(), []
+    for _ in range(2):
+        found.append(_identity(_load_teacher(args, ATTRIBUTES)[0]))
+        assert torch.equal(torch.get_rng_state(), state), "training's random numbers are others"
+        state = torch.manual_seed(1).get_state()
+    assert found[0] == found[1]
 
 
 def test_an_image_that_is_named_twice(place):

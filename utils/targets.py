@@ -257,7 +257,10 @@ def _load_teacher(args, attributes):
     """(The network of --teacher, frozen; its meta)."""
     if args.teacher == ZERO_SHOT:
         prior = {key: [0.0] * size for key, size in attributes.sizes.items()}  # it has seen no labels
-        return FashionCLIP(attributes, args.clip_model).requires_grad_(False).eval(), {"prior": prior}
+        with torch.random.fork_rng(devices=[]):  # --clip-model random: the same one when a run is resumed
+            torch.manual_seed(args.seed)
+            net = FashionCLIP(attributes, args.clip_model)
+        return net.requires_grad_(False).eval(), {"prior": prior}
     path = os.path.join(MODEL_ROOT, args.teacher)
     if not os.path.isfile(path):
         raise UserError(f"--teacher {args.teacher}: no {path}; {_existing_checkpoints()}")
