@@ -111,9 +111,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(fails, monkeypatch):
     real = FashionCLIP.forward
     calls = []
 
-    def third_is_broken(self, *args):
+    def third_is_broken(self, *args, **kwargs):
         calls.append(self.training)
-        logits = real(self, *args)
+        logits = real(self, *args, **kwargs)
         return {**logits, "gender": logits["gender"] * float("nan")} if sum(calls) == 3 else logits
 
     monkeypatch.setattr(FashionCLIP, "forward", third_is_broken)
