@@ -258,7 +258,7 @@ def _load_teacher(args, attributes):
     if args.teacher == ZERO_SHOT:
         prior = {key: [0.0] * size for key, size in attributes.sizes.items()}  # it has seen no labels
         with torch.random.fork_rng(devices=[]):  # --clip-model random: the same one when a run is resumed
-            torch.manual_seed(args.seed)
+            torch.default_generator.manual_seed(args.seed)
             net = FashionCLIP(attributes, args.clip_model)
         return net.requires_grad_(False).eval(), {"prior": prior}
     path = os.path.join(MODEL_ROOT, args.teacher)
