@@ -58,7 +58,9 @@ def _serve(connection, prepare, job):
 def _peak():
     """Bytes of this process. On Linux getrusage would tell those of the process that started this one, if they are more."""
     with contextlib.suppress(OSError), open("/proc/self/status") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))
+        for line in file:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes on macOS
 
 

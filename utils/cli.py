@@ -99,7 +99,7 @@ class Parser(argparse.ArgumentParser):
         group.add_argument("--views", type=number(int, 1), default=1, help="views of each photo; epoch e trains on the next of them, the first of which is the photo itself", metavar="K")
         group.add_argument("--views-seed", type=number(int, 0, 2**63 - 1), default=0, help="of the views", metavar="N")
         group.add_argument("--flip", type=number(float, 0, 1), default=0.5, help="share of a photo's views that are mirrored, 0 to 1", metavar="X")
-        group.add_argument("--crop-scale", type=number(float, 0, 1, above=True), default=0.7, help="smallest side of a crop, as a share of the photo's", metavar="X")
+        group.add_argument("--crop-scale", type=number(float, 0, 1, above=True), default=0.7, help="smallest size of a crop, as a share of the letterboxed photo's side", metavar="X")
         group.add_argument("--crop-ratio", type=number(float, 1), default=1.0, help="a crop's width is up to this many times its height, or the other way round", metavar="X")
         Parser.switch(group, "--crop-to-box", "crop anywhere between a photo's box and the whole photo, where the table has a box")
         group.add_argument("--color-jitter", type=number(float, 0, 1), default=0.0, help="brightness, contrast and saturation change by up to this share", metavar="X")
