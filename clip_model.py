@@ -1,6 +1,5 @@
 """The teacher: FashionCLIP (CLIP ViT-B/32) as a prompt classifier."""
 
-import functools
 import re
 import zlib
 from unittest import mock
@@ -17,7 +16,6 @@ from utils.pixels import Normalize
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
-EMBEDDING = "/embedding"  # its key among logits by attribute: no attribute has a / in its name
 MAX_PARAMETERS = 1_000_000_000  # of a checkpoint's CLIP, float32: 4 GB; ViT-H/14 has 986 million
 MAX_LAYERS = 100  # of a tower
 
@@ -111,19 +109,16 @@ class FashionCLIP(nn.Module):
         self.register_buffer("ends", torch.tensor([len(row) - 1 for row in rows]), persistent=False)
         self.prompts_per_class = [len(p) for attribute in attributes.values() for p in attribute.prompts]
 
-    def forward(self, pixels, prompt_embeddings=None, embedding=False):
-        """Letterboxed RGB pixels, uint8 `(B, 3, 224, 224)` -> dict attribute -> float32 logits `(B, classes)`, with
-        `embedding` also the image's, float32 `(B, projection)`, under EMBEDDING.
+    def forward(self, pixels, prompt_embeddings=None):
+        """Letterboxed RGB pixels, uint8 `(B, 3, 224, 224)` -> dict attribute -> float32 logits `(B, classes)`.
 
         `prompt_embeddings` are those of `encode_prompts`, for callers that keep them over many batches.
         """
         text = self.encode_prompts() if prompt_embeddings is None else prompt_embeddings
         image = self.clip.visual_projection(_encode_images(self.clip.vision_model, self.normalize(pixels)))
         with torch.autocast(image.device.type, enabled=False):
-            image = _unit(image)
-            logits = self.clip.logit_scale.exp() * image @ text.t()
-        logits = dict(zip(self.attributes, logits.split(list(self.attributes.sizes.values()), dim=1)))
-        return {**logits, EMBEDDING: image} if embedding else logits
+            logits = self.clip.logit_scale.exp() * _unit(image) @ text.t()
+        return dict(zip(self.attributes, logits.split(list(self.attributes.sizes.values()), dim=1)))
 
     def encode_prompts(self):
         """The classes' embeddings, float32 `(classes of all attributes, projection)`, of length 1."""
@@ -134,9 +129,10 @@ class FashionCLIP(nn.Module):
                 return embeddings
             return _unit(torch.stack([part.mean(dim=0) for part in embeddings.split(self.prompts_per_class)]))
 
-    def inference(self, embedding=False):
+    def inference(self):
         """A function of pixels for many batches with unchanged weights: the prompts are encoded once."""
-        return functools.partial(self, prompt_embeddings=self.encode_prompts(), embedding=embedding)
+        embeddings = self.encode_prompts()
+        return lambda pixels: self(pixels, embeddings)
 
     def describe(self):
         """Plain values from which the network can be built again (see `from_meta`)."""

@@ -1,13 +1,12 @@
 """The student, and the only way from a file to a network."""
 
 import copy
-import functools
 
 import torch
 from timm.utils.model import reparameterize_model
 from torch import nn
 
-from clip_model import EMBEDDING, FashionCLIP
+from clip_model import FashionCLIP
 from tiny_vit import timm_names
 from utils.attributes import attributes_of, read_attributes
 from utils.backbones import build_backbone, full_name
@@ -44,31 +43,29 @@ class Student(nn.Module):
     def _heads(self):
         return nn.ModuleList(nn.Linear(self.width, classes) for classes in self.attributes.sizes.values())
 
-    def forward(self, pixels, embedding=False):
+    def forward(self, pixels):
         """Letterboxed RGB pixels, uint8 `(B, 3, 224, 224)` -> dict attribute -> float32 logits `(B, classes)`.
 
         With distillation heads: in training a pair of such dicts, (class logits, distillation logits);
-        in evaluation their average. With `embedding` the backbone's features, float32 `(B, width)`, are under
-        EMBEDDING in evaluation, and follow the pair in training.
+        in evaluation their average.
         """
         features = self.backbone(self.normalize(pixels))
         with torch.autocast(features.device.type, enabled=False):
             features = features.float()
             class_logits = self._logits(self.class_heads, features)
-            logits = class_logits
-            if self.distillation:
-                distillation_logits = self._logits(self.distillation_heads, features)
-                if self.training:
-                    return (class_logits, distillation_logits, *([features] if embedding else []))
-                logits = {key: (class_logits[key] + distillation_logits[key]) / 2 for key in class_logits}
-        return {**logits, EMBEDDING: features} if embedding else logits
+            if not self.distillation:
+                return class_logits
+            distillation_logits = self._logits(self.distillation_heads, features)
+        if self.training:
+            return class_logits, distillation_logits
+        return {key: (class_logits[key] + distillation_logits[key]) / 2 for key in class_logits}
 
     def _logits(self, heads, features):
         return {key: head(features) for key, head in zip(self.attributes, heads)}
 
-    def inference(self, embedding=False):
+    def inference(self):
         """A function of pixels for many batches with unchanged weights (the student has nothing to prepare)."""
-        return functools.partial(self, embedding=embedding)
+        return self
 
     def describe(self):
         """Plain values from which the network can be built again (see `from_meta`)."""
@@ -126,21 +123,6 @@ class Student(nn.Module):
             else:
                 renamed[name] = value
         return renamed
-
-
-class Projecting(nn.Module):
-    """A student in training whose features, through a linear layer that nobody needs later, learn a teacher's embedding
-    (Yang et al., "CLIP-KD", arXiv:2307.12732, section 3.2). Args: `width` of that embedding."""
-
-    def __init__(self, net, width):
-        super().__init__()
-        self.net, self.projection = net, nn.Linear(net.width, width)
-
-    def forward(self, pixels):
-        """As `Student.forward` in training; the projected features follow, float32 `(B, width)`."""
-        *logits, features = self.net(pixels, embedding=True)
-        with torch.autocast(features.device.type, enabled=False):
-            return (*logits, self.projection(features))
 
 
 ROLES = {Student.role: Student, FashionCLIP.role: FashionCLIP}

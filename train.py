@@ -56,8 +56,6 @@ def get_args_parser():
     g.add_argument("--distillation-tau", type=number(float, 0, above=True), default=1.0, help="temperature of soft distillation", metavar="X")
     g.add_argument("--distillation-reduction", choices=("classes", "batch"), default="classes", help="what the soft divergence is divided by: images times classes, as published, or images")
 
-    g.add_argument("--feature-alpha", type=number(float, 0), default=0.0, help="weight of the distance of the student's features, through a linear layer, to the teacher's embedding", metavar="X")
-
     training_options(p)
 
     g = p.add_argument_group("hardware")
@@ -75,9 +73,9 @@ def training_options(p):
     g.add_argument("--logit-adjustment", type=number(float, 0), default=0.0, help="X * log(share of the class) is added to the logits within the cross-entropy: with 1 the network's own speak for classes of equal size", metavar="X")
 
     g = p.add_argument_group("optimizer")
-    g.add_argument("--optimizer", choices=("Adam", "AdamW"), default="Adam", help="betas: Adam (0.9, 0.98), AdamW (0.9, 0.999)")
+    g.add_argument("--optimizer", choices=("Adam", "AdamW", "Muon"), default="Adam", help="betas: Adam (0.9, 0.98), AdamW (0.9, 0.999); Muon: for the matrices, and AdamW for the rest")
     g.add_argument("--lr", type=number(float, 0, above=True), default=1e-4, help="learning rate; with --scheduler the first peak", metavar="X")
-    g.add_argument("--weight-decay", type=number(float, 0), default=0.0, help="L2 penalty with Adam, decoupled with AdamW", metavar="X")
+    g.add_argument("--weight-decay", type=number(float, 0), default=0.0, help="L2 penalty with Adam, decoupled with AdamW and Muon", metavar="X")
     p.switch(g, "--clipping", "clip the norm of the gradient to 5.0")
     g.add_argument("--ema", type=number(float, 0, 1, above=True, below=True), help="keep a moving average of the weights with this decay, such as 0.999, and validate and save that", metavar="X")
     g.add_argument("--best", choices=("top1", "acsa"), default="top1", help="the score, a mean over the attributes, that best.pt follows")
@@ -124,8 +122,6 @@ def parse_args(argv=None):
     if (args.teacher or args.teacher_logits) and not args.kd_learning:
         name = "--teacher" if args.teacher else "--teacher-logits"
         parser.error(f"{name} is for training the student: add --kd-learning True")
-    if args.feature_alpha and not (args.distils and args.teacher):
-        parser.error("--feature-alpha needs a teacher that is asked: --kd-learning True --teacher")
     if args.unlabelled and not args.distils:
         parser.error("--unlabelled needs a teacher, who says what they are: --kd-learning True --teacher")
     if args.save_teacher_logits and not (args.distils and args.teacher):

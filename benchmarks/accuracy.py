@@ -38,15 +38,16 @@ STUDENT = (
     "--distillation-alpha 0.9 --loss-weight True --scheduler True --student-weights none"
 )
 VIEWS = (
-    f"{STUDENT} --min-lr 1e-6 --batch-size 64 --weight-decay 0.05 --loss-weight False --views {{epochs}} "
+    f"{STUDENT} --min-lr 1e-6 --batch-size 32 --weight-decay 0.05 --loss-weight False --views {{epochs}} "
     f"--schedule-by step --warmup-epoch 1 --decay-epoch {{epochs}}"
 )
 ALONE = "--distillation-type none"
 TAUGHT = "--teacher {teacher}"
 LOGITS = f"{TAUGHT} --distillation-tau 2 --distillation-alpha 0.7 --distillation-reduction batch"
-FEATURES = f"{LOGITS} --feature-alpha 5"
 ADJUSTED = "--logit-adjustment 1"
+MUON = "--optimizer Muon --lr 3e-3"
 AVERAGED = "--ema 0.99"
+BEST = f"{VIEWS} {LOGITS} {ADJUSTED} {MUON}"
 
 
 class Row(NamedTuple):
@@ -87,18 +88,18 @@ class Row(NamedTuple):
 ROWS = [
     Row("skewed", "teacher", f"{TEACHER} --logit-adjustment 1", epochs=6, seeds=1),
     Row("skewed", "recipe", f"{STUDENT} {TAUGHT}"),
-    Row("skewed", "views, schedule", f"{VIEWS} {ALONE}", "recipe"),
-    Row("skewed", "+ teacher's logits", f"{VIEWS} {LOGITS}", "views, schedule"),
+    Row("skewed", "views, schedule, batches of 32", f"{VIEWS} {ALONE}", "recipe"),
+    Row("skewed", "+ teacher's logits", f"{VIEWS} {LOGITS}", "views, schedule, batches of 32"),
     Row("skewed", "+ adjusted logits", f"{VIEWS} {LOGITS} {ADJUSTED}", "+ teacher's logits"),
-    Row("skewed", "+ averaged weights", f"{VIEWS} {LOGITS} {ADJUSTED} {AVERAGED}", "+ adjusted logits"),
-    Row("skewed", "+ teacher's embedding", f"{VIEWS} {FEATURES} {ADJUSTED}", "+ adjusted logits"),
-    Row("skewed", "+ smaller batches", f"{VIEWS} {LOGITS} {ADJUSTED} --batch-size 32", "+ adjusted logits"),
+    Row("skewed", "+ Muon: best", BEST, "+ adjusted logits"),
+    Row("skewed", "+ averaged weights", f"{BEST} {AVERAGED}", "+ Muon: best"),
+    Row("skewed", "+ batches of 16", f"{BEST} --batch-size 16", "+ Muon: best"),
     Row("photos", "teacher", TEACHER, epochs=6, seeds=1),
     Row("photos", "recipe", f"{STUDENT} {TAUGHT}"),
-    Row("photos", "views, schedule", f"{VIEWS} {ALONE}", "recipe"),
-    Row("photos", "best", f"{VIEWS} {LOGITS} {ADJUSTED}", "views, schedule"),
-    Row("photos", "+ teacher's logits and embedding", f"{VIEWS} {FEATURES} --batch-size 32", "views, schedule"),
-    Row("photos", "best, 60 epochs", f"{VIEWS} {LOGITS} {ADJUSTED}", "teacher", epochs=60, seeds=1),
+    Row("photos", "best without a teacher", f"{BEST} {ALONE}", "recipe"),
+    Row("photos", "best", BEST, "best without a teacher"),
+    Row("photos", "+ teacher's logits and embedding", f"{VIEWS} {LOGITS} --feature-alpha 5", seeds=0),
+    Row("photos", "best, 60 epochs", BEST, "teacher", epochs=60, seeds=1),
 ]
 
 

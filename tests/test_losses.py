@@ -20,7 +20,6 @@ def options(**given):
     defaults = dict(
         distils=False, distillation_type="soft", distillation_alpha=0.7, distillation_tau=2.0, ls=0.0,
         loss_weight=False, logit_adjustment=0.0, distillation_reduction="classes",
-        feature_alpha=0.0,
     )  # fmt: skip
     return SimpleNamespace(**{**defaults, **given})
 

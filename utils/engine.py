@@ -48,7 +48,7 @@ def train_one_epoch(state, data, criterion):
         state.optimizer.zero_grad(set_to_none=True)
         (world.size * losses.sum()).backward()  # since the processes' gradients are averaged
         if args.clipping:
-            torch.nn.utils.clip_grad_norm_(state.trained.parameters(), GRADIENT_NORM)
+            torch.nn.utils.clip_grad_norm_(state.net.parameters(), GRADIENT_NORM)
         state.optimizer.step()
         history[step - 1] = world.sum(losses.detach())
         state.losses = history[:step]
@@ -93,7 +93,7 @@ def validate(state, data):
 
 
 @torch.no_grad()
-def predict(net, images, precision, batches, title, poll=None, embedding=False):
+def predict(net, images, precision, batches, title, poll=None):
     """Logits of images, in evaluation mode.
 
     Args:
@@ -103,13 +103,12 @@ def predict(net, images, precision, batches, title, poll=None, embedding=False):
         batches: list of int64 tensors, the images' indices.
         title: of the progress bar.
         poll: called before each batch; see `utils.state.TrainState`.
-        embedding: whether what the network makes of an image is wanted, too, under EMBEDDING.
     Returns: dict attribute -> float32 `(N, classes)`, on the CPU, in the batches' order.
     """
     net.eval()
     parts = []
     with precision.autocast(images.device):
-        classify = net.inference(embedding)
+        classify = net.inference()
         for batch in tqdm(batches, title, disable=None, leave=False):
             if poll:
                 poll()

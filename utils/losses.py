@@ -4,7 +4,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from clip_model import EMBEDDING
 from utils.attributes import UNKNOWN
 from utils.dataset import count_classes
 
@@ -90,7 +89,6 @@ class DistillationLoss(nn.Module):
     Attributes:
         reduction: of the soft kind, "classes" as published, or "batch".
         adjustment: dict attribute -> float tensor `(classes,)`, added to the logits within the cross-entropy; or None.
-        feature_alpha: weight of the distance between the projected features and the teacher's embedding, 1 - cosine.
     """
 
     def __init__(self, kind, alpha=0.5, tau=1.0, class_weights=None, label_smoothing=0.0):
@@ -102,7 +100,7 @@ class DistillationLoss(nn.Module):
         self.tau = tau
         self.label_smoothing = label_smoothing
         self.weights = class_weights  # not buffers: those do not take every name
-        self.reduction, self.adjustment, self.feature_alpha = "classes", None, 0.0
+        self.reduction, self.adjustment = "classes", None
 
     def forward(self, outputs, targets, labels, batch_labels=None):
         """The losses of a batch.
@@ -116,12 +114,7 @@ class DistillationLoss(nn.Module):
                 contributions, which add up to the batch's.
         Returns: dict attribute -> scalar.
         """
-        class_logits, distillation_logits, *features = (
-            outputs if isinstance(outputs, tuple) else (outputs, None)
-        )
-        apart = 0.0
-        if features:
-            apart = 1 - F.cosine_similarity(features[0], targets[EMBEDDING].float()).mean()
+        class_logits, distillation_logits = outputs if isinstance(outputs, tuple) else (outputs, None)
         losses = {}
         for key, logits in class_logits.items():
             whole = labels[key] if batch_labels is None else batch_labels[key]
@@ -130,8 +123,7 @@ class DistillationLoss(nn.Module):
             loss = self._cross_entropy(logits, labels[key], whole, self.weights and self.weights[key])
             if self.kind != "none":
                 distilled = self._distillation(distillation_logits[key], targets[key])
-                distilled = self.alpha * distilled + self.feature_alpha * apart / len(class_logits)
-                loss = (1 - self.alpha) * loss + distilled * (len(labels[key]) / len(whole))
+                loss = (1 - self.alpha) * loss + self.alpha * distilled * (len(labels[key]) / len(whole))
             losses[key] = loss
         return losses
 
@@ -163,5 +155,4 @@ def build_criterion(args, labels, sizes, device):
     shares = shares and {key: args.logit_adjustment * values.to(device) for key, values in shares.items()}
     loss = DistillationLoss(kind, args.distillation_alpha, args.distillation_tau, weights, args.ls)
     loss.reduction, loss.adjustment = args.distillation_reduction, shares
-    loss.feature_alpha = args.feature_alpha
     return loss

@@ -7,32 +7,16 @@ import time
 import torch
 from timm.utils.model_ema import ModelEmaV3
 
-from clip_model import EMBEDDING
-from networks import Projecting
 from utils import checkpoint
 from utils.errors import Interrupted, NonFiniteLoss, UserError
-from utils.hardware import TORCH
 from utils.log import logger
+from utils.optimizer import build_optimizer
 from utils.scheduler import CosineAnnealingWarmUpRestarts
-
-# The recipe's betas come with the optimizer; None leaves PyTorch's own.
-OPTIMIZERS = {"Adam": (torch.optim.Adam, (0.9, 0.98)), "AdamW": (torch.optim.AdamW, None)}
 
 # What a last.pt holds under "progress".
 KEYS = set(
     "cuda_random_state data epoch losses optimizer order_state random_state rows scheduler seconds teacher_logits".split()
 )
-
-
-def build_optimizer(net, args):
-    """Adam or AdamW. With a scheduler its own learning rate is --min-lr, where each cycle starts."""
-    kind, betas = OPTIMIZERS[args.optimizer]
-    settings = {"lr": args.min_lr if args.scheduler else args.lr, "weight_decay": args.weight_decay}
-    if TORCH >= (2, 4):  # the first that has it on CPUs, too: one pass over the weights instead of ten
-        settings["fused"] = True
-    if betas:
-        settings["betas"] = betas
-    return kind(net.parameters(), **settings)
 
 
 def build_scheduler(optimizer, args, steps):
@@ -78,7 +62,6 @@ class TrainState:
         self.average = ModelEmaV3(self.net, args.ema, use_warmup=True) if args.ema else None
         self.step = 0  # finished ones, of all epochs
         self.shuffle = torch.Generator().manual_seed(args.seed)
-        self.trained = net  # with what training alone needs
         self.parallel = net  # as several processes train it
         self.targets = None  # the teacher's logits, dict attribute -> float32 (N, classes), on the device
         self.view = None  # number of the view that they are of
@@ -98,10 +81,6 @@ class TrainState:
         """Go on from the run's last.pt if it is resumed; otherwise write the first one. Args: `data`, dict of splits."""
         self.fingerprint = data_fingerprint(data)
         saved = self.run.take_saved()
-        targets = (saved["progress"]["teacher_logits"] if saved else self.targets) or {}
-        if EMBEDDING in targets:
-            self.trained = Projecting(self.net, targets[EMBEDDING].shape[1]).to(self.world.device)
-            self.optimizer.add_param_group({"params": self.trained.projection.parameters()})
         steps = -(-len(data["train"].names) // self.args.batch_size)
         self.scheduler = build_scheduler(self.optimizer, self.args, steps if self._by_step else 1)
         self.signals.defer(alone=self.world.size == 1, speaks=self.world.is_first)
@@ -112,7 +91,7 @@ class TrainState:
         else:
             self.save()
         self.saved_at = time.monotonic()
-        self.parallel = self.world.parallel(self.trained)
+        self.parallel = self.world.parallel(self.net)
 
     def learn_from(self, teacher, data):
         """Have the teacher's logits of a view, unless they are there.
@@ -230,7 +209,6 @@ class TrainState:
             "view": self.view,
             "teacher": self.teacher,
             "step": self.step,
-            "projection": self.trained.projection.state_dict() if self.trained is not self.net else None,
             "average": self.average and self.average.module.state_dict(),
             "processes": self.world.size,
         }
@@ -244,8 +222,6 @@ class TrainState:
             self.targets = logits and {key: values.to(self.world.device) for key, values in logits.items()}
             self.view = progress.get("view", 0 if logits else None)
             self.teacher, self.step = progress.get("teacher"), progress.get("step", 0)
-            if self.trained is not self.net:
-                self.trained.projection.load_state_dict(progress["projection"])
             if self.average:
                 self.average.module.load_state_dict(progress["average"])
             self.optimizer.load_state_dict(progress["optimizer"])

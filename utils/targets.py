@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import torch
 
-from clip_model import EMBEDDING, FashionCLIP
+from clip_model import FashionCLIP
 from networks import load_network
 from utils import engine
 from utils.attributes import prior_of
@@ -69,9 +69,6 @@ class LogitsFile(Teacher):
                 self.names = [str(name) for name in file["image_name"].ravel()]
                 stored = {key: PREFIX + key if PREFIX + key in file.files else key for key in sizes}
                 self.arrays = {key: file[name] for key, name in stored.items()}
-                self.embedding = (
-                    {EMBEDDING: file[PREFIX + EMBEDDING]} if PREFIX + EMBEDDING in file.files else {}
-                )
                 has_prior = [key for key in sizes if PRIOR + key in file.files]
                 prior = {key: file[PRIOR + key].astype(float).tolist() for key in has_prior}
                 options = json.loads(str(file["views"])) if "views" in file.files else None
@@ -117,7 +114,7 @@ class LogitsFile(Teacher):
         chosen = self.rows(data.names)
         view = data.pixels.number if self.by_view else ...
         arrays = {key: values[view][chosen].astype(np.float32) for key, values in self.arrays.items()}
-        return {key: torch.from_numpy(values) for key, values in {**arrays, **self.embedding}.items()}
+        return {key: torch.from_numpy(values) for key, values in arrays.items()}
 
 
 class Network(Teacher):
@@ -147,16 +144,7 @@ class Network(Teacher):
         Raises: UserError if they are not finite, or the cache is damaged, or the teacher is another than it was.
         """
         classes = {key: attribute.classes for key, attribute in self.attributes.items()}
-        key = repr(
-            (
-                LOGITS_VERSION,
-                data.pixels.key,
-                self.precision.name,
-                self.identity,
-                classes,
-                self.args.feature_alpha > 0,
-            )
-        )
+        key = repr((LOGITS_VERSION, data.pixels.key, self.precision.name, self.identity, classes))
         digest = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
         path = os.path.join(self.args.cache_dir, f"logits-{digest}.npz")
         if os.path.exists(path):
@@ -171,7 +159,7 @@ class Network(Teacher):
 
     def _in_order(self, values):
         """Dict attribute -> tensor `(N, classes)` of the network, with the student's order of classes."""
-        found = {key: _standardized(values[key]) for key in values if key == EMBEDDING}
+        found = {}
         for key, attribute in self.attributes.items():
             order = [self.net.attributes[key].classes.index(name) for name in attribute.classes]
             found[key] = values[key][:, order]
@@ -189,18 +177,11 @@ class Network(Teacher):
         logger.info(f"teacher's logits: computed for {view}{len(data.names)} images, once")
         self.net.to(data.pixels.device)
         batches = torch.arange(len(data.names)).split(self.args.val_batch_size)
-        options = {"poll": poll, "embedding": self.args.feature_alpha > 0}
-        logits = engine.predict(self.net, data.pixels, self.precision, batches, "teacher's logits", **options)
+        logits = engine.predict(self.net, data.pixels, self.precision, batches, "teacher's logits", poll)
         for key, values in logits.items():
             if not torch.isfinite(values).all():
                 raise UserError(f"--teacher {self.args.teacher}: its logits of {key} are not finite")
         return self._in_order(logits)
-
-
-def _standardized(embedding):
-    """Each of its numbers with mean 0 and standard deviation 1 over the images, float16: otherwise the angle between
-    two embeddings is that of what they have in common."""
-    return ((embedding - embedding.mean(dim=0)) / embedding.std(dim=0, unbiased=False).clamp(min=1e-6)).half()
 
 
 def _identity(net):

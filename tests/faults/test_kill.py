@@ -24,7 +24,7 @@ COMMON = "--clip-model random --precision fp32 --log-interval 1 --save-every-min
 ROLES = {
     "teacher": "--loss-weight True --batch-size 4 --val-batch-size 1 --epochs 4".split(),
     "student": (
-        "--kd-learning True --teacher zero-shot --distillation-type soft --student-weights none --optimizer AdamW "
+        "--kd-learning True --teacher zero-shot --distillation-type soft --student-weights none --optimizer Muon "
         "--scheduler True --warmup-epoch 1 --views 2 --ema 0.9 --schedule-by step --logit-adjustment 0.5 "
         "--batch-size 8 --val-batch-size 2 --epochs 2"
     ).split(),

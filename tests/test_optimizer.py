@@ -1,0 +1,70 @@
+"""Muon: which weights it moves, and how far."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import ATTRIBUTES
+from torch import nn
+
+from clip_model import FashionCLIP
+from networks import Student
+from utils.optimizer import Muon, build_optimizer, orthogonal
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (12, 90), (90, 12)])
+def test_orthogonal(shape):
+    """All singular values become about 1, and the singular vectors stay."""
+    draw, size = np.random.default_rng(0), min(shape)
+    left, right = (np.linalg.qr(draw.normal(size=(side, size)))[0] for side in shape)
+    matrix = left * np.geomspace(0.1, 10, size) @ right.T
+    among = left.T @ orthogonal(torch.from_numpy(matrix).float()).numpy() @ right
+    assert among.shape == (min(shape),) * 2
+    assert among.diagonal().min() > 0.6 and among.diagonal().max() < 1.25
+    assert abs(among - np.diag(among.diagonal())).max() < 1e-3
+    assert not orthogonal(torch.zeros(shape)).any()
+
+
+def test_which_weights_are_matrices():
+    for net in (Student(ATTRIBUTES, True), FashionCLIP(ATTRIBUTES, "random")):
+        chosen = {id(weight) for weight in Muon(net, lr=1.0).matrices}
+        names = {name for name, weight in net.named_parameters() if id(weight) in chosen}
+        others = {name for name, _ in net.named_parameters()} - names
+        assert names and all(name.endswith(".weight") for name in names)
+        assert not any(
+            part in name
+            for name in names
+            for part in ("heads", "norm", "bias", "token_embedding", "position_embedding", "local_conv")
+        )
+        if net.role == "student":
+            assert {
+                "backbone.patch_embed.conv1.conv.weight",
+                "backbone.stages.2.blocks.0.mlp.fc1.weight",
+            } <= names
+        assert len(others) > len(names)
+
+
+def test_a_step_by_hand():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 3, bias=False), nn.Conv2d(6, 6, 3, groups=6), nn.Flatten(), nn.LayerNorm(6)
+    )
+    args = SimpleNamespace(optimizer="Muon", lr=0.1, min_lr=0.0, scheduler=False, weight_decay=0.5)
+    muon = build_optimizer(net, args)
+    rest = [nn.Parameter(value.detach().clone()) for value in list(net.parameters())[1:]]
+    adamw = build_optimizer(nn.ParameterList(rest), SimpleNamespace(**{**vars(args), "optimizer": "AdamW"}))
+    weight, average = net[0].weight.detach().clone(), 0
+    for _ in range(3):
+        muon.zero_grad()
+        net(torch.randn(4, 3, 5, 5)).square().sum().backward()
+        grad = net[0].weight.grad.clone()
+        for one, parameter in zip(rest, list(net.parameters())[1:]):
+            one.grad = parameter.grad.clone()
+        muon.step(), adamw.step()
+        average = 0.95 * average + 0.05 * grad
+        direction = orthogonal((0.05 * grad + 0.95 * average).reshape(6, 27)).reshape(6, 3, 3, 3)
+        weight = weight * (1 - 0.1 * 0.5) - 0.1 * 0.2 * math.sqrt(27) * direction
+        assert torch.allclose(net[0].weight, weight, atol=1e-5)
+        assert all(torch.equal(one, other) for one, other in zip(rest, list(net.parameters())[1:]))
