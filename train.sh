@@ -16,19 +16,36 @@ student() {
         --distillation-alpha 0.9 --loss-weight True --scheduler True "$@"
 }
 
-# Not the published procedure: many views, classes that count alike, a rate that ends at nothing (docs/accuracy.md).
-# With other --epochs, give --views and --decay-epoch the same number.
+# epochs DEFAULT ARGUMENTS: what --epochs says among the arguments.
+epochs() {
+    local found=$1
+    while [ $# -gt 1 ]; do
+        shift
+        case "$1" in
+        --epochs) found=${2:-} ;;
+        --epochs=*) found=${1#*=} ;;
+        esac
+    done
+    echo "$found"
+}
+
+# Not the published procedure: a view of its own for each epoch, classes that count alike, and a rate that ends at
+# nothing with the last epoch (docs/accuracy.md).
 best-teacher() {
-    exec "$PYTHON" train.py --version best-teacher --seed 214 --lr 1e-5 --min-lr 1e-7 --optimizer AdamW --epochs 10 \
-        --batch-size 64 --weight-decay 0.2 --logit-adjustment 1 --views 10 --scheduler True --schedule-by step \
-        --warmup-epoch 1 --decay-epoch 10 --best acsa "$@"
+    local epochs
+    epochs=$(epochs 10 "$@")
+    exec "$PYTHON" train.py --version best-teacher --seed 214 --lr 1e-5 --min-lr 1e-7 --optimizer AdamW --epochs "$epochs" \
+        --batch-size 64 --weight-decay 0.2 --logit-adjustment 1 --views "$epochs" --scheduler True --schedule-by step \
+        --warmup-epoch 1 --decay-epoch "$epochs" --best acsa "$@"
 }
 
 best() {
-    exec "$PYTHON" train.py --version best --seed 214 --lr 1e-3 --min-lr 1e-6 --optimizer AdamW --epochs 30 --batch-size 64 \
+    local epochs
+    epochs=$(epochs 30 "$@")
+    exec "$PYTHON" train.py --version best --seed 214 --lr 1e-3 --min-lr 1e-6 --optimizer AdamW --epochs "$epochs" --batch-size 64 \
         --weight-decay 0.05 --ls 0.1 --logit-adjustment 1 --kd-learning True --teacher best-teacher/best.pt \
         --distillation-type soft --distillation-tau 2 --distillation-alpha 0.7 --distillation-reduction batch \
-        --views 30 --scheduler True --schedule-by step --warmup-epoch 1 --decay-epoch 30 --best acsa "$@"
+        --views "$epochs" --scheduler True --schedule-by step --warmup-epoch 1 --decay-epoch "$epochs" --best acsa "$@"
 }
 
 # Both, small, on drawn garments: a teacher from random weights, then a student from random weights.

@@ -1,5 +1,9 @@
 """Options of train.py: what is taken, and what is refused."""
 
+import os
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from train import parse_args
@@ -112,3 +116,20 @@ def test_none_needs_no_teacher():
     args = parse_args(["--version", "a", "--kd-learning", "True", "--distillation-type", "none"])
     assert args.kd_learning and not args.distils
     assert parse_args(SOFT.split()).distils
+
+
+@pytest.mark.parametrize("recipe, default", [("best-teacher", 10), ("best", 30)])
+@pytest.mark.parametrize(
+    "given, epochs", [("", None), ("--epochs 60 --lr 1e-4", 60), ("--lr 1e-4 --epochs=7", 7)]
+)
+def test_the_script_fits_views_and_schedule_to_the_epochs(tmp_path, recipe, default, given, epochs):
+    python = tmp_path / "python"
+    python.write_text('#!/usr/bin/env bash\nif [ "$1" = - ]; then exit 0; fi\necho "$@"\n')
+    python.chmod(0o755)
+    script = [str(Path(__file__).parents[1] / "train.sh"), recipe, *given.split()]
+    said = subprocess.run(
+        ["bash", *script], env={**os.environ, "PYTHON": str(python)}, stdout=subprocess.PIPE, check=True
+    )
+    args = parse_args(said.stdout.decode().split()[1:])
+    assert (args.epochs, args.views, args.decay_epoch) == (epochs or default,) * 3
+    assert not given or args.lr == 1e-4

@@ -130,5 +130,5 @@ def finished(run):
     """A run that was to be resumed has nothing left to do."""
     logger.info(
         f"{run.model_dir}: all {len(run.rows)} epochs are done, best: epoch {run.best['epoch']}, "
-        f"mean Top-1 {run.best['val_top1']:.4f}; a higher --epochs goes on from there"
+        f"mean Top-1 {run.best['val_top1']:.4f}, ACSA {run.best['val_acsa']:.4f}; a higher --epochs goes on from there"
     )
