@@ -45,11 +45,11 @@ def train_one_epoch(state, data, criterion):
             {key: values[batch] for key, values in labels.items()},
         )
         losses = torch.stack([losses[key] for key in labels]) * counts
-        state.optimizer.zero_grad(set_to_none=True)
         (world.size * losses.sum()).backward()  # since the processes' gradients are averaged
         if args.clipping:
             torch.nn.utils.clip_grad_norm_(state.net.parameters(), GRADIENT_NORM)
         state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)  # here, so that the next step finds memory in one piece
         history[step - 1] = world.sum(losses.detach())
         state.losses = history[:step]
 
