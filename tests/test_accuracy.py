@@ -132,8 +132,18 @@ def test_the_rows():
         if row.seeds:
             train.parse_args(["--version", row.version(SEED), *row.command.split()])
         assert not row.against or any((row.data, row.against) == (one.data, one.name) for one in ROWS)
-    script = (Path(train.__file__).parent / "train.sh").read_text().replace("\\\n", "")
-    words = re.search(r"train\.py (--version student .*?) \"\$@\"", script)[1].split()
-    recipe = next(row for row in ROWS if row.name == "recipe").command.split()
-    ours, theirs = ({*zip(one[::2], one[1::2])} for one in (recipe, words))
-    assert {name for name, _ in ours ^ theirs} == {"--version", "--seed", "--student-weights", "--teacher"}
+
+
+@pytest.mark.parametrize(
+    "name, recipe, others",
+    [("recipe", "student", ""), ("+ Muon: best", "best", "optimizer lr batch_size best cos_gamma")],
+)
+def test_rows_are_recipes_of_the_script(name, recipe, others):
+    script = (
+        (Path(train.__file__).parent / "train.sh").read_text().replace("\\\n", "").replace('"$epochs"', "10")
+    )
+    words = re.search(rf"train\.py (--version {recipe} .*?) \"\$@\"", script)[1]
+    row = next(row for row in ROWS if row.name == name)
+    ours, theirs = (vars(train.parse_args(one.split())) for one in (f"--version a {row.command}", words))
+    differ = {name for name in ours if ours[name] != theirs[name] and name != "version"}
+    assert differ == {"student_weights", "teacher", *others.split()}
