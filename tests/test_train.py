@@ -172,3 +172,16 @@ def test_help_is_instant_and_complete():
     for option in ("--version", "--distillation-tau", "--cache-dir", "--student-weights", "--clipping"):
         assert option in text
     assert text.count("(default") >= 28
+
+
+def test_a_forward_pass_finds_no_gradients(train, monkeypatch):
+    """They would lie between the activations, and memory would not be found in one piece."""
+    forward, kept = FashionCLIP.forward, []
+
+    def spied(self, *given):
+        kept.append(sum(weight.grad is not None for weight in self.parameters()))
+        return forward(self, *given)
+
+    monkeypatch.setattr(FashionCLIP, "forward", spied)
+    train("--version", "teacher")
+    assert len(kept) > 4 and not any(kept)
