@@ -52,10 +52,8 @@ class Muon(torch.optim.AdamW):
             if weight.grad is None:
                 continue
             state = self.state[weight]
-            if not state:
-                state.update(
-                    step=torch.tensor(0.0), average=torch.zeros_like(weight)
-                )  # torch 1.12 reads a step
+            if not state:  # torch 1.12 wants a step in it
+                state.update(step=torch.tensor(0.0), average=torch.zeros_like(weight))
             average = state["average"]
             average.lerp_(weight.grad, 1 - self.MOMENTUM)
             update = orthogonal(weight.grad.lerp(average, self.MOMENTUM).flatten(1)).view_as(weight)
