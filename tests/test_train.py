@@ -140,6 +140,16 @@ def test_reproducible_before_anything_is_computed(train, monkeypatch):
     assert seen == [(":4096:8", True)]
 
 
+def test_auto_is_float32_for_a_student_on_a_cpu(monkeypatch):
+    """bf16 costs it accuracy, see docs/speed.md; who asks for bf16, or resumes a run with it, has it."""
+    monkeypatch.setattr(hardware, "TORCH", (2, 0))
+    monkeypatch.setattr(hardware, "bf16_speedup", lambda device: 2.0)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    cases = [("auto", cpu, False), ("auto", cpu, True), ("auto", gpu, True), ("bf16", cpu, True)]
+    found = [hardware.choose_precision(*case).name for case in cases]
+    assert found == ["bf16", "fp32", "bf16", "bf16"]
+
+
 def test_a_package_that_only_the_header_names_may_be_missing(train, monkeypatch):
     real = report.version
 

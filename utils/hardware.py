@@ -60,7 +60,7 @@ def choose_device(name):
     return torch.device(name)
 
 
-def choose_precision(name, device):
+def choose_precision(name, device, is_student=False):
     """Precision for auto, fp32 or bf16. Processor flags do not tell whether bf16 pays, so auto measures."""
     if name == "bf16" and TORCH < (2, 0):
         raise UserError("--precision bf16 needs PyTorch 2 or newer (LayerNorm's backward fails before)")
@@ -68,6 +68,8 @@ def choose_precision(name, device):
         return Precision(name, "as asked for")
     if TORCH < (2, 0):
         return Precision("fp32", f"bf16 needs PyTorch 2, this is {torch.__version__}")
+    if is_student and device.type == "cpu":
+        return Precision("fp32", "on a CPU bf16 costs a student accuracy: docs/speed.md")
     speedup = bf16_speedup(device)
     reason = f"a bf16 matrix product ran at {speedup:.2f} x float32's speed, {WORTHWHILE} x is asked for"
     return Precision("bf16" if speedup >= WORTHWHILE else "fp32", reason)
