@@ -29,9 +29,9 @@ epochs() {
     echo "$found"
 }
 
-# Not the published procedure: a view of its own for each epoch, classes that count alike, and a rate that ends at
-# nothing with the last epoch (docs/accuracy.md); so a finished run cannot go on with more of them. A student from random weights, --student-weights none, learns
-# faster with --optimizer Muon --lr 3e-3 --batch-size 32.
+# Not the published procedure (docs/accuracy.md): a view of its own for each epoch, classes that count alike, and a rate
+# that ends at nothing with the last epoch, so that a finished run cannot go on with more of them. A student from random
+# weights, --student-weights none, learns faster with --optimizer Muon --lr 3e-3 --batch-size 32.
 best-teacher() {
     local epochs
     epochs=$(epochs 10 "$@")
