@@ -5,7 +5,6 @@ import functools
 import math
 import os
 import warnings
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -181,26 +180,14 @@ def read_photos(paths, exif=False, prepare=letterbox, lasting=False):
                 raise UserError(f"photo {problem}; run it again, or take its row out of the table") from error
             return None, problem
 
-    workers = processors()
+    # Those this process may use, where the system tells.
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    ahead = 32 * workers  # as much memory as that, should the reader be slower
     with ThreadPoolExecutor(workers) as pool, warnings.catch_warnings():
         # Pillow's, about sizes and metadata: a photo is read or reported. For all threads at once.
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        ahead, rest = deque(), iter(paths)
-        try:
-            for path in rest:
-                ahead.append(pool.submit(read, path))
-                if len(ahead) > 32 * workers:  # as much memory as that, should the reader be slower
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()
-
-
-def processors():
-    """Those this process may use, where the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        for start in range(0, len(paths), ahead):
+            yield from pool.map(read, paths[start : start + ahead])
 
 
 def find_photos(folder):
