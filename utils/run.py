@@ -114,10 +114,15 @@ class Run:
         self.last_file = os.path.join(self.model_dir, "last.pt")
         self.is_begun = os.path.exists(self.last_file)
         self._check_version()
-        self._saved = self._read(defaults, world.size) if args.resume and self.is_begun else None
-        # Of the finished epochs, as in metrics.csv.
-        self.rows = self._saved["progress"]["rows"] if self._saved else []
-        self.is_finished = self._saved is not None and len(self.rows) >= args.epochs
+        saved = self._saved = self._read(defaults, world.size) if args.resume and self.is_begun else None
+        progress = saved["progress"] if saved else {}
+        self.began_with = saved["meta"] if saved else {}  # the meta of a resumed run
+        self.teacher = progress.get("teacher")  # what a resumed run knows of it
+        self.rows = progress.get("rows", [])  # of the finished epochs, as in metrics.csv
+        self.is_finished = saved is not None and len(self.rows) >= args.epochs
+        # Whether a resumed run has kept all that its teacher says.
+        has_logits = progress.get("teacher_logits") is not None
+        self.has_all_logits = has_logits and args.views == 1 and not args.save_teacher_logits
 
     def _check_version(self):
         has_epochs = bool(epoch_files(self.model_dir))
@@ -168,33 +173,14 @@ class Run:
         """
         if not self._saved:
             return
+        progress, logits = self._saved["progress"], self._saved["progress"]["teacher_logits"]
         shapes = {key: (len(data["train"].names), size) for key, size in sizes.items()}
-        taught = self.teacher_logits and {key: tuple(self.teacher_logits[key].shape) for key in sizes}
-        if self._saved["progress"]["data"] != data_fingerprint(data) or (taught or shapes) != shapes:
+        taught = logits and {key: tuple(logits[key].shape) for key in sizes}
+        if progress["data"] != data_fingerprint(data) or (taught or shapes) != shapes:
             raise UserError(
                 f"--resume: {self.args.data_dir} is not the data set that the run began with: names, labels, boxes or sizes "
                 f"of photos differ, or which can be read; name that one with --data-dir, or {BEGIN_ANEW}"
             )
-
-    @property
-    def began_with(self):
-        """The meta of a resumed run; empty for a new one."""
-        return self._saved["meta"] if self._saved else {}
-
-    @property
-    def teacher_logits(self):
-        """Those of a resumed run; None for a new one, or without a teacher."""
-        return self._saved and self._saved["progress"]["teacher_logits"]
-
-    @property
-    def teacher(self):
-        """What a resumed run knows of its teacher; None for a new one."""
-        return self._saved and self._saved["progress"].get("teacher")
-
-    @property
-    def has_all_logits(self):
-        """Whether a resumed run has kept all that its teacher says."""
-        return self.teacher_logits is not None and self.args.views == 1 and not self.args.save_teacher_logits
 
     def take_saved(self):
         """Content of the last.pt of a resumed run, once, since it is large; None for a new one."""
@@ -321,16 +307,15 @@ def metrics_row(epoch, lr, losses, scores, seconds):
 
 def _is_state(meta, progress):
     """Whether a checkpoint's content is of the form that `TrainState.save` writes, as far as it is used before it is loaded."""
-    if not (isinstance(meta.get("options"), dict) and meta.get("precision") in ("fp32", "bf16")):
-        return False
-    if meta.get("role") not in ("teacher", "student"):
-        return False
     if not (isinstance(progress, dict) and set(progress) >= KEYS and isinstance(progress["rows"], list)):
         return False
     rows, losses, logits = progress["rows"], progress["losses"], progress["teacher_logits"]
     teacher = progress.get("teacher")
     return (
-        (teacher is None or (isinstance(teacher, dict) and set(teacher) == {"identity", "prior"}))
+        isinstance(meta.get("options"), dict)
+        and meta.get("precision") in ("fp32", "bf16")
+        and meta.get("role") in ("teacher", "student")
+        and (teacher is None or (isinstance(teacher, dict) and set(teacher) == {"identity", "prior"}))
         and all(isinstance(row, dict) for row in rows)
         and all(isinstance(value, (int, float, type(None))) for row in rows for value in row.values())
         and all(isinstance(row.get(name), (int, float)) for row in rows for name in ("val_top1", "val_acsa"))
