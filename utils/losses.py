@@ -2,12 +2,9 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from utils.attributes import UNKNOWN
 from utils.dataset import count_classes
-
-KINDS = ("none", "soft", "hard")
 
 
 def class_weights(labels, sizes):
@@ -72,12 +69,7 @@ def soft_distillation(student, teacher, tau, reduction=None):
     return divergence / (len(student) if reduction == "batch" else student.numel())
 
 
-def hard_distillation(student, teacher):
-    """Cross-entropy with the teacher's decision (DeiT, arXiv:2012.12877, section 4); no class weights."""
-    return F.cross_entropy(student.float(), teacher.argmax(dim=1))
-
-
-class DistillationLoss(nn.Module):
+class DistillationLoss:
     """Per attribute `(1 - alpha) * CE(class head, label) + alpha * KD(distillation head, teacher)`.
 
     Args:
@@ -92,17 +84,14 @@ class DistillationLoss(nn.Module):
     """
 
     def __init__(self, kind, alpha=0.5, tau=1.0, class_weights=None, label_smoothing=0.0):
-        super().__init__()
-        if kind not in KINDS:
-            raise ValueError(f"kind of distillation {kind!r}: not one of {', '.join(KINDS)}")
         self.kind = kind
         self.alpha = alpha
         self.tau = tau
         self.label_smoothing = label_smoothing
-        self.weights = class_weights  # not buffers: those do not take every name
+        self.weights = class_weights
         self.reduction, self.adjustment = "classes", None
 
-    def forward(self, outputs, targets, labels, batch_labels=None):
+    def __call__(self, outputs, targets, labels, batch_labels=None):
         """The losses of a batch.
 
         Args:
@@ -143,7 +132,8 @@ class DistillationLoss(nn.Module):
     def _distillation(self, student, teacher):
         if self.kind == "soft":
             return soft_distillation(student, teacher, self.tau, self.reduction)
-        return hard_distillation(student, teacher)
+        # With the teacher's decision (DeiT, arXiv:2012.12877, section 4); no class weights.
+        return F.cross_entropy(student.float(), teacher.argmax(dim=1))
 
 
 def build_criterion(args, labels, sizes, device):
