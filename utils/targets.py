@@ -133,8 +133,7 @@ class Network(Teacher):
         else:
             self.net, meta = load()
             prior = prior_of(meta, self.net.attributes.sizes)
-            prior = prior and self._in_order({key: torch.tensor([values]) for key, values in prior.items()})
-            self.prior = prior and {key: values[0].tolist() for key, values in prior.items()}
+            self.prior = prior and {key: [prior[key][i] for i in self._order(key)] for key in attributes}
             self.identity = _identity(self.net)
 
     def logits(self, data, poll=None):
@@ -157,13 +156,9 @@ class Network(Teacher):
         save_logits(path, data.names, logits)
         return logits
 
-    def _in_order(self, values):
-        """Dict attribute -> tensor `(N, classes)` of the network, with the student's order of classes."""
-        found = {}
-        for key, attribute in self.attributes.items():
-            order = [self.net.attributes[key].classes.index(name) for name in attribute.classes]
-            found[key] = values[key][:, order]
-        return found
+    def _order(self, key):
+        """The student's classes of an attribute, in its order, as the network numbers them."""
+        return [self.net.attributes[key].classes.index(name) for name in self.attributes[key].classes]
 
     def _ask(self, data, poll):
         if self.net is None:
@@ -181,7 +176,7 @@ class Network(Teacher):
         for key, values in logits.items():
             if not torch.isfinite(values).all():
                 raise UserError(f"--teacher {self.args.teacher}: its logits of {key} are not finite")
-        return self._in_order(logits)
+        return {key: logits[key][:, self._order(key)] for key in self.attributes}
 
 
 def _identity(net):
