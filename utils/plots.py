@@ -3,7 +3,6 @@
 python -m utils.plots logs/a logs/b --output curves.png
 """
 
-import io
 import itertools
 import os
 import pathlib
@@ -69,10 +68,7 @@ def read_metrics(path):
     import pandas as pd
 
     try:
-        with open(file, encoding="utf-8") as lines:
-            text = lines.read()
-        whole = text[: text.rfind("\n") + 1]  # a line without an end is being written at this moment
-        table = pd.read_csv(io.StringIO(whole), dtype=float)
+        table = pd.read_csv(file, dtype=float)
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: not a metrics.csv as train.py writes it ({first_line(error)})") from error
     absent = [name for name in ("epoch", "lr", *SCORES) if name not in table]
