@@ -73,11 +73,8 @@ def _weights_file(name, config, weights):
         weights = config.get("hf_hub_id")
         if not weights:
             raise UserError(f"student {name}: timm knows of no weights on the hub; {WAY_OUT}")
-    return weights if os.path.isfile(weights) else download(weights)
-
-
-def download(hub_id):
-    """Path of a hub model's weights, from the local hub cache or fetched into it."""
-    if not hub.is_hub_id(hub_id):
-        raise UserError(f"student weights {hub_id}: no such file; {WAY_OUT}")
-    return hub.fetch(hub_id, (hub.WEIGHTS, "pytorch_model.bin"), "student weights", WAY_OUT)
+    if os.path.isfile(weights):
+        return weights
+    if not hub.is_hub_id(weights):
+        raise UserError(f"student weights {weights}: no such file; {WAY_OUT}")
+    return hub.fetch(weights, (hub.WEIGHTS, "pytorch_model.bin"), "student weights", WAY_OUT)

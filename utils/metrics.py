@@ -162,10 +162,9 @@ def bootstrap(labels, hits, resamples=RESAMPLES, seed=0):
         one_hot = values[:, None] == np.arange(max(values.max() + 1, 1))
         parts += [one_hot & hits[key][:, None], one_hot]
     cells = np.hstack(parts).astype(float)
-    sums = []
-    for _ in range(resamples):
-        times = np.bincount(rng.integers(images, size=images), minlength=images)  # that each image was drawn
-        sums.append(times @ cells)
+    draws = (rng.integers(images, size=images) for _ in range(resamples))
+    # An image counts as often as it was drawn.
+    sums = [np.bincount(drawn, minlength=images) @ cells for drawn in draws]
     counts = np.split(np.array(sums), np.cumsum([part.shape[1] for part in parts])[:-1], axis=1)
     pairs = [np.ma.stack(accuracies(right, count)) for right, count in zip(counts[::2], counts[1::2])]
     return dict(zip(("mean_top1", "mean_acsa"), np.ma.stack(pairs).mean(axis=0)))

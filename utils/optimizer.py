@@ -5,9 +5,6 @@ from torch import nn
 
 from utils.hardware import TORCH
 
-# The recipe's betas come with the optimizer; None leaves PyTorch's own.
-OPTIMIZERS = {"Adam": (torch.optim.Adam, (0.9, 0.98)), "AdamW": (torch.optim.AdamW, None)}
-
 
 def build_optimizer(net, args):
     """The optimizer of the options. With a scheduler its own learning rate is --min-lr, where each cycle starts."""
@@ -16,10 +13,9 @@ def build_optimizer(net, args):
         settings["fused"] = True
     if args.optimizer == "Muon":
         return Muon(net, **settings)
-    kind, betas = OPTIMIZERS[args.optimizer]
-    if betas:
-        settings["betas"] = betas
-    return kind(net.parameters(), **settings)
+    if args.optimizer == "Adam":
+        return torch.optim.Adam(net.parameters(), betas=(0.9, 0.98), **settings)  # the recipe's betas
+    return torch.optim.AdamW(net.parameters(), **settings)
 
 
 class Muon(torch.optim.AdamW):

@@ -20,6 +20,8 @@ class Images:
     Args: `arrays`, one after the other, each uint8 `(N, 224, 224, 3)`; they may be memory-mapped and read-only.
     """
 
+    number = 0  # of the view, see `utils.views.View`
+
     def __init__(self, arrays, device):
         self.arrays = arrays
         self.device = device
@@ -29,11 +31,6 @@ class Images:
             self.resident = torch.empty((len(self), SIZE, SIZE, 3), dtype=torch.uint8, device=device)
             for rows in torch.arange(len(self)).split(1024):  # what is gathered takes main memory
                 self.resident[rows.to(device)] = torch.from_numpy(self._gather(rows.numpy())).to(device)
-
-    @property
-    def number(self):
-        """Of the view, see `utils.views.View`."""
-        return 0
 
     @property
     def key(self):

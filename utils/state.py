@@ -82,7 +82,8 @@ class TrainState:
         self.fingerprint = data_fingerprint(data)
         saved = self.run.take_saved()
         steps = -(-len(data["train"].names) // self.args.batch_size)
-        self.scheduler = build_scheduler(self.optimizer, self.args, steps if self._by_step else 1)
+        steps = steps if self.args.schedule_by == "step" else 1
+        self.scheduler = build_scheduler(self.optimizer, self.args, steps)
         self.signals.defer(alone=self.world.size == 1, speaks=self.world.is_first)
         if saved:
             self._load(saved)
@@ -111,16 +112,12 @@ class TrainState:
         """The network that is validated and kept: the average of its weights if there is one."""
         return self.average.module if self.average else self.net
 
-    @property
-    def _by_step(self):
-        return self.args.schedule_by == "step"
-
     def finish_step(self):
         """To be called after each step of the optimizer."""
         self.step += 1
         if self.average:
             self.average.update(self.net, self.step)
-        if self.scheduler and self._by_step:
+        if self.scheduler and self.args.schedule_by == "step":
             self.scheduler.step()
 
     def epochs(self):
@@ -138,7 +135,7 @@ class TrainState:
         Args: `losses` of `utils.engine.train_one_epoch`, `scores` of `utils.engine.validate`.
         """
         lr = self.optimizer.param_groups[0]["lr"]
-        if self.scheduler and not self._by_step:
+        if self.scheduler and self.args.schedule_by == "epoch":
             self.scheduler.step()
         # Steps that were lost and done again do not count in the seconds.
         self.run.finish_epoch(self, lr, losses, scores)
