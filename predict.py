@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.attributes import read_attributes
-from utils.cli import CLIP_MODEL, ZERO_SHOT, Parser, check_folder_of, exit_code, number
+from utils.cli import CLIP_MODEL, ZERO_SHOT, Parser, exit_code, new_file, number
 from utils.errors import SkippedPhotos, UserError
 from utils.files import atomic
 from utils.inference import load_classifier, prediction_header, probability_columns
@@ -25,7 +25,7 @@ def get_args_parser():
     p.add_argument("--attributes", help="with zero-shot: JSON file of the attributes, with their prompts; without it, the competition's", metavar="FILE")
     p.add_argument("--clip-model", help=f"with zero-shot: hub name or local folder; without it, {CLIP_MODEL}", metavar="NAME")
     p.add_argument("--images", help="folder that the names in a CSV start from; without it, the CSV's own", metavar="DIR")
-    p.add_argument("--output", default="predictions.csv", help="CSV file to write, a row for each photo", metavar="FILE")
+    p.add_argument("--output", type=new_file, default="predictions.csv", help="CSV file to write, a row for each photo", metavar="FILE")
     p.switch(p, "--probabilities", "also write the probability of each class, 0 to 1")
     p.add_argument("--names", help="write the classes' names: en their own, another language those of the attributes' file; without it their numbers", metavar="LANG")
     p.prior_option(p)
@@ -36,7 +36,6 @@ def get_args_parser():
 
 def main(argv=None):
     args = get_args_parser().parse_args(argv)
-    check_folder_of(args.output)
     if (args.attributes or args.clip_model) and args.checkpoint != ZERO_SHOT:
         raise UserError(f"--attributes, --clip-model: for {ZERO_SHOT}; a trained network brings its own")
     attributes = read_attributes(args.attributes) if args.attributes else None

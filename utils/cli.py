@@ -54,6 +54,14 @@ def version_name(text):
     return text
 
 
+def new_file(text):
+    """A file to write, into a folder that is there."""
+    folder = os.path.dirname(text) or "."
+    if not os.path.isdir(folder):
+        raise argparse.ArgumentTypeError(f"there is no folder {folder}; make it first")
+    return text
+
+
 def cache_folder():
     """This project's folder for caches, by the XDG rules."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")

@@ -10,7 +10,7 @@ import sys
 import pandas
 
 from utils.attributes import CONTAINS, MAX_NAME, PROMPT, Attributes, plain_name
-from utils.cli import Parser, check_folder_of, exit_code
+from utils.cli import Parser, exit_code, new_file
 from utils.dataset import is_held_out
 from utils.errors import UserError, shortened
 from utils.files import atomic
@@ -135,7 +135,7 @@ def get_args_parser():
     p.add_argument("table", help="CSV file with a header, a row for each photo", metavar="TABLE.csv")
     p.add_argument("--image", required=True, help="column with the photo's name", metavar="COLUMN")
     p.add_argument("--photos", required=True, help="folder of the photos, relative to the table's", metavar="FOLDER")
-    p.add_argument("--output", required=True, help="file to write", metavar="FILE.json")
+    p.add_argument("--output", type=new_file, required=True, help="file to write", metavar="FILE.json")
     p.add_argument("--encoding", default="utf-8", help="of the table, such as cp949", metavar="NAME")
     return p
 # fmt: on
@@ -143,7 +143,6 @@ def get_args_parser():
 
 def main(argv=None):
     args = get_args_parser().parse_args(argv)
-    check_folder_of(args.output)
     data_dir = os.path.dirname(args.table) or "."
     if not os.path.isdir(os.path.join(data_dir, args.photos)):
         raise UserError(f"--photos {args.photos}: no such folder in {data_dir}, the table's")
