@@ -56,9 +56,7 @@ def load_classifiers(args):
         attributes = attributes or found[path].attributes
     unsaid = any(one.role == "teacher" and not one.meta for one in found.values())
     if any(options.values()) and not unsaid:
-        raise UserError(
-            "--clip-model, --prompts: for zero-shot or a published teacher, which this one is not"
-        )
+        raise UserError("--clip-model, --prompts: only for zero-shot or a published teacher")
     return [found[path] for path in args.checkpoint]
 
 

@@ -97,15 +97,9 @@ def parse_args(argv=None):
     if args.resume and args.overwrite:
         parser.error("--resume goes on with a run, --overwrite removes it: give one of the two")
     if args.decay_epoch <= args.warmup_epoch:
-        parser.error(
-            f"--decay-epoch {args.decay_epoch} is the length of a cycle, warm-up included: "
-            f"it must be above --warmup-epoch {args.warmup_epoch}"
-        )
+        parser.error(f"--decay-epoch {args.decay_epoch} must be above --warmup-epoch {args.warmup_epoch}")
     if args.distils and not (args.teacher or args.teacher_logits):
-        parser.error(
-            f"--distillation-type {args.distillation_type} needs --teacher: a checkpoint relative to model/ such as "
-            "teacher/model_5.pt, or zero-shot for FashionCLIP as it comes; or its logits, --teacher-logits FILE.npz"
-        )
+        parser.error("distillation needs --teacher FILE (in model/) or zero-shot, or --teacher-logits FILE")
     if args.logit_adjustment and args.loss_weight:
         parser.error("--logit-adjustment and --loss-weight both favour rare classes: give one of the two")
     if args.teacher and args.teacher_logits:

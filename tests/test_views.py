@@ -279,7 +279,7 @@ def test_bad_boxes(fails, place, photos, column, cell, said):
 def test_no_boxes_to_crop_to(fails, place, photos):
     path = write_own(place / "own", photos, {"kind": 2})
     message = fails("--version", "a", "--crop-to-box", "--attributes", str(path), data_dir=path.parent)
-    assert '--crop-to-box: the file of attributes has no "box": [xmin, ymin, xmax, ymax], columns' in message
+    assert '--crop-to-box: the attributes have no "box": [xmin, ymin, xmax, ymax], columns' in message
     path.write_text(path.read_text().replace('"image"', '"box": ["a", "b", "c", "d"], "image"', 1))
     message = fails("--version", "a", "--crop-to-box", "--attributes", str(path), data_dir=path.parent)
     assert "no column a, b, c, d" in message

@@ -101,10 +101,7 @@ def load_state(net, state, path):
         if name in state and state[name].shape != own[name].shape
     ]
     if problems:
-        raise UserError(
-            f"checkpoint {path} does not fit {type(net).__name__}; {len(problems)} differences:\n"
-            + shortened(problems)
-        )
+        raise UserError(f"checkpoint {path} does not fit {type(net).__name__}:\n{shortened(problems)}")
     net.load_state_dict(state)
     # timm 1.0.9 keeps the attention biases of the old weights cached in evaluation mode; train() drops them.
     training = net.training

@@ -19,6 +19,7 @@ from utils.tables import read_table
 
 SPLITS = ("train", "val")
 MISSING = (-1, -1, 0)  # stamp of a photo that is not there
+LEAVE_OUT = "with --skip-unreadable they are left out"
 
 
 class Split(NamedTuple):
@@ -59,13 +60,9 @@ def read_tables(data_dir, attributes, splits=SPLITS, skip_unreadable=False, boxe
     Raises: UserError for what is wrong with a table, and one that lists all missing photos of all splits.
     """
     if not os.path.isdir(data_dir):
-        raise UserError(
-            f"no data set at {data_dir}: link it with `ln -s {{dataset path}} ./Dataset`, or name it with --data-dir"
-        )
+        raise UserError(f"no data set at {data_dir}: name it with --data-dir, or ln -s FOLDER Dataset")
     if boxes and not attributes.layout.box:
-        raise UserError(
-            '--crop-to-box: the file of attributes has no "box": [xmin, ymin, xmax, ymax], columns'
-        )
+        raise UserError('--crop-to-box: the attributes have no "box": [xmin, ymin, xmax, ymax], columns')
     tables, missing = {}, []
     # Once for both parts, if one is held out of the other.
     read = functools.lru_cache(maxsize=1)(functools.partial(read_table, attributes=attributes, boxes=boxes))
@@ -73,10 +70,7 @@ def read_tables(data_dir, attributes, splits=SPLITS, skip_unreadable=False, boxe
         tables[name], absent = _stamped(_read_split(data_dir, attributes.layout, name, read))
         missing += absent
     if missing and not skip_unreadable:
-        raise UserError(
-            f"{len(missing)} photos named in the table are missing; with --skip-unreadable they are left out:\n"
-            + shortened(missing)
-        )
+        raise UserError(f"{len(missing)} photos of the table are missing; {LEAVE_OUT}:\n{shortened(missing)}")
     return tables
 
 
@@ -106,29 +100,23 @@ def read_unlabelled(folders, tables):
     Returns: dict "unlabelled FOLDER" -> Split, without pixels; its names begin with the folder's own.
     Raises: UserError for a folder that has no photos for itself, or that is called like another.
     """
-    train, found = tables["train"], {}
-    seen = {os.path.realpath(path) for split in tables.values() for path in split.paths()}
+    train, found, real = tables["train"], {}, os.path.realpath
+    seen = {real(path) for split in tables.values() for path in split.paths()}
     taken = set(train.names)
     for folder in folders:
         if not os.path.isdir(folder):
             raise UserError(f"--unlabelled {folder}: no such folder")
-        above, own = os.path.split(os.path.realpath(folder))
-        photos = {
-            f"{own}/{name}": os.path.realpath(os.path.join(above, own, name)) for name in find_photos(folder)
-        }
+        above, own = os.path.split(real(folder))
+        photos = {f"{own}/{name}": real(os.path.join(above, own, name)) for name in find_photos(folder)}
         names = [name for name, path in photos.items() if not (path in seen or seen.add(path))]
         others = len(photos) - len(names)
         if not names:
-            raise UserError(
-                f"--unlabelled {folder}: all its {others} photos are in the tables or other folders"
-            )
+            raise UserError(f"--unlabelled {folder}: all its photos are in the tables or other folders")
         twice = taken.intersection(names)
         if twice:
             raise UserError(f"--unlabelled {folder}: another photo is {min(twice)}, too; rename the folder")
         taken.update(names)
-        logger.info(
-            f"{folder}: {len(names)} photos without labels; {others} others, in the tables, are left out"
-        )
+        logger.info(f"{folder}: {len(names)} photos without labels; {others} in the tables are left out")
         labels = {key: np.full(len(names), UNKNOWN) for key in train.labels}
         place = _digest(repr((above, own, train.exif)))[:12]
         boxes = None if train.boxes is None else np.full((len(names), 4), np.nan, np.float32)
@@ -161,10 +149,8 @@ def _read_split(data_dir, layout, name, read):
     table, folder = os.path.join(data_dir, part.table), os.path.join(data_dir, part.photos)
     names, labels, groups, boxes = read(table, folder)
     real = os.path.realpath
-    place = repr((real(table), real(folder), name, layout.share, layout.group, layout.exif))
-    split = Split(
-        names, labels, folder, [MISSING] * len(names), _digest(place)[:12], layout.exif, boxes=boxes
-    )
+    place = _digest(repr((real(table), real(folder), name, layout.share, layout.group, layout.exif)))[:12]
+    split = Split(names, labels, folder, [MISSING] * len(names), place, layout.exif, boxes=boxes)
     if not layout.share:
         return split
     held_out = np.array([is_held_out(group, layout.share) for group in groups])
@@ -208,19 +194,14 @@ def load_pixels(tables, cache_dir, skip_unreadable=False):
     data = {name: _mapped(split, files[name]) for name, split in tables.items()}
     problems = [line for split in data.values() for line in split.unreadable]
     if problems and not skip_unreadable:
-        raise UserError(
-            f"{len(problems)} photos cannot be read; with --skip-unreadable they are left out:\n{shortened(problems)}"
-        )
+        raise UserError(f"{len(problems)} photos cannot be read; {LEAVE_OUT}:\n{shortened(problems)}")
     learns = len(data) > len(SPLITS)  # from photos without labels
     for name, split in data.items():
         if not split.names:
             raise UserError(f"none of the photos of {name} can be read:\n{shortened(split.unreadable)}")
         unknown = all((labels == UNKNOWN).all() for labels in split.labels.values())
         if unknown and not (learns and name != "val"):
-            raise UserError(
-                f"{split.folder}: none of the {len(split.names)} photos of {name} has a label that is known; without any "
-                "there is nothing to learn or to measure"
-            )
+            raise UserError(f"{split.folder}: none of the photos of {name} has a label that is known")
     return data
 
 

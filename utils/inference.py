@@ -129,10 +129,8 @@ def read_data(classifiers, args, split):
     for classifier in classifiers:
         differences = given.differences(classifier.attributes)
         if differences:
-            raise UserError(
-                f"{source} and {classifier.path} have different attributes or classes; they must be the same:\n"
-                + shortened(differences)
-            )
+            problem = f"{source} and {classifier.path} have different attributes or classes"
+            raise UserError(f"{problem}:\n{shortened(differences)}")
     return [_read_as_trained(classifier, given, args, split) for classifier in classifiers]
 
 

@@ -88,9 +88,7 @@ class LogitsFile(Teacher):
         self.identity = hashlib.blake2b(content, digest_size=16).hexdigest()
         have, needed = min(map(len, self.arrays.values())) if self.by_view else 1, args.views if args else 1
         if have < needed:
-            raise UserError(
-                f"{path}: logits of {have} views; --views {needed} needs them all, (K, N, classes)"
-            )
+            raise UserError(f"{path}: logits of {have} views; --views {needed} needs them all")
         if needed > 1 and options != view_options(args):
             raise UserError(f"{path}: logits of other views, {options}; this run's are {view_options(args)}")
 
@@ -243,10 +241,8 @@ def _load_teacher(args, attributes):
     net, meta = load_network(path, args.clip_model, args.prompts)
     differences = net.attributes.differences(attributes)
     if differences:
-        raise UserError(
-            f"--teacher {args.teacher}: other attributes than the student's; of the teacher (first) and the student "
-            f"(second):\n{shortened(differences)}"
-        )
+        problem = f"--teacher {args.teacher}: other attributes (first) than the student's (second)"
+        raise UserError(f"{problem}:\n{shortened(differences)}")
     return net, meta
 
 

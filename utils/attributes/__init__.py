@@ -251,10 +251,7 @@ def _attribute_form(value):
 # Forms. A tuple is (check, what it must be), a list the forms of a list's values, a function chooses the form of its
 # value. A dict has the form of each key, or that of all values under `str`, where names are free.
 TEXT = (_is_text, f"a printable text of 1 to {MAX_NAME} characters")
-SENTENCE = (
-    lambda value: _is_text(value, 1000),
-    "a text of 1 to 1000 characters, or a list of one or more",
-)
+SENTENCE = (lambda value: _is_text(value, 1000), "a text of 1 to 1000 characters, or a list of one or more")
 PATH = (lambda value: _is_text(value, 1000) and not os.path.isabs(value), "a path relative to --data-dir")
 SHARE = (lambda value: 0 < value < 1, "a share of the training table above 0 and below 1, such as 0.2")
 CELLS = (
