@@ -4,7 +4,7 @@ import contextlib
 import multiprocessing
 import resource
 import time
-from typing import Dict, NamedTuple, Optional
+from typing import NamedTuple
 
 from utils.errors import UserError
 
@@ -17,7 +17,6 @@ class Turn(NamedTuple):
 
     seconds: float
     peak: int  # bytes, of its process until then, with what it has mapped of files
-    losses: Optional[Dict[str, float]]
 
 
 @contextlib.contextmanager
@@ -50,9 +49,8 @@ def _serve(connection, prepare, job):
     run = prepare(job)
     while connection.recv():
         start = time.perf_counter()
-        losses = run()
-        seconds = time.perf_counter() - start
-        connection.send((seconds, _peak(), losses))
+        run()
+        connection.send((time.perf_counter() - start, _peak()))
 
 
 def _peak():

@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import __main__ as benchmarks
 from benchmarks import works
@@ -31,7 +32,7 @@ def test_the_losses_of_the_first_steps_agree(job, role):
     for _ in range(2):
         expected, got = reference(), project()
         assert set(got) == set(job.attributes)
-        assert got == pytest.approx(expected, abs=benchmarks.AGREEMENT)
+        assert got == pytest.approx(expected, abs=1e-3)
 
 
 def test_the_letterbox_differs_by_rounding_only(job):
@@ -61,19 +62,15 @@ def test_a_process_that_dies_says_so():
 
 
 def test_the_table(photos, monkeypatch, capsys):
-    slow = [
-        Turn(9.0, 10**9, {"daily": 1.0}),
-        Turn(1.0, 10**9, {"daily": 1.0}),
-        Turn(3.0, 10**9, {"daily": 1.0}),
-    ]
+    slow = [Turn(9.0, 10**9), Turn(1.0, 10**9), Turn(3.0, 10**9)]
     fast = [turn._replace(seconds=turn.seconds / 2) for turn in slow]
     monkeypatch.setattr(benchmarks, "pair", lambda *_, **__: (slow, fast))
-    options = ["--quick", "--only", "student", "--data-dir", str(photos), "--precision", "fp32"]
-    benchmarks.main(options)
-    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| student"))
+    seconds = {torch.float32: 0.02, torch.bfloat16: 0.01}
+    monkeypatch.setattr(benchmarks, "product_seconds", lambda *_, **__: seconds)
+    benchmarks.main(["--quick", "--only", "student", "--data-dir", str(photos), "--precision", "fp32"])
+    said = capsys.readouterr().out
+    assert "products of 1024 x 1024: 107 GFLOP/s in fp32, 215 in bf16\n" in said
+    row = next(line for line in said.splitlines() if line.startswith("| student"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     name = "student and soft teacher, an epoch"
     assert cells == [name, "fp32", "2.000", "1.000", "2.00", "16.0", "1.00 / 1.00"], "without the warm-up"
-    fast[0] = fast[0]._replace(losses={"daily": 1.01})
-    with pytest.raises(UserError, match=r"differ by more than 0\.001"):
-        benchmarks.main(options)

@@ -75,9 +75,15 @@ def choose_precision(name, device, is_student=False):
     return Precision("bf16" if speedup >= WORTHWHILE else "fp32", reason)
 
 
-def bf16_speedup(device, rounds=20):
-    """Time of a float32 matrix product over that of the same in bf16; the best of a few, taken in turns."""
-    left, right = torch.ones(256, 768, device=device), torch.ones(768, 768, device=device)
+def bf16_speedup(device):
+    """Time of a float32 matrix product over that of the same in bf16."""
+    seconds = product_seconds(device, 256, 768)
+    return seconds[torch.float32] / seconds[torch.bfloat16]
+
+
+def product_seconds(device, rows, size, rounds=20):
+    """Dtype -> seconds of the product `(rows, size)` times `(size, size)`; the best of a few, float32 and bf16 in turns."""
+    left, right = torch.ones(rows, size, device=device), torch.ones(size, size, device=device)
     best = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
     operands = {dtype: (left.to(dtype), right.to(dtype)) for dtype in best}
     for _ in range(rounds):
@@ -85,7 +91,7 @@ def bf16_speedup(device, rounds=20):
             start = time.perf_counter()
             (a @ b).sum().item()  # waits for the device
             best[dtype] = min(best[dtype], time.perf_counter() - start)
-    return best[torch.float32] / best[torch.bfloat16]
+    return best
 
 
 def attend(queries, keys, values, bias=None, causal=False):
