@@ -70,7 +70,7 @@ def say_peak(side=1024):
     """What the machine can do in matrix products, with all threads: the limit for networks."""
     seconds = product_seconds(works.CPU, side, side, rounds=5)
     fp32, bf16 = (2 * side**3 / each / 1e9 for each in seconds.values())
-    logger.info(f"products of {side} x {side}: {fp32:.0f} GFLOP/s in fp32, {bf16:.0f} in bf16")
+    logger.info(f"products of {side} x {side}: {fp32:.1f} GFLOP/s in fp32, {bf16:.1f} in bf16")
 
 
 def row(name, sides, job, turns):
