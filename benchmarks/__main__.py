@@ -68,7 +68,7 @@ def main(argv=None):
 
 def say_peak(side=1024):
     """What the machine can do in matrix products, with all threads: the limit for networks."""
-    seconds = product_seconds(works.CPU, side, side, rounds=5)
+    seconds = product_seconds(works.CPU, side, side)
     fp32, bf16 = (2 * side**3 / each / 1e9 for each in seconds.values())
     logger.info(f"products of {side} x {side}: {fp32:.1f} GFLOP/s in fp32, {bf16:.1f} in bf16")
 

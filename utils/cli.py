@@ -114,13 +114,6 @@ class Parser(argparse.ArgumentParser):
     # fmt: on
 
 
-def check_folder_of(path, option="--output"):
-    """UserError unless there is the folder that a file is to be written into."""
-    folder = os.path.dirname(path) or "."
-    if not os.path.isdir(folder):
-        raise UserError(f"{option} {path}: there is no folder {folder}; make it first")
-
-
 # --- the end of a command ----------------------------------------------------------------------------
 
 

@@ -81,12 +81,15 @@ def bf16_speedup(device):
     return seconds[torch.float32] / seconds[torch.bfloat16]
 
 
-def product_seconds(device, rows, size, rounds=20):
-    """Dtype -> seconds of the product `(rows, size)` times `(size, size)`; the best of a few, float32 and bf16 in turns."""
+def product_seconds(device, rows, size):
+    """Dtype -> seconds of the product `(rows, size)` times `(size, size)`; float32 and bf16 in turns, the best of as many
+    as fit into 0.3 s, and of two at least: the first may prepare something, and in bf16 take a second on some CPUs."""
     left, right = torch.ones(rows, size, device=device), torch.ones(size, size, device=device)
     best = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
     operands = {dtype: (left.to(dtype), right.to(dtype)) for dtype in best}
-    for _ in range(rounds):
+    begin, turns = time.perf_counter(), 0
+    while turns < 2 or time.perf_counter() - begin < 0.3:
+        turns += 1
         for dtype, (a, b) in operands.items():
             start = time.perf_counter()
             (a @ b).sum().item()  # waits for the device
