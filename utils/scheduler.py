@@ -5,29 +5,45 @@ import math
 from torch.optim.lr_scheduler import _LRScheduler  # the one name that torch 1.12 has, too
 
 
-def learning_rate(epoch, base, eta_max, T_0, T_up=0, gamma=1.0):
+def learning_rate(epoch, base, eta_max, T_0, T_mult=1, T_up=0, gamma=1.0):
     """Learning rate of an epoch (counted from 0).
 
-    A cycle lasts `T_0` epochs: it starts at `base`, rises linearly to the peak over `T_up` epochs, fewer than `T_0`,
-    and falls along half a cosine back to `base` at its end. Cycle n, counted from 0, peaks at `eta_max * gamma**n`.
-    Loshchilov and Hutter, "SGDR" (arXiv:1608.03983), section 3, with a warm-up.
+    A cycle starts at `base`, rises linearly to the peak over `T_up` epochs, and falls along half a
+    cosine back to `base` at its end. Cycle 0 lasts `T_0` epochs; the falling part of each cycle is `T_mult`
+    times as long as the one before. Cycle n peaks at `eta_max * gamma**n`. Loshchilov and Hutter, "SGDR" (arXiv:1608.03983), section 3, with a warm-up.
     """
-    cycle, epoch = divmod(epoch, T_0)
+    cycle, length = 0, T_0
+    while epoch >= length:
+        epoch -= length
+        cycle += 1
+        length = (length - T_up) * T_mult + T_up
     peak = eta_max * gamma**cycle
     if epoch < T_up:
         return base + (peak - base) * epoch / T_up
-    return base + (peak - base) * (1 + math.cos(math.pi * (epoch - T_up) / (T_0 - T_up))) / 2
+    return base + (peak - base) * (1 + math.cos(math.pi * (epoch - T_up) / (length - T_up))) / 2
 
 
 class CosineAnnealingWarmUpRestarts(_LRScheduler):
     """`learning_rate` as a PyTorch scheduler, stepped once an epoch.
 
-    Args: `optimizer`, whose own lr is where each cycle starts and ends; the others as of `learning_rate`.
+    Args:
+        optimizer: its own lr is where each cycle starts and ends.
+        T_0: epochs of the first cycle, warm-up included, above `T_up`.
+        T_mult: the falling part of a cycle is this many times as long as the one before.
+        eta_max: peak of the first cycle.
+        T_up: epochs of warm-up.
+        gamma: each peak is this many times the one before.
     """
 
-    def __init__(self, optimizer, **shape):
-        self.shape = shape
+    def __init__(self, optimizer, T_0, T_mult=1, eta_max=0.1, T_up=0, gamma=1.0):
+        if not isinstance(T_0, int) or T_0 < 1:
+            raise ValueError(f"T_0 must be a whole number of epochs above 0, not {T_0}")
+        if not isinstance(T_mult, int) or T_mult < 1:
+            raise ValueError(f"T_mult must be a whole number above 0, not {T_mult}")
+        if not isinstance(T_up, int) or not 0 <= T_up < T_0:
+            raise ValueError(f"T_up must be a whole number of epochs from 0 to below T_0 = {T_0}, not {T_up}")
+        self.cycle = dict(eta_max=eta_max, T_0=T_0, T_mult=T_mult, T_up=T_up, gamma=gamma)
         super().__init__(optimizer)
 
     def get_lr(self):
-        return [learning_rate(self.last_epoch, base, **self.shape) for base in self.base_lrs]
+        return [learning_rate(self.last_epoch, base, **self.cycle) for base in self.base_lrs]
