@@ -18,7 +18,7 @@ from torch import nn
 from utils.inference import INPUT, META
 from utils.photos import SIZE
 
-OPSET = 16  # PyTorch 1.12 knows no newer one; runtimes put GELU and layer norm together again
+TRACED_OPSET, OPSET = 16, 20  # PyTorch 1.12 knows no newer one; 20 has Gelu and LayerNormalization
 EXAMPLE = (2, SIZE, SIZE, 3)  # traced with this many photos
 
 
@@ -31,9 +31,18 @@ class _Graph(nn.Module):
         for module in self.net.modules():
             if type(module) is nn.Linear:
                 module.__class__ = _RowsLinear
+        self.register_buffer("grey", None)
+        if net.backbone_name.startswith("tiny_vit_"):
+            # (x / 255 - mean) / std = (x - 255 mean) / (255 std); the division goes into the first convolution.
+            # The subtraction cannot follow it: the convolution pads with zeros, which are the mean.
+            normalize, first = self.net.normalize, self.net.backbone.patch_embed.conv1
+            self.grey = (-normalize.shift / normalize.scale).view(3, 1, 1)
+            first.weight.mul_(normalize.scale)
+            self.net.normalize = nn.Identity()
 
     def forward(self, pixels):
-        logits = self.net(pixels.permute(0, 3, 1, 2))
+        pixels = pixels.permute(0, 3, 1, 2)
+        logits = self.net(pixels if self.grey is None else pixels.float() - self.grey)
         return tuple(logits[key].softmax(dim=1) for key in self.net.attributes)
 
 
@@ -44,6 +53,23 @@ class _RowsLinear(nn.Linear):
         return super().forward(x.reshape(-1, self.in_features)).reshape(*x.shape[:-1], self.out_features)
 
 
+# Two operators are written whole, as runtimes have them, instead of in a dozen small steps. The exporter's
+# opset is too old for them: until it is raised they belong to a name space of their own.
+_NEWER = "newer"
+
+
+def _gelu(g, x, approximate=None):
+    return g.op(f"{_NEWER}::Gelu", x).setType(x.type())
+
+
+def _layer_norm(g, x, shape, weight, bias, eps, cudnn):
+    eps = float(eps.node().t("value"))
+    return g.op(f"{_NEWER}::LayerNormalization", x, weight, bias, axis_i=-1, epsilon_f=eps).setType(x.type())
+
+
+_WRITERS = {"aten::gelu": _gelu, "aten::layer_norm": _layer_norm}
+
+
 def trace(net):
     """A folded `Student` as an ONNX model in float32, any number of photos at a time."""
     is_tiny_vit = net.backbone_name.startswith("tiny_vit_")
@@ -52,19 +78,37 @@ def trace(net):
     tracing = {} if int(torch.__version__.split(".")[0]) < 2 else {"dynamo": False}
     if not is_tiny_vit:  # more than reshapes may depend on the number of photos: ViT's class token
         tracing["dynamic_axes"] = {INPUT: {0: "N"}}
+    for name, writer in _WRITERS.items():
+        torch.onnx.register_custom_op_symbolic(name, writer, TRACED_OPSET)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = os.path.join(folder, "student.onnx")
         torch.onnx.export(
-            _Graph(net), (torch.zeros(EXAMPLE, dtype=torch.uint8),), path, opset_version=OPSET, input_names=[INPUT],
+            _Graph(net), (torch.zeros(EXAMPLE, dtype=torch.uint8),), path, opset_version=TRACED_OPSET, input_names=[INPUT],
             **tracing,
         )  # fmt: skip
         model = onnx.load(path)
+    for name in _WRITERS:
+        torch.onnx.unregister_custom_op_symbolic(name, TRACED_OPSET)
+    for node in model.graph.node:
+        node.domain = ""
+    del model.opset_import[:]
+    model.opset_import.add(domain="", version=OPSET)
     del model.graph.value_info[:]  # notes of sizes for the traced number of photos
+    _newer_reductions(model)
     _free_batch(model)
     if is_tiny_vit:
         _share_indices(model)
     _without_unused(model)
     return model
+
+
+def _newer_reductions(model):
+    """Since opset 18 the axes of means and maxima are an input."""
+    for node in model.graph.node:
+        axes = [one for one in node.attribute if one.name == "axes" and node.op_type.startswith("Reduce")]
+        for one in axes:
+            node.input.append(_constant(model, one.ints))
+            node.attribute.remove(one)
 
 
 def _free_batch(model):
