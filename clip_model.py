@@ -277,12 +277,14 @@ def _load_pretrained(name_or_path, prompts):
             tokenizer = CLIPTokenizerFast.from_pretrained(name_or_path)
     except Exception as error:  # a dozen kinds: no network, no such repository, a broken file, a wrong layout
         raise UserError(
-            f"CLIP model {name_or_path} cannot be loaded ({first_line(error)}); --clip-model FOLDER reads config.json, weights, vocab.json, merges.txt"
+            f"CLIP model {name_or_path} cannot be loaded ({first_line(error)}); with --clip-model FOLDER it is read from a "
+            "local folder in Hugging Face layout (config.json, weights, vocab.json, merges.txt)"
         ) from error
     tokens = clip.config.text_config.vocab_size
     if len(tokenizer) != tokens:  # 5.x makes an empty tokenizer where there is no vocab.json
         raise UserError(
-            f"CLIP model {name_or_path}: {len(tokenizer)} tokens in vocab.json and merges.txt, not {tokens}; --clip-model FOLDER reads a complete one"
+            f"CLIP model {name_or_path}: its tokenizer knows {len(tokenizer)} tokens, its text tower {tokens}; "
+            "vocab.json or merges.txt is missing, or another model's; a complete one is read with --clip-model FOLDER"
         )
     missing = [name for name in info["missing_keys"] if not name.endswith("position_ids")]
     missing += [str(name) for name in info["mismatched_keys"]]
