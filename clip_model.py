@@ -10,7 +10,7 @@ from torch import nn
 
 from utils.checkpoint import read_file
 from utils.errors import UserError, first_line, shortened
-from utils.hardware import attend
+from utils.hardware import attend, keep_norms_float
 from utils.pixels import Normalize
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -94,6 +94,7 @@ class FashionCLIP(nn.Module):
         for module in clip.modules():  # 4.27 saves the positions 0, 1, 2 ... with the weights, 5.x does not
             if "position_ids" in dict(module.named_buffers(recurse=False)):
                 module.register_buffer("position_ids", module.position_ids, persistent=False)
+        keep_norms_float(clip)
         self.clip = clip
         self.attributes = attributes
         self.token_ids = token_ids  # attribute -> the tokens of each prompt, class by class

@@ -48,6 +48,7 @@ ADJUSTED = "--logit-adjustment 1"
 MUON = "--optimizer Muon --lr 3e-3"
 AVERAGED = "--ema 0.99"
 BEST = f"{VIEWS} {LOGITS} {ADJUSTED} {MUON}"
+SHORT = f"{VIEWS} {ALONE} {ADJUSTED} {MUON}"
 
 
 class Row(NamedTuple):
@@ -94,11 +95,14 @@ ROWS = [
     Row("skewed", "+ Muon: best", BEST, "+ adjusted logits"),
     Row("skewed", "+ averaged weights", f"{BEST} {AVERAGED}", "+ Muon: best"),
     Row("skewed", "+ batches of 16", f"{BEST} --batch-size 16", "+ Muon: best"),
+    Row("skewed", "4 epochs in float32", f"{SHORT} --precision fp32", epochs=4),
+    Row("skewed", "4 epochs in bf16", f"{SHORT} --precision bf16", "4 epochs in float32", epochs=4),
     Row("photos", "teacher", TEACHER, epochs=6, seeds=1),
     Row("photos", "recipe", f"{STUDENT} {TAUGHT}"),
     Row("photos", "best without a teacher", f"{BEST} {ALONE}", "recipe"),
     Row("photos", "best", BEST, "best without a teacher"),
-    Row("photos", "+ teacher's logits and embedding", f"{VIEWS} {LOGITS} --feature-alpha 5", seeds=0),
+    Row("skewed", "best with mixup", f"{BEST} --mixup 0.5", "+ Muon: best", seeds=0),
+    Row("photos", "best with mixup", f"{BEST} --mixup 0.5", "best", seeds=0),
     Row("photos", "best, 60 epochs", BEST, "teacher", epochs=60, seeds=1),
 ]
 
@@ -169,12 +173,15 @@ def record(row, seed, args):
     metrics = read_metrics(os.path.join(args.work, "logs", row.version(seed)))
     classifier = load_classifier(os.path.join(args.work, row.weights(seed)))
     tables = read_tables(vars(args)[row.data], classifier.attributes, ["val"])
+    device = (
+        torch.cuda.get_device_name() if torch.cuda.is_available() else f"threads: {torch.get_num_threads()}"
+    )
     said = classifier.predict(load_pixels(tables, cache_folder())["val"].pixels, 32)
     return {
         **{"data": row.data, "row": row.name, "seed": seed, "options": row.command},
         "predicted": {key: digits(values.argmax(axis=1)) for key, values in said.items()},
         **{name: metrics[name].round(4).tolist() for name in ("val_top1", "val_acsa", "seconds")},
-        "machine": f"threads: {torch.get_num_threads()}, torch {torch.__version__}, {classifier.meta['precision']}",
+        "machine": f"{device}, torch {torch.__version__}, {classifier.meta['precision']}",
     }
 
 
