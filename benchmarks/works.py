@@ -2,7 +2,7 @@
 does it once: the training steps return their losses by attribute, the others nothing."""
 
 import functools
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -44,7 +44,6 @@ class Job(NamedTuple):
     precision: Precision  # of the project
     role: str = ""  # of the network that is trained, "teacher" or "student"
     clip: dict = VIT_B_32  # of clip_model.clip_config
-    read: Callable = reference.read  # how the reference reads a photo
 
     def spread(self, count):
         """The same with that many of the photos, from their whole length; with all, if there are fewer."""
@@ -73,7 +72,7 @@ def reference_letterbox(job):
 
 
 def reference_training(job):
-    args, teacher, student = job.args(), reference.Teacher(job.clip, job.attributes), _student(job)
+    args, teacher, student = job.args(), reference.Teacher(job.clip, job.attributes), new_student(job)
     weights = class_weights(job.photos.labels, job.attributes.sizes)
     options = {"lr": args.lr, "weight_decay": args.weight_decay}
     if job.role == "teacher":
@@ -88,16 +87,23 @@ def reference_training(job):
         for indices in job.batches():
             batch = job.photos.rows(indices)
             labels = {key: torch.from_numpy(values) for key, values in batch.labels.items()}
-            images = [job.read(path) for path in batch.paths()]
+            images = [reference.read(path) for path in batch.paths()]
             steps.append(reference.step(losses(images, labels, weights), optimizer))
         return {key: float(np.mean([step[key] for step in steps])) for key in weights}
 
     return run
 
 
-def read_rounded(path):
-    """The project's whole grey levels, for a reference whose losses are to be compared."""
-    return photos.letterbox(photos.read_rgb(path)) / 255
+def reference_validation(job):
+    """Of a student, an image at a time read anew, and with gradients, as published."""
+    net = new_student(job).eval()
+
+    def run():
+        for indices in job.batches():
+            images = [reference.read(path) for path in job.photos.rows(indices).paths()]
+            net(reference.as_pixels(images))
+
+    return run
 
 
 # --- the project -------------------------------------------------------------------------------------
@@ -117,12 +123,12 @@ def project_training(job):
     """train.py's epoch, set up as its train() does, but for the images' order: the reference's, which is the table's."""
     keep_freed_memory()
     args, images = job.args(), Images((job.pixels(),), CPU)
-    net = _teacher(job) if job.role == "teacher" else _student(job)
+    net = new_teacher(job) if job.role == "teacher" else new_student(job)
     make_reproducible(args.seed)
     state = TrainState(net, args, job.precision, World("cpu"))
     state.order = torch.arange
     if job.role == "student":
-        state.targets = engine.predict(_teacher(job), images, job.precision, job.batches(), "photos")
+        state.targets = engine.predict(new_teacher(job), images, job.precision, job.batches(), "photos")
     criterion = build_criterion(args, job.photos.labels, job.attributes.sizes, CPU)
 
     def run():
@@ -135,12 +141,12 @@ def project_training(job):
 # --- the networks ------------------------------------------------------------------------------------
 
 
-def _student(job):
+def new_student(job):
     torch.manual_seed(1)
     return Student(job.attributes)
 
 
-def _teacher(job):
+def new_teacher(job):
     """The project's teacher with the reference's weights."""
     given = reference.Teacher(job.clip, job.attributes)
     token_ids = {key: [given.tokenize(s) for s in sentences] for key, sentences in given.prompts.items()}

@@ -1,18 +1,23 @@
 """The benchmark's two sides compute the same, and its processes time what they are told to."""
 
+import functools
+import json
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import works
+from benchmarks import time_to_score, works
 from benchmarks.timing import SETTLING, Turn, pair, process
 from clip_model import clip_config
 from utils.attributes import read_attributes
 from utils.dataset import read_tables
 from utils.errors import UserError
+from utils.photos import letterbox, read_rgb
 
 SMALL_CLIP = clip_config((64, 128, 2, 2), (64, 128, 2, 2), 32, 49408)
 
@@ -21,12 +26,13 @@ SMALL_CLIP = clip_config((64, 128, 2, 2), (64, 128, 2, 2), 32, 49408)
 def job(photos):
     attributes = read_attributes()
     table = read_tables(str(photos), attributes, ["train"])["train"]
-    job = works.Job(table, attributes, 4, benchmarks.FP32, "teacher", SMALL_CLIP, works.read_rounded)
-    return job.spread(8)
+    return works.Job(table, attributes, 4, benchmarks.FP32, "teacher", SMALL_CLIP).spread(8)
 
 
 @pytest.mark.parametrize("role", ["teacher", "student"])
-def test_the_losses_of_the_first_steps_agree(job, role):
+def test_the_losses_of_the_first_steps_agree(job, role, monkeypatch):
+    # Of whole grey levels, as the project's.
+    monkeypatch.setattr(works.reference, "read", lambda path: letterbox(read_rgb(path)) / 255)
     job = job._replace(role=role)
     reference, project = works.reference_training(job), works.project_training(job)
     for _ in range(2):
@@ -74,3 +80,28 @@ def test_the_table(photos, monkeypatch, capsys):
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     name = "student and soft teacher, an epoch"
     assert cells == [name, "fp32", "2.000", "1.000", "2.00", "16.0", "1.00 / 1.00"], "without the warm-up"
+
+
+def test_time_to_score(photos, place, monkeypatch, capsys):
+    """The published procedure needs all epochs to its last score, the project here two."""
+    rows = {row.name: row for row in time_to_score.ROWS if row.data == "photos"}
+    results = [
+        {"data": "photos", "row": name, "seed": 1, "options": rows[name].command, "val_top1": top1}
+        for name, top1 in (("recipe", [0.2, 0.4, 0.6]), ("best", [0.5, 0.7, 0.8]))
+    ]
+    Path("results.jsonl").write_text("\n".join(map(json.dumps, results)))
+    monkeypatch.setattr(time_to_score, "Job", functools.partial(works.Job, clip=SMALL_CLIP))
+    options = "--results results.jsonl --output picture.png --batch-size 4 --turns 1 --precision fp32"
+    time_to_score.main([*options.split(), "--data-dir", str(photos)])
+    said = re.search(
+        r"mean Top-1 0.6000: published procedure (\d+) s, 3 epochs of (\d+) s; here (\d+) s, 2 epochs of \[(\d+), (\d+)\] s",
+        capsys.readouterr().out,
+    )
+    whole, each, here, first, second = map(int, said.groups())
+    assert abs(whole - 3 * each) <= 2 and abs(here - first - second) <= 1 and first > second > 0
+    assert Path("picture.png").stat().st_size > 10_000
+
+
+def test_time_to_score_without_scores(photos, place):
+    with pytest.raises(UserError, match="no run of recipe"):
+        time_to_score.main(["--data-dir", str(photos), "--results", "none.jsonl"])

@@ -45,8 +45,6 @@ def make_reproducible(seed):
     torch.use_deterministic_algorithms(True, warn_only=True)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for to be deterministic
     torch.backends.cudnn.benchmark = False
-    if hasattr(torch.backends.cuda, "enable_mem_efficient_sdp"):
-        torch.backends.cuda.enable_mem_efficient_sdp(False)  # of attention's kernels the one that only warns
     # Otherwise each new tensor would be filled first, for code that reads it too early.
     if hasattr(torch.utils, "deterministic"):
         torch.utils.deterministic.fill_uninitialized_memory = False
@@ -60,6 +58,9 @@ def choose_device(name):
         raise UserError("--device cuda: PyTorch finds no CUDA device here; use --device cpu or auto")
     if name == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, where float32 is asked for
+        for kernel in ("flash", "mem_efficient", "cudnn"):  # of attention: their gradients are not reproducible
+            if hasattr(torch.backends.cuda, f"enable_{kernel}_sdp"):  # PyTorch 1.12 has none of them
+                getattr(torch.backends.cuda, f"enable_{kernel}_sdp")(False)
     return torch.device(name)
 
 
