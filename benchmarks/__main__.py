@@ -66,8 +66,9 @@ def main(argv=None):
             row(name, sides, job, args.turns)
 
 
-def say_peak(side=1024):
+def say_peak():
     """What the machine can do in matrix products, with all threads: the limit for networks."""
+    side = 1024
     seconds = product_seconds(works.CPU, side, side)
     fp32, bf16 = (2 * side**3 / each / 1e9 for each in seconds.values())
     logger.info(f"products of {side} x {side}: {fp32:.1f} GFLOP/s in fp32, {bf16:.1f} in bf16")

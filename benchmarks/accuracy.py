@@ -46,9 +46,8 @@ TAUGHT = "--teacher {teacher}"
 LOGITS = f"{TAUGHT} --distillation-tau 2 --distillation-alpha 0.7 --distillation-reduction batch"
 ADJUSTED = "--logit-adjustment 1"
 MUON = "--optimizer Muon --lr 3e-3"
-AVERAGED = "--ema 0.99"
 BEST = f"{VIEWS} {LOGITS} {ADJUSTED} {MUON}"
-SHORT = f"{VIEWS} {ALONE} {ADJUSTED} {MUON}"
+UNTAUGHT = f"{VIEWS} {ALONE} {ADJUSTED} {MUON}"
 
 
 class Row(NamedTuple):
@@ -60,6 +59,7 @@ class Row(NamedTuple):
     against: str = ""  # name of the row that it is compared with
     epochs: int = 10
     seeds: int = 99  # at most; 0: no longer made, what is in the results stays in the table
+    drawn: bool = True  # in the picture
 
     @property
     def teacher(self):
@@ -93,15 +93,15 @@ ROWS = [
     Row("skewed", "+ teacher's logits", f"{VIEWS} {LOGITS}", "views, schedule, batches of 32"),
     Row("skewed", "+ adjusted logits", f"{VIEWS} {LOGITS} {ADJUSTED}", "+ teacher's logits"),
     Row("skewed", "+ Muon: best", BEST, "+ adjusted logits"),
-    Row("skewed", "+ averaged weights", f"{BEST} {AVERAGED}", "+ Muon: best"),
+    Row("skewed", "+ averaged weights", f"{BEST} --ema 0.99", "+ Muon: best"),
     Row("skewed", "+ batches of 16", f"{BEST} --batch-size 16", "+ Muon: best"),
-    Row("skewed", "4 epochs in float32", f"{SHORT} --precision fp32", epochs=4),
-    Row("skewed", "4 epochs in bf16", f"{SHORT} --precision bf16", "4 epochs in float32", epochs=4),
+    Row("skewed", "best with mixup", f"{BEST} --mixup 0.5", "+ Muon: best", seeds=0),
+    Row("skewed", "4 epochs in float32", f"{UNTAUGHT} --precision fp32", epochs=4, drawn=False),
+    Row("skewed", "4 epochs in bf16", f"{UNTAUGHT} --precision bf16", "4 epochs in float32", epochs=4, drawn=False),
     Row("photos", "teacher", TEACHER, epochs=6, seeds=1),
     Row("photos", "recipe", f"{STUDENT} {TAUGHT}"),
-    Row("photos", "best without a teacher", f"{BEST} {ALONE}", "recipe"),
+    Row("photos", "best without a teacher", UNTAUGHT, "recipe"),
     Row("photos", "best", BEST, "best without a teacher"),
-    Row("skewed", "best with mixup", f"{BEST} --mixup 0.5", "+ Muon: best", seeds=0),
     Row("photos", "best with mixup", f"{BEST} --mixup 0.5", "best", seeds=0),
     Row("photos", "best, 60 epochs", BEST, "teacher", epochs=60, seeds=1),
 ]
@@ -173,9 +173,8 @@ def record(row, seed, args):
     metrics = read_metrics(os.path.join(args.work, "logs", row.version(seed)))
     classifier = load_classifier(os.path.join(args.work, row.weights(seed)))
     tables = read_tables(vars(args)[row.data], classifier.attributes, ["val"])
-    device = (
-        torch.cuda.get_device_name() if torch.cuda.is_available() else f"threads: {torch.get_num_threads()}"
-    )
+    gpu = torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if gpu else f"threads: {torch.get_num_threads()}"
     said = classifier.predict(load_pixels(tables, cache_folder())["val"].pixels, 32)
     return {
         **{"data": row.data, "row": row.name, "seed": seed, "options": row.command},

@@ -101,7 +101,7 @@ def table(about, found):
         scores = shown_scores(list(done[row.name].values()), weight)
         gains = shown_gains(done[row.name], done.get(row.against, {}), weight)
         minutes = np.mean([sum(run["seconds"]) for run in runs.values()]) / 60
-        yield f"| {row.name} | {scores} | {len(runs)} | {row.against} | {gains} | {minutes:.0f} |"
+        yield f"| {row.name} | {scores} | {len(runs)} | {row.against} | {gains} | {minutes:.1f} |"
 
 
 def shown_scores(runs, weight):
@@ -136,6 +136,8 @@ def draw(found):
     for (data, rows), left, right in zip(found.items(), axes[::2], axes[1::2]):
         styles = itertools.product(plots.LINES, plots.COLORS)
         for (row, runs), (line, color) in zip(rows.items(), styles):
+            if not row.drawn:
+                continue
             names = (f"val_{WATCHED[data]}", "seconds")
             scores, seconds = (np.mean([run[name] for run in runs.values()], axis=0) for name in names)
             style = dict(label=row.name, linestyle=line, color=color, marker="o", markersize=3)
@@ -147,5 +149,5 @@ def draw(found):
             ax.xaxis.set_major_formatter("{x:g}")
             ax.xaxis.set_minor_formatter("")
             ax.grid(alpha=0.25)
-        left.legend(fontsize=8)
+        right.legend(fontsize=7)
     return figure

@@ -36,8 +36,8 @@ def read(path):
 class Teacher:
     """A CLIP asked anew for every attribute of every batch.
 
-    Args: `config`, of a CLIP that gets random weights and the logit scale of a trained one; `attributes` with one prompt a class, whose words are the vocabulary: the hub's
-        is not needed to measure time.
+    Args: `config`, of a CLIP that gets random weights and the logit scale of a trained one; `attributes` with one prompt a
+        class, whose words are the vocabulary: the hub's is not needed to measure time.
     """
 
     def __init__(self, config, attributes):

@@ -1,8 +1,9 @@
 """How long the published procedure and this one take until a student has the score that the published recipe ends with.
 
-The scores by epoch are those of benchmarks.accuracy, on `photos`, of its rows "recipe" and "best". Here their times are
-measured, with a teacher of FashionCLIP's shape: of the published procedure those of a few steps and of validation; of
-this one that of the whole command, with nothing in the cache, until the end of the epoch that first has the score.
+The scores by epoch are those of benchmarks.accuracy, on `photos`, of its rows "recipe" and "best", which a small teacher
+taught. Their times are measured here, with a teacher of FashionCLIP's shape and random weights: of the published procedure
+those of a few steps and of validation, times their number; of this one that of the whole command, with nothing in the
+cache, until the end of the epoch that first has the score.
 """
 
 import os
@@ -15,14 +16,14 @@ import time
 import numpy as np
 
 from benchmarks import works
-from benchmarks.accuracy import ROWS, TRAIN
+from benchmarks.accuracy import ROWS, TRAIN, add_labels
 from benchmarks.accuracy_report import read_results, runs_of
 from benchmarks.timing import process
 from benchmarks.works import Job
 from utils import plots
 from utils.attributes import read_attributes
 from utils.checkpoint import save_checkpoint
-from utils.cli import Parser, exit_code, number
+from utils.cli import Parser, exit_code, new_file, number
 from utils.dataset import read_tables
 from utils.errors import UserError
 from utils.hardware import choose_precision
@@ -35,10 +36,9 @@ def get_args_parser():
     p = Parser(prog="python -m benchmarks.time_to_score", description=__doc__.splitlines()[0])
     p.add_argument("--data-dir", required=True, help="folder of a data set in the competition's layout", metavar="DIR")
     p.add_argument("--results", default="docs/accuracy.jsonl", help="of benchmarks.accuracy: the scores by epoch", metavar="FILE")
-    p.add_argument("--output", default="docs/time_to_score.png", help="picture to write", metavar="FILE")
-    p.add_argument("--batch-size", type=number(int, 1), default=64, help="images per step of the published procedure", metavar="N")
+    p.add_argument("--output", type=new_file, default="docs/time_to_score.png", help="picture to write", metavar="FILE")
+    p.add_argument("--batch-size", type=number(int, 1), default=64, help="images per step of the published procedure; its recipe has 128", metavar="N")
     p.add_argument("--turns", type=number(int, 1), default=2, help="of two of its steps each, of which the median counts", metavar="N")
-    p.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of ours", metavar="NAME")
     return p
 # fmt: on
 
@@ -46,6 +46,7 @@ def get_args_parser():
 def main(argv=None):
     args = get_args_parser().parse_args(argv)
     start()
+    add_labels("photos", args.data_dir, args.results)  # or refuse other photos than the scores are of
     rows = {row.name: row for row in ROWS if row.data == "photos"}
     published, ours = (scores(rows[name], args.results) for name in ("recipe", "best"))
     if ours.max() < published[-1]:
@@ -53,10 +54,10 @@ def main(argv=None):
     epochs = 1 + int(np.argmax(ours >= published[-1]))
     attributes = read_attributes()
     tables = read_tables(args.data_dir, attributes, ["train", "val"])
-    machine(works.CPU, choose_precision(args.precision, works.CPU, is_student=True))
+    machine(works.CPU, choose_precision("auto", works.CPU, is_student=True))
     job = Job(tables["train"], attributes, args.batch_size, None, "student")
     each = reference_epoch(job, tables["val"], args.turns)
-    ends = np.array(own_epochs(rows["best"], epochs, job, args))
+    ends = own_epochs(rows["best"], epochs, job, args)
     theirs = each * np.arange(1, 1 + len(published))
     logger.info(
         f"mean Top-1 {published[-1]:.4f}: published procedure {theirs[-1]:.0f} s, {len(published)} epochs of {each:.0f} s; "
@@ -70,7 +71,9 @@ def scores(row, path):
     """Mean Top-1 by epoch, the mean over a row's seeds."""
     runs = runs_of(row, read_results(path))
     if not runs:
-        raise UserError(f"{path}: no run of {row.name}; python -m benchmarks.accuracy --photos DIR makes it")
+        raise UserError(
+            f"{path}: no run of {row.name} on photos; benchmarks.accuracy makes it, see docs/accuracy.md"
+        )
     return np.mean([run["val_top1"] for run in runs.values()], axis=0)
 
 
@@ -98,7 +101,7 @@ def own_epochs(row, epochs, job, args):
         meta = {**net.describe(), "attributes": job.attributes.to_meta(), "prior": prior}
         save_checkpoint(os.path.join(work, "model", "clip", "model_1.pt"), net, meta)
         options = f"{row.command} --epochs {epochs} --teacher clip/model_1.pt --version own --cache-dir cache"
-        command = [sys.executable, TRAIN, *options.split(), "--precision", args.precision]
+        command = [sys.executable, TRAIN, *options.split(), "--device", "cpu"]
         begin = time.perf_counter()
         code = subprocess.call([*command, "--data-dir", os.path.abspath(args.data_dir)], cwd=work)
         whole = time.perf_counter() - begin

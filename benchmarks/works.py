@@ -95,7 +95,7 @@ def reference_training(job):
 
 
 def reference_validation(job):
-    """Of a student, an image at a time read anew, and with gradients, as published."""
+    """Of a student: the photos are read anew, and gradients prepared, as published."""
     net = new_student(job).eval()
 
     def run():

@@ -84,9 +84,9 @@ def test_each_run_is_made_once(run, photos, place, monkeypatch):
 def test_tables_and_picture(run):
     run(TEACHER, PLAIN, TAUGHT)
     page = Path("found.md")
-    assert "**photos**: 16 photos for training, 8 for validation; threads: " in page.read_text()
+    assert "**photos**: 16 photos for training, 8 for validation; " in page.read_text()
     row = next(line for line in page.read_text().splitlines() if line.startswith("| taught"))
-    assert row.endswith("| 2 | plain | +0.0000 ± 0.0000 | +0.0000 ± 0.0000 | 2 |")
+    assert row.endswith("| 2 | plain | +0.0000 ± 0.0000 | +0.0000 ± 0.0000 | 2.0 |")
     page.write_text(f"before\n{page.read_text()}after\n")
     Path("found.png").unlink()
     assert run(TEACHER, TAUGHT, options=()) == (0, [])

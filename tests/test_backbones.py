@@ -15,7 +15,7 @@ from utils.attributes import FASHION_HOW
 from utils.backbones import build_backbone
 from utils.checkpoint import save_checkpoint
 from utils.errors import UserError
-from utils.hardware import TORCH, LayerNorm, keep_norms_float
+from utils.hardware import TORCH, keep_norms_float
 
 KD = "--kd-learning True --epochs 1".split()
 ALONE = (*KD, "--distillation-type", "none")
@@ -65,9 +65,16 @@ def test_layer_norms_have_exact_gradients_in_bf16():
 
 
 @pytest.mark.parametrize("name", ["tiny_vit_5m_224", "vit_tiny_patch16_224"])
-def test_all_layer_norms_are_such(name):
-    norms = [one for one in build_backbone(name)[0].modules() if type(one).__name__ == "LayerNorm"]
-    assert len(norms) >= 20 and all(type(one) is LayerNorm for one in norms)
+def test_all_layer_norms_see_float32(name):
+    net, seen = build_backbone(name)[0], []
+    norms = [one for one in net.modules() if isinstance(one, torch.nn.LayerNorm)]
+    for norm in norms:
+        norm.register_forward_hook(
+            lambda module, inputs, output: seen.append((inputs[0].dtype, output.dtype))
+        )
+    with torch.autocast("cpu", torch.bfloat16):
+        net(torch.zeros(2, 3, 224, 224))
+    assert len(norms) > 20 and seen == [(torch.float32, torch.float32)] * len(norms)
 
 
 def test_a_student_teaches(train, place):

@@ -91,17 +91,17 @@ def test_time_to_score(photos, place, monkeypatch, capsys):
     ]
     Path("results.jsonl").write_text("\n".join(map(json.dumps, results)))
     monkeypatch.setattr(time_to_score, "Job", functools.partial(works.Job, clip=SMALL_CLIP))
-    options = "--results results.jsonl --output picture.png --batch-size 4 --turns 1 --precision fp32"
+    options = "--results results.jsonl --output picture.png --batch-size 4 --turns 1"
     time_to_score.main([*options.split(), "--data-dir", str(photos)])
     said = re.search(
         r"mean Top-1 0.6000: published procedure (\d+) s, 3 epochs of (\d+) s; here (\d+) s, 2 epochs of \[(\d+), (\d+)\] s",
         capsys.readouterr().out,
     )
     whole, each, here, first, second = map(int, said.groups())
-    assert abs(whole - 3 * each) <= 2 and abs(here - first - second) <= 1 and first > second > 0
+    assert abs(whole - 3 * each) <= 2 and abs(here - first - second) <= 1 and first > second >= 0
     assert Path("picture.png").stat().st_size > 10_000
 
 
 def test_time_to_score_without_scores(photos, place):
-    with pytest.raises(UserError, match="no run of recipe"):
-        time_to_score.main(["--data-dir", str(photos), "--results", "none.jsonl"])
+    with pytest.raises(UserError, match="no run of recipe on photos"):
+        time_to_score.main(["--data-dir", str(photos), "--results", "none.jsonl", "--output", "a.png"])

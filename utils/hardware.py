@@ -1,4 +1,4 @@
-"""Where a run computes and in which precision, how it computes the same again, and attention and layer norm for both networks."""
+"""Where a run computes and in which precision, how it computes the same again, and attention and layer norms for all networks."""
 
 import ctypes
 import os
@@ -58,7 +58,11 @@ def choose_device(name):
         raise UserError("--device cuda: PyTorch finds no CUDA device here; use --device cpu or auto")
     if name == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, where float32 is asked for
-        for kernel in ("flash", "mem_efficient", "cudnn"):  # of attention: their gradients are not reproducible
+        for kernel in (
+            "flash",
+            "mem_efficient",
+            "cudnn",
+        ):  # of attention: not all of their gradients are reproducible
             if hasattr(torch.backends.cuda, f"enable_{kernel}_sdp"):  # PyTorch 1.12 has none of them
                 getattr(torch.backends.cuda, f"enable_{kernel}_sdp")(False)
     return torch.device(name)
@@ -67,7 +71,9 @@ def choose_device(name):
 def choose_precision(name, device, is_student=False):
     """Precision for auto, fp32 or bf16. Processor flags do not tell whether bf16 pays, so auto measures."""
     if name == "bf16" and TORCH < (2, 0):
-        raise UserError("--precision bf16 needs PyTorch 2 or newer (LayerNorm's backward fails before)")
+        raise UserError(
+            "--precision bf16 needs PyTorch 2 or newer (before, not all of a network has gradients in it)"
+        )
     if name != "auto":
         return Precision(name, "as asked for")
     if TORCH < (2, 0):
@@ -101,21 +107,16 @@ def product_seconds(device, rows, size):
     return best
 
 
-class LayerNorm(nn.LayerNorm):
-    """Computed in float32, as autocast has it on GPUs. In bf16 a CPU adds up the gradients of weight and bias in bf16,
-    too, over all rows: those of 50,000 rows were 16 % and 66 % wrong (PyTorch 2.14)."""
-
-    def forward(self, x):
-        return super().forward(x.float())
-
-
 def keep_norms_float(net):
-    """Have a network's layer norms computed as above; their names and weights stay."""
+    """Have a network's layer norms computed in float32, as autocast has it on GPUs. In bf16 a CPU adds up the gradients of
+    weight and bias in bf16, too, over all rows: those of 50,000 rows were 16 % and 66 % wrong (PyTorch 2.14)."""
     for module in net.modules():
-        if (
-            isinstance(module, nn.LayerNorm) and type(module).__name__ == "LayerNorm"
-        ):  # timm's too, not its LayerNorm2d
-            module.__class__ = LayerNorm
+        if isinstance(module, nn.LayerNorm):
+            module.register_forward_pre_hook(_to_float)
+
+
+def _to_float(module, inputs):
+    return (inputs[0].float(),)
 
 
 def attend(queries, keys, values, bias=None, causal=False):
