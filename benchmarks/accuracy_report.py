@@ -144,10 +144,15 @@ def draw(found):
             left.plot(range(1, 1 + len(scores)), scores, **style)
             right.plot(seconds.cumsum() / 60, scores, **style)
         for ax, unit in ((left, "epoch"), (right, "minutes")):
-            ax.set(title=f"{data}: {SCORES[WATCHED[data]]}", xlabel=unit, xscale="log")
-            ax.xaxis.get_major_locator().set_params(subs=(1, 2, 5))
-            ax.xaxis.set_major_formatter("{x:g}")
-            ax.xaxis.set_minor_formatter("")
-            ax.grid(alpha=0.25)
+            set_axes(ax, unit, f"{data}: {SCORES[WATCHED[data]]}")
         right.legend(fontsize=7)
     return figure
+
+
+def set_axes(ax, unit, title):
+    """Scores over time: the latter by its logarithm, in plain numbers."""
+    ax.set(title=title, xlabel=unit, xscale="log")
+    ax.xaxis.get_major_locator().set_params(subs=(1, 2, 5))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter("")
+    ax.grid(alpha=0.25)

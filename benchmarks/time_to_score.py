@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks import works
 from benchmarks.accuracy import ROWS, TRAIN, add_labels
-from benchmarks.accuracy_report import read_results, runs_of
+from benchmarks.accuracy_report import read_results, runs_of, set_axes
 from benchmarks.timing import process
 from benchmarks.works import Job
 from utils import plots
@@ -117,9 +117,7 @@ def draw(curves):
     for (name, (seconds, values)), color in zip(curves.items(), plots.COLORS[1:]):
         ax.plot(seconds / 60, values, label=name, color=color, marker="o")
     ax.axhline(curves["published procedure"][1][-1], color=plots.COLORS[0], linestyle=":")
-    ax.set(xlabel="minutes", ylabel="mean Top-1", xscale="log")
-    ax.xaxis.set_major_formatter("{x:g}")
-    ax.grid(alpha=0.25)
+    set_axes(ax, "minutes", "mean Top-1")
     ax.legend()
     return figure
 
