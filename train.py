@@ -51,7 +51,7 @@ def get_args_parser():
 
     g = p.add_argument_group("hardware")
     g.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA where there is one")
-    g.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of the networks; fp32 is TF32 on GPUs; auto: bf16 where a short measurement finds it at least 1.3 x as fast, but fp32 for a student on a CPU, whom bf16 costs accuracy")
+    g.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of the networks; fp32 is TF32 on GPUs; auto: bf16 where a short measurement finds it at least 1.3 x as fast, but fp32 for a student on a CPU, which is not known to learn as well in bf16")
     return p
 
 

@@ -141,7 +141,7 @@ def test_reproducible_before_anything_is_computed(train, monkeypatch):
 
 
 def test_auto_is_float32_for_a_student_on_a_cpu(monkeypatch):
-    """bf16 costs it accuracy, see docs/speed.md; who asks for bf16, or resumes a run with it, has it."""
+    """It is not known to learn as well in bf16, see docs/speed.md; who asks for bf16, or resumes a run with it, has it."""
     monkeypatch.setattr(hardware, "TORCH", (2, 0))
     monkeypatch.setattr(hardware, "bf16_speedup", lambda device: 2.0)
     cpu, gpu = torch.device("cpu"), torch.device("cuda")

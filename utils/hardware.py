@@ -79,7 +79,7 @@ def choose_precision(name, device, is_student=False):
     if TORCH < (2, 0):
         return Precision("fp32", f"bf16 needs PyTorch 2, this is {torch.__version__}")
     if is_student and device.type == "cpu":
-        return Precision("fp32", "on a CPU bf16 costs a student accuracy: docs/speed.md")
+        return Precision("fp32", "on a CPU a student is not known to learn as well in bf16: docs/speed.md")
     speedup = bf16_speedup(device)
     reason = f"a bf16 matrix product ran at {speedup:.2f} x float32's speed, {WORTHWHILE} x is asked for"
     return Precision("bf16" if speedup >= WORTHWHILE else "fp32", reason)
