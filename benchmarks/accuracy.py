@@ -142,7 +142,7 @@ def main(argv=None):
 
 
 def train(row, seed, args):
-    """One run of train.py in the folder of the work. A signal is passed on to it, which then saves itself."""
+    """One run, which a signal has save itself."""
     options = (
         f"{row.command} --version {row.version(seed)} --seed {seed} --keep 1 --resume True --data-dir".split()
     )
@@ -150,19 +150,26 @@ def train(row, seed, args):
         if not os.path.isfile(args.lite0 or ""):
             raise UserError("the teacher needs --lite0 FILE.pth: python -m benchmarks.lite0 makes that file")
         options[options.index(LITE0)] = os.path.abspath(args.lite0)
-    command = [sys.executable, TRAIN, *options, os.path.abspath(vars(args)[row.data])]
-    os.makedirs(args.work, exist_ok=True)
+    run_train(
+        [*options, os.path.abspath(vars(args)[row.data])], args.work, "the same command goes on with this run"
+    )
+
+
+def run_train(options, work, after):
+    """train.py in the folder of the work. A signal is passed on to it. Args: `after`, what one can do after a signal."""
+    os.makedirs(work, exist_ok=True)
     with StopSignals() as signals:
         # In a session of its own: Ctrl-C on the terminal would reach it twice.
-        child = subprocess.Popen(command, cwd=args.work, start_new_session=True)
+        child = subprocess.Popen([sys.executable, TRAIN, *options], cwd=work, start_new_session=True)
         try:
             code = child.wait()
         except Interrupted:
             child.terminate()
             child.wait()
-            raise Interrupted(signals.received, "the same command goes on with this run") from None
+            raise Interrupted(signals.received, after) from None
     if code:
-        raise UserError(f"{row.version(seed)}: train.py ended with exit code {code}, see its message above")
+        version = options[options.index("--version") + 1]
+        raise UserError(f"{version}: train.py ended with exit code {code}, see its message above")
 
 
 # --- the results -------------------------------------------------------------------------------------

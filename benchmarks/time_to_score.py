@@ -8,7 +8,6 @@ cache, until the end of the epoch that first has the score.
 
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -16,7 +15,7 @@ import time
 import numpy as np
 
 from benchmarks import works
-from benchmarks.accuracy import ROWS, TRAIN, add_labels
+from benchmarks.accuracy import ROWS, add_labels, run_train
 from benchmarks.accuracy_report import read_results, runs_of, set_axes
 from benchmarks.timing import process
 from benchmarks.works import Job
@@ -46,9 +45,9 @@ def get_args_parser():
 def main(argv=None):
     args = get_args_parser().parse_args(argv)
     start()
-    add_labels("photos", args.data_dir, args.results)  # or refuse other photos than the scores are of
     rows = {row.name: row for row in ROWS if row.data == "photos"}
     published, ours = (scores(rows[name], args.results) for name in ("recipe", "best"))
+    add_labels("photos", args.data_dir, args.results)  # refuses other photos than the scores are of
     if ours.max() < published[-1]:
         raise UserError(f"{args.results}: best never has the recipe's last score, {published[-1]:.4f}")
     epochs = 1 + int(np.argmax(ours >= published[-1]))
@@ -101,12 +100,10 @@ def own_epochs(row, epochs, job, args):
         meta = {**net.describe(), "attributes": job.attributes.to_meta(), "prior": prior}
         save_checkpoint(os.path.join(work, "model", "clip", "model_1.pt"), net, meta)
         options = f"{row.command} --epochs {epochs} --teacher clip/model_1.pt --version own --cache-dir cache"
-        command = [sys.executable, TRAIN, *options.split(), "--device", "cpu"]
+        options = [*options.split(), "--device", "cpu", "--data-dir", os.path.abspath(args.data_dir)]
         begin = time.perf_counter()
-        code = subprocess.call([*command, "--data-dir", os.path.abspath(args.data_dir)], cwd=work)
+        run_train(options, work, "nothing is kept of it")
         whole = time.perf_counter() - begin
-        if code:
-            raise UserError(f"train.py ended with exit code {code}, see its message above")
         seconds = plots.read_metrics(os.path.join(work, "logs", "own"))["seconds"].to_numpy()
     return whole - seconds.sum() + seconds.cumsum()
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from conftest import ATTRIBUTES
 
 import train
@@ -84,7 +85,8 @@ def test_each_run_is_made_once(run, photos, place, monkeypatch):
 def test_tables_and_picture(run):
     run(TEACHER, PLAIN, TAUGHT)
     page = Path("found.md")
-    assert "**photos**: 16 photos for training, 8 for validation; " in page.read_text()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "threads: "
+    assert f"**photos**: 16 photos for training, 8 for validation; {device}" in page.read_text()
     row = next(line for line in page.read_text().splitlines() if line.startswith("| taught"))
     assert row.endswith("| 2 | plain | +0.0000 ± 0.0000 | +0.0000 ± 0.0000 | 2.0 |")
     page.write_text(f"before\n{page.read_text()}after\n")

@@ -105,3 +105,4 @@ def test_time_to_score(photos, place, monkeypatch, capsys):
 def test_time_to_score_without_scores(photos, place):
     with pytest.raises(UserError, match="no run of recipe on photos"):
         time_to_score.main(["--data-dir", str(photos), "--results", "none.jsonl", "--output", "a.png"])
+    assert not Path("none.jsonl").exists()

@@ -58,13 +58,10 @@ def choose_device(name):
         raise UserError("--device cuda: PyTorch finds no CUDA device here; use --device cpu or auto")
     if name == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, where float32 is asked for
-        for kernel in (
-            "flash",
-            "mem_efficient",
-            "cudnn",
-        ):  # of attention: not all of their gradients are reproducible
-            if hasattr(torch.backends.cuda, f"enable_{kernel}_sdp"):  # PyTorch 1.12 has none of them
-                getattr(torch.backends.cuda, f"enable_{kernel}_sdp")(False)
+        # Kernels of attention, not all of whose gradients are reproducible; PyTorch 1.12 has none of them.
+        for switch in ("enable_flash_sdp", "enable_mem_efficient_sdp", "enable_cudnn_sdp"):
+            if hasattr(torch.backends.cuda, switch):
+                getattr(torch.backends.cuda, switch)(False)
     return torch.device(name)
 
 
@@ -72,7 +69,7 @@ def choose_precision(name, device, is_student=False):
     """Precision for auto, fp32 or bf16. Processor flags do not tell whether bf16 pays, so auto measures."""
     if name == "bf16" and TORCH < (2, 0):
         raise UserError(
-            "--precision bf16 needs PyTorch 2 or newer (before, not all of a network has gradients in it)"
+            "--precision bf16 needs PyTorch 2 or newer: before, not all layers can be trained in it"
         )
     if name != "auto":
         return Precision(name, "as asked for")
