@@ -4,8 +4,6 @@ import re
 
 import timm
 import timm.models.tiny_vit
-import torch
-from torch import nn
 
 from utils.hardware import attend
 
@@ -20,8 +18,6 @@ def tiny_vit(name):
     for module in net.modules():
         if type(module) is timm.models.tiny_vit.Attention:
             module.__class__ = _Attention
-        elif type(module) is nn.Conv2d and module.stride != (1, 1):
-            module.__class__ = _Strided
     return net
 
 
@@ -35,17 +31,6 @@ class _Attention(timm.models.tiny_vit.Attention):
         parts = heads.split([self.key_dim, self.key_dim, self.val_dim], dim=-1)
         attended = attend(*parts, bias=self.get_attention_biases(x.device))
         return self.proj(attended.transpose(1, 2).flatten(2))
-
-
-class _Strided(nn.Conv2d):
-    """Computed in float32 on CPUs. In bf16 the backward pass of a depthwise one takes ten times as long there (oneDNN 3.12),
-    and the first two, of few channels, gain no time, but make a fifth of the error in the gradients."""
-
-    def forward(self, x):
-        if x.device.type != "cpu":
-            return super().forward(x)
-        with torch.autocast("cpu", enabled=False):
-            return super().forward(x.float()).to(x.dtype)
 
 
 def timm_names(state):

@@ -53,7 +53,7 @@ def main(argv=None):
     epochs = 1 + int(np.argmax(ours >= published[-1]))
     attributes = read_attributes()
     tables = read_tables(args.data_dir, attributes, ["train", "val"])
-    machine(works.CPU, choose_precision("auto", works.CPU, is_student=True))
+    machine(works.CPU, choose_precision("auto", works.CPU))
     job = Job(tables["train"], attributes, args.batch_size, None, "student")
     each = reference_epoch(job, tables["val"], args.turns)
     ends = own_epochs(rows["best"], epochs, job, args)

@@ -15,7 +15,7 @@ from utils.attributes import FASHION_HOW
 from utils.backbones import build_backbone
 from utils.checkpoint import save_checkpoint
 from utils.errors import UserError
-from utils.hardware import TORCH, keep_norms_float
+from utils.hardware import TORCH, keep_convolutions_float, keep_norms_float
 
 KD = "--kd-learning True --epochs 1".split()
 ALONE = (*KD, "--distillation-type", "none")
@@ -75,6 +75,27 @@ def test_all_layer_norms_see_float32(name):
     with torch.autocast("cpu", torch.bfloat16):
         net(torch.zeros(2, 3, 224, 224))
     assert len(norms) > 20 and seen == [(torch.float32, torch.float32)] * len(norms)
+
+
+@pytest.mark.skipif(TORCH < (2, 0), reason="bf16 needs PyTorch 2")
+@pytest.mark.parametrize(
+    "kind, channels, options, is_float",
+    [
+        (torch.nn.Conv2d, 32, {"groups": 32}, True),
+        (timm.layers.Conv2dSame, 32, {"groups": 32, "stride": 2}, True),  # a kind of its own
+        (torch.nn.Conv2d, 3, {"stride": 2}, True),
+        (torch.nn.Conv2d, 32, {}, False),
+        (torch.nn.Conv2d, 64, {"stride": 2}, False),
+    ],
+)
+def test_which_convolutions_are_float32(kind, channels, options, is_float):
+    torch.manual_seed(0)
+    net, x = kind(channels, 32, 3, **options), torch.randn(2, channels, 8, 8)
+    expected = net(x)
+    keep_convolutions_float(net)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = net(x)
+    assert torch.equal(found, expected) == is_float and torch.allclose(found.float(), expected, atol=0.05)
 
 
 def test_a_student_teaches(train, place):

@@ -12,7 +12,7 @@ from tiny_vit import timm_names, tiny_vit
 from utils import hub
 from utils.checkpoint import load_state, read_checkpoint
 from utils.errors import UserError, first_line
-from utils.hardware import keep_norms_float
+from utils.hardware import keep_convolutions_float, keep_norms_float
 from utils.photos import SIZE
 
 WAY_OUT = "give a file with --student-weights FILE, or none for random weights"
@@ -40,6 +40,7 @@ def build_backbone(name, weights=None):
         problem = f"gives no pooled features at {SIZE} x {SIZE} pixels ({first_line(error)})"
         raise UserError(f"student {name}: {problem}; choose another of timm's backbones") from error
     keep_norms_float(net)
+    keep_convolutions_float(net)
     for module in net.train().modules():
         if type(module) is nn.Conv2d and module.kernel_size == (1, 1) and module.in_channels < 16:
             module.__class__ = _Pointwise

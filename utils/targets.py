@@ -20,7 +20,7 @@ from utils.log import logger
 from utils.run import MODEL_ROOT, epoch_files
 from utils.views import view_options
 
-LOGITS_VERSION = 5  # part of the cache's key: raise it when a network's logits, or their form, change
+LOGITS_VERSION = 6  # part of the cache's key: raise it when a network's logits, or their form, change
 PREFIX = "logits."  # of an array's name in a file, before the attribute's
 PRIOR = "prior."
 
