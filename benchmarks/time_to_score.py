@@ -53,8 +53,9 @@ def main(argv=None):
     epochs = 1 + int(np.argmax(ours >= published[-1]))
     attributes = read_attributes()
     tables = read_tables(args.data_dir, attributes, ["train", "val"])
-    machine(works.CPU, choose_precision("auto", works.CPU))
-    job = Job(tables["train"], attributes, args.batch_size, None, "student")
+    precision = choose_precision("auto", works.CPU)
+    machine(works.CPU, precision)
+    job = Job(tables["train"], attributes, args.batch_size, precision, "student")
     each = reference_epoch(job, tables["val"], args.turns)
     ends = own_epochs(rows["best"], epochs, job, args)
     theirs = each * np.arange(1, 1 + len(published))
@@ -100,9 +101,9 @@ def own_epochs(row, epochs, job, args):
         meta = {**net.describe(), "attributes": job.attributes.to_meta(), "prior": prior}
         save_checkpoint(os.path.join(work, "model", "clip", "model_1.pt"), net, meta)
         options = f"{row.command} --epochs {epochs} --teacher clip/model_1.pt --version own --cache-dir cache"
-        options = [*options.split(), "--device", "cpu", "--data-dir", os.path.abspath(args.data_dir)]
+        options = f"{options} --device cpu --precision {job.precision.name} --data-dir".split()
         begin = time.perf_counter()
-        run_train(options, work, "nothing is kept of it")
+        run_train([*options, os.path.abspath(args.data_dir)], work, "nothing is kept of it")
         whole = time.perf_counter() - begin
         seconds = plots.read_metrics(os.path.join(work, "logs", "own"))["seconds"].to_numpy()
     return whole - seconds.sum() + seconds.cumsum()

@@ -39,6 +39,7 @@ for folder in (logs, model):
 TEACHER = Row("photos", "teacher", "--student-weights lite0.pth", epochs=2, seeds=1)
 PLAIN = Row("photos", "plain", "--lr 1", epochs=2)
 TAUGHT = Row("photos", "taught", "--lr 1 --teacher {teacher}", "plain", epochs=2)
+OTHER = Row("photos", "other teacher", "--student-weights none", epochs=1, seeds=1)
 
 
 def says_nothing_else(path):
@@ -80,6 +81,8 @@ def test_each_run_is_made_once(run, photos, place, monkeypatch):
     rows = sorted(one["row"] for one in read_results("found.jsonl"))
     assert rows == ["labels", "plain", "plain", "taught", "taught", "teacher"]
     assert len(run(changed, TAUGHT, TEACHER._replace(epochs=1))[1]) == 4, "another teacher, other students"
+    calls = run(TAUGHT._replace(name="by another", taught_by=OTHER.name), TEACHER, OTHER)[1]
+    assert any(f"--teacher {OTHER.version(SEED)}/model_1.pt" in call for call in calls)
 
 
 def test_tables_and_picture(run):

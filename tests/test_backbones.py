@@ -1,5 +1,6 @@
 """Any backbone of timm as the student, and any checkpoint as the teacher."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -83,19 +84,25 @@ def test_all_layer_norms_see_float32(name):
     [
         (torch.nn.Conv2d, 32, {"groups": 32}, True),
         (timm.layers.Conv2dSame, 32, {"groups": 32, "stride": 2}, True),  # a kind of its own
-        (torch.nn.Conv2d, 3, {"stride": 2}, True),
+        (torch.nn.Conv2d, 48, {"stride": 2}, True),  # the second of TinyViT-21M
+        (torch.nn.Conv2d, 32, {"groups": 4}, False),
         (torch.nn.Conv2d, 32, {}, False),
         (torch.nn.Conv2d, 64, {"stride": 2}, False),
     ],
 )
 def test_which_convolutions_are_float32(kind, channels, options, is_float):
     torch.manual_seed(0)
-    net, x = kind(channels, 32, 3, **options), torch.randn(2, channels, 8, 8)
-    expected = net(x)
+    plain, x = kind(channels, 32, 3, **options), torch.randn(2, channels, 8, 8).bfloat16()
+    net = copy.deepcopy(plain)
     keep_convolutions_float(net)
+    expected = plain(x.float()).bfloat16()
+    expected.square().sum().backward()
     with torch.autocast("cpu", torch.bfloat16):
-        found = net(x)
-    assert torch.equal(found, expected) == is_float and torch.allclose(found.float(), expected, atol=0.05)
+        found = copy.deepcopy(net)(x)
+        net(x).square().sum().backward()
+    assert found.dtype == torch.bfloat16 and torch.allclose(found, expected, atol=0.05)
+    exact = torch.equal(found, expected), torch.equal(net.weight.grad, plain.weight.grad)
+    assert exact == (is_float, is_float)
 
 
 def test_a_student_teaches(train, place):

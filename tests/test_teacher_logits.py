@@ -1,5 +1,7 @@
 """--teacher-logits and --save-teacher-logits: distil from a file."""
 
+import gc
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 from conftest import ATTRIBUTES
 
 from clip_model import FashionCLIP
+from utils import engine, targets
 from utils.cli import exit_code
 from utils.dataset import read_tables
 from utils.targets import PREFIX, PRIOR, LogitsFile, _identity, _load_teacher, save_logits
@@ -43,6 +46,28 @@ def test_a_file_teaches_as_its_teacher_does(train, place):
     asked, shuffled, others = weights("asked"), weights("shuffled"), weights("others")
     assert all(torch.equal(asked[name], shuffled[name]) for name in asked), "rows are not matched by name"
     assert not all(torch.equal(asked[name], others[name]) for name in asked), "the file plays no part"
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_a_teacher_is_kept_for_further_views_only(train, place, monkeypatch, views):
+    nets, kept = [], []
+    load, epoch = targets._load_teacher, engine.train_one_epoch
+
+    def loads(*args):
+        net, meta = load(*args)
+        nets.append(weakref.ref(net))
+        return net, meta
+
+    def trains(*args):
+        gc.collect()
+        kept.append(nets[0]() is not None)
+        return epoch(*args)
+
+    monkeypatch.setattr(targets, "_load_teacher", loads)
+    monkeypatch.setattr(engine, "train_one_epoch", trains)
+    options = ["--teacher", "zero-shot", "--save-teacher-logits", "taught.npz", "--views", str(views)]
+    train("--version", "a", *SOFT, *options)
+    assert len(nets) == 1 and kept == [views == 2]
 
 
 def without(key):

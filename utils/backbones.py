@@ -40,10 +40,10 @@ def build_backbone(name, weights=None):
         problem = f"gives no pooled features at {SIZE} x {SIZE} pixels ({first_line(error)})"
         raise UserError(f"student {name}: {problem}; choose another of timm's backbones") from error
     keep_norms_float(net)
-    keep_convolutions_float(net)
     for module in net.train().modules():
         if type(module) is nn.Conv2d and module.kernel_size == (1, 1) and module.in_channels < 16:
             module.__class__ = _Pointwise
+    keep_convolutions_float(net)
     config = net.pretrained_cfg
     if weights is not None:
         path = _weights_file(name, config, weights)

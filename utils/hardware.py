@@ -31,7 +31,7 @@ def keep_freed_memory():
     """Let glibc keep freed memory for the next tensor instead of handing it back to the system.
 
     By default every tensor of 32 MB and more is mapped anew, and each of its pages is faulted in and zeroed,
-    in every step again: two fifths of the student's time on a CPU. Elsewhere than on glibc nothing happens.
+    in every step again: a quarter to two fifths of the student's time on a CPU. Elsewhere than on glibc nothing happens.
     """
     if platform.libc_ver()[0] == "glibc":
         mallopt, (mmap_max, trim_threshold) = ctypes.CDLL(None).mallopt, (-4, -1)  # of malloc.h
@@ -40,7 +40,7 @@ def keep_freed_memory():
 
 
 def make_reproducible(seed):
-    """Same seed, same machine, same stack: same numbers. To be called before anything is computed on a GPU."""
+    """Same seed, machine, stack and precision: same numbers. To be called before anything is computed on a GPU."""
     torch.manual_seed(seed)
     # Without it, even CPUs add the gradients of TinyViT's attention biases in whatever order threads come.
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -116,28 +116,31 @@ def _to_float(module, inputs):
 
 
 def keep_convolutions_float(net):
-    """On CPUs, have the convolutions computed in float32 that bf16 does not make faster: depthwise ones, whose backward pass
-    takes up to ten times as long in it (oneDNN 3.12); and those of 3 x 3 that halve a picture of few channels, as at the
-    beginning of a network, which make a fifth of the error in TinyViT's gradients."""
+    """On CPUs, have two kinds of convolutions computed in float32: depthwise ones, whose backward pass can take ten times as
+    long in bf16 (oneDNN 3.12); and those of 3 x 3 and few channels that halve the picture, as at a network's beginning: in
+    bf16 they save no time, and make a fifth of the error in TinyViT's gradients."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
-            halves = module.stride == (2, 2) and module.kernel_size == (3, 3) and module.in_channels <= 32
-            if module.groups > 1 or halves:
-                module.__class__ = _in_float(type(module))
+            is_depthwise = 1 < module.groups == module.in_channels
+            halves = module.stride == (2, 2) and module.kernel_size == (3, 3) and module.in_channels <= 48
+            if is_depthwise or halves:
+                module.__class__ = _float_kind(type(module))
 
 
 @functools.lru_cache(maxsize=None)
-def _in_float(kind):
-    """A kind of convolution, computed in float32 on CPUs."""
+def _float_kind(kind):
+    """The class of convolutions of a `kind` that are computed in float32 on CPUs."""
 
-    class Float(kind):
+    class InFloat32(kind):
         def forward(self, x):
             if x.device.type != "cpu":
                 return super().forward(x)
             with torch.autocast("cpu", enabled=False):
+                if x.dtype == torch.float32:  # an exported graph would hold the casts
+                    return super().forward(x)
                 return super().forward(x.float()).to(x.dtype)
 
-    return Float
+    return InFloat32
 
 
 def attend(queries, keys, values, bias=None, causal=False):
