@@ -47,6 +47,7 @@ LOGITS = f"{TAUGHT} --distillation-tau 2 --distillation-alpha 0.7 --distillation
 ADJUSTED = "--logit-adjustment 1"
 MUON = "--optimizer Muon --lr 3e-3"
 BEST = f"{VIEWS} {LOGITS} {ADJUSTED} {MUON}"
+UNSMOOTHED = "teacher without label smoothing"
 UNTAUGHT = f"{VIEWS} {ALONE} {ADJUSTED} {MUON}"
 
 
@@ -60,12 +61,13 @@ class Row(NamedTuple):
     epochs: int = 10
     seeds: int = 99  # at most; 0: no longer made, what is in the results stays in the table
     drawn: bool = True  # in the picture
+    taught_by: str = "teacher"  # name of the row that trains its teacher
 
     @property
     def teacher(self):
         """The row that trains its teacher; None without one."""
-        teachers = {row.data: row for row in ROWS if row.name == "teacher"}
-        return teachers[self.data] if "{teacher}" in self.options else None
+        named = {(row.data, row.name): row for row in ROWS}
+        return named[self.data, self.taught_by] if "{teacher}" in self.options else None
 
     @property
     def command(self):
@@ -99,9 +101,11 @@ ROWS = [
     Row("skewed", "4 epochs in float32", f"{UNTAUGHT} --precision fp32", epochs=4, drawn=False),
     Row("skewed", "4 epochs in bf16", f"{UNTAUGHT} --precision bf16", "4 epochs in float32", epochs=4, drawn=False),
     Row("photos", "teacher", TEACHER, epochs=6, seeds=1),
+    Row("photos", UNSMOOTHED, f"{TEACHER} --ls 0", epochs=6, seeds=1, drawn=False),
     Row("photos", "recipe", f"{STUDENT} {TAUGHT}"),
     Row("photos", "best without a teacher", UNTAUGHT, "recipe"),
     Row("photos", "best", BEST, "best without a teacher"),
+    Row("photos", "best, teacher without label smoothing", BEST, "best without a teacher", taught_by=UNSMOOTHED),
     Row("photos", "best with mixup", f"{BEST} --mixup 0.5", "best", seeds=0),
     Row("photos", "best, 60 epochs", BEST, "teacher", epochs=60, seeds=1),
 ]
