@@ -1,6 +1,7 @@
 """Options of train.py: what is taken, and what is refused."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 
 from train import parse_args
 from utils.errors import UserError
+
+ROOT = Path(__file__).parents[1]
 
 TEACHER = (
     "--version teacher --seed 214 --lr 1e-6 --optimizer Adam --epochs 10 --batch-size 64 "
@@ -95,7 +98,6 @@ def test_false(text):
         ("--version a --distillation-reduction none", "--distillation-reduction"),
         ("--version a --logit-adjustment -1", "--logit-adjustment"),
         ("--version a --logit-adjustment 0.5 --loss-weight", "--logit-adjustment and --loss-weight"),
-        (f"{SOFT} --teacher-logits a.npz", "one of the two"),
         ("--version a --teacher-logits a.npz", "--kd-learning"),
         (
             "--version a --kd-learning --teacher-logits a.npz --save-teacher-logits b.npz",
@@ -112,10 +114,30 @@ def test_refused(line, named):
     assert named in str(error.value) and "\n" not in str(error.value)
 
 
+def test_of_two_teachers_the_last_one_counts():
+    logits = "--teacher-logits a.npz"
+    args = parse_args(f"{SOFT} {logits}".split())
+    assert (args.teacher, args.teacher_logits) == (None, "a.npz")
+    args = parse_args(f"{SOFT} {logits} --teacher t/model_2.pt".split())
+    assert (args.teacher, args.teacher_logits) == ("t/model_2.pt", None)
+
+
 def test_none_needs_no_teacher():
     args = parse_args(["--version", "a", "--kd-learning", "True", "--distillation-type", "none"])
     assert args.kd_learning and not args.distils
     assert parse_args(SOFT.split()).distils
+
+
+def options_of(folder, words):
+    """What `bash train.sh` with these words has train.py do."""
+    python = folder / "python"
+    python.write_text('#!/usr/bin/env bash\nif [ "$1" = - ]; then exit 0; fi\necho "$@"\n')
+    python.chmod(0o755)
+    env = {**os.environ, "PYTHON": str(python)}
+    said = subprocess.run(
+        ["bash", str(ROOT / "train.sh"), *words], env=env, stdout=subprocess.PIPE, check=True
+    )
+    return parse_args(said.stdout.decode().split()[1:])
 
 
 @pytest.mark.parametrize("recipe, default", [("best-teacher", 10), ("best", 30)])
@@ -123,13 +145,16 @@ def test_none_needs_no_teacher():
     "given, epochs", [("", None), ("--epochs 60 --lr 1e-4", 60), ("--lr 1e-4 --epochs=7", 7)]
 )
 def test_the_script_fits_views_and_schedule_to_the_epochs(tmp_path, recipe, default, given, epochs):
-    python = tmp_path / "python"
-    python.write_text('#!/usr/bin/env bash\nif [ "$1" = - ]; then exit 0; fi\necho "$@"\n')
-    python.chmod(0o755)
-    script = [str(Path(__file__).parents[1] / "train.sh"), recipe, *given.split()]
-    said = subprocess.run(
-        ["bash", *script], env={**os.environ, "PYTHON": str(python)}, stdout=subprocess.PIPE, check=True
-    )
-    args = parse_args(said.stdout.decode().split()[1:])
+    args = options_of(tmp_path, [recipe, *given.split()])
     assert (args.epochs, args.views, args.decay_epoch) == (epochs or default,) * 3
     assert not given or args.lr == 1e-4
+
+
+def test_the_commands_of_readme_and_docs_are_taken(tmp_path):
+    found = set()
+    for path in [*ROOT.glob("README*.md"), *(ROOT / "docs").glob("*.md")]:
+        text = path.read_text(encoding="utf-8")
+        found |= set(re.findall(r"bash train\.sh ((?:teacher|student|best-teacher|best)\b[^`#|\n]*)", text))
+    assert len(found) > 10
+    for words in found:
+        options_of(tmp_path, words.replace("…", "").split())

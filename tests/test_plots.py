@@ -99,7 +99,7 @@ def test_one_run_draws_every_column(tmp_path):
         each = [column, *(f"{column}_{key}" for key in ATTRIBUTES)]
         assert drawn[title] == [columns[name].tolist() for name in each]
     assert drawn["learning rate"] == [columns["lr"].tolist()]
-    assert figure._suptitle.get_text().startswith("name: best epoch 3, mean Top-1 ")
+    assert figure._suptitle.get_text().startswith("name: epoch 3 has the best mean Top-1, ")
 
 
 def test_several_runs_lie_over_each_other(tmp_path):
@@ -138,7 +138,7 @@ def test_other_attributes(tmp_path, names):
     assert [text.get_text().strip().replace("\\", "") for text in shown] == [
         "sum, mean",
         *names,
-        "best epoch",
+        "best Top-1",
     ]
     assert len(plots.draw_curves({"a": one, "b": one}).axes) == 3 * (1 + len(names)) + 1
     for number, folders in enumerate((["a"], ["a", "b"], ["a", "b", other])):

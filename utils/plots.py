@@ -89,8 +89,8 @@ def draw_curves(runs):
     tables, best = list(runs.values()), []
     for name, table in runs.items():
         row = table.loc[table["val_top1"].fillna(0).idxmax()]
-        scores = f"mean Top-1 {row['val_top1']:.4f}, mean ACSA {row['val_acsa']:.4f}"
-        best.append(f"{shortened_name(name)}: best epoch {row['epoch']:.0f}, {scores}")
+        scores = f"{row['val_top1']:.4f}, mean ACSA {row['val_acsa']:.4f}"
+        best.append(f"{shortened_name(name)}: epoch {row['epoch']:.0f} has the best mean Top-1, {scores}")
     # A column of metrics.csv has the name of a score, or that and an attribute's.
     start = len("train_loss_")
     attributes = [c[start:] for table in tables for c in table if c.startswith("train_loss_")]
@@ -115,7 +115,7 @@ def draw_curves(runs):
             marker = "o" if len(table) <= 30 else ""
             ax.plot(table["epoch"], values, label=label, marker=marker, markersize=3.5, **style)
         if one:
-            ax.axvline(row["epoch"], color="#999999", linestyle=":", linewidth=1.2, label="best epoch")
+            ax.axvline(row["epoch"], color="#999999", linestyle=":", linewidth=1.2, label="best Top-1")
         ax.set_title(title, fontsize=11)
         ax.set_xlabel("epoch", fontsize=9)
         ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)

@@ -71,7 +71,9 @@ def model_card(net, meta, license, figures, onnx_top1):
     found = [*figures["attributes"].items(), ("mean", {key: figures[f"mean_{key}"] for key in SCORES})]
     place = {"dataset_type": "custom", "dataset_name": data_set, "dataset_split": "validation"}
     results = [
-        EvalResult(TASK, metric_type=kind, metric_value=scores[key], metric_name=f"{title}, {of}", **place)
+        EvalResult(
+            TASK, metric_type=kind, metric_value=round(scores[key], 4), metric_name=f"{title}, {of}", **place
+        )
         for of, scores in found
         for key, (kind, title) in SCORES.items()
         if scores[key] is not None

@@ -20,9 +20,8 @@ def letterbox(path):  # the longer side becomes 224, centred on black: uint8 (1,
         size = max(1, 224 * length // max(rgb.shape[:2]))
         sigma, reach = max((length / size - 1) / 2, 1e-3), int(2 * max(length / size, 1) - 1.5)
         bell = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-        place = (np.arange(size)[:, None] + 0.5) * length / size - 0.5
-        line = np.maximum(0, 1 - abs(place - np.arange(length)))
-        weights = [np.convolve(row, bell / bell.sum())[reach : reach + length] for row in line]
+        apart = abs((np.arange(size)[:, None] + 0.5) * length / size - 0.5 - np.arange(length)).clip(max=1)
+        weights = [np.convolve(row, bell / bell.sum())[reach : reach + length] for row in 1 - apart]
         pixels = np.tensordot(np.array(weights, np.float32), pixels, (1, 0)).swapaxes(0, 1)  # now the other
     out, (h, w, _) = np.zeros((1, 224, 224, 3), np.uint8), pixels.shape
     out[0, 112 - h // 2 :, 112 - w // 2 :][:h, :w] = pixels.clip(rgb.min(), rgb.max()).round()
@@ -34,7 +33,8 @@ told = json.loads(model.get_modelmeta().custom_metadata_map["meta"])["attributes
 for path in sys.argv[1:]:
     try:
         pairs = zip(told["attributes"].items(), model.run(None, {"pixels": letterbox(path)}))
-        print(json.dumps({"photo": path, **{key: list(a["classes"])[p.argmax()] for (key, a), p in pairs}}))
+        said = {"photo": path, **{key: list(a["classes"])[p.argmax()] for (key, a), p in pairs}}
+        print(json.dumps(said, ensure_ascii=False))
     except Exception as error:  # whatever a file that is no photo makes Pillow raise
         problems.append(f"{path}: {error!r}")
 sys.exit("\n".join(problems) or None)
