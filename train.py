@@ -39,8 +39,8 @@ def get_args_parser():
     g.add_argument("--student-weights", help="of the backbone: hub id, file, or 'none' for random ones; without it timm's own on the hub", metavar="NAME")
 
     g = p.add_argument_group("distillation, with --kd-learning True")
-    g.add_argument("--teacher", action=_Teacher, help="checkpoint relative to model/, of a teacher or a student, or 'zero-shot': FashionCLIP as it comes", metavar="FILE")
-    g.add_argument("--teacher-logits", action=_Teacher, help="in place of --teacher: .npz file with image_name and the logits of each attribute", metavar="FILE")
+    g.add_argument("--teacher", type=lambda name: None if name == "none" else name, help="checkpoint relative to model/, of a teacher or a student; 'zero-shot': FashionCLIP as it comes; 'none': not that of train.sh", metavar="FILE")
+    g.add_argument("--teacher-logits", help="in place of --teacher: .npz file with image_name and the logits of each attribute", metavar="FILE")
     g.add_argument("--save-teacher-logits", type=new_file, help="write the teacher's logits of the training images, for --teacher-logits", metavar="FILE")
     g.add_argument("--distillation-type", choices=("none", "soft", "hard"), default="hard", help="what is learned from the teacher: nothing, its logits, its decision")
     g.add_argument("--distillation-alpha", type=number(float, 0, 1), default=0.5, help="the teacher's share of the loss, 0 to 1", metavar="X")
@@ -81,14 +81,6 @@ def training_options(p):
 # fmt: on
 
 
-class _Teacher(argparse.Action):
-    """--teacher or --teacher-logits: the last one counts, also where the first is that of train.sh."""
-
-    def __call__(self, parser, args, value, option_string=None):
-        args.teacher = args.teacher_logits = None
-        setattr(args, self.dest, value)
-
-
 class Options(argparse.Namespace):
     """The options of a run."""
 
@@ -111,6 +103,10 @@ def parse_args(argv=None):
     if args.logit_adjustment and args.loss_weight:
         parser.error(
             "--logit-adjustment and --loss-weight both favour rare classes: add --loss-weight False or --logit-adjustment 0"
+        )
+    if args.teacher and args.teacher_logits:
+        parser.error(
+            "--teacher-logits stands in for --teacher: give one of the two, or --teacher none with it"
         )
     if (args.teacher or args.teacher_logits) and not args.kd_learning:
         name = "--teacher" if args.teacher else "--teacher-logits"

@@ -98,6 +98,8 @@ def test_false(text):
         ("--version a --distillation-reduction none", "--distillation-reduction"),
         ("--version a --logit-adjustment -1", "--logit-adjustment"),
         ("--version a --logit-adjustment 0.5 --loss-weight", "--logit-adjustment and --loss-weight"),
+        (f"{SOFT} --teacher-logits a.npz", "one of the two"),
+        (f"{SOFT} --teacher none", "distillation needs --teacher"),
         ("--version a --teacher-logits a.npz", "--kd-learning"),
         (
             "--version a --kd-learning --teacher-logits a.npz --save-teacher-logits b.npz",
@@ -114,12 +116,9 @@ def test_refused(line, named):
     assert named in str(error.value) and "\n" not in str(error.value)
 
 
-def test_of_two_teachers_the_last_one_counts():
-    logits = "--teacher-logits a.npz"
-    args = parse_args(f"{SOFT} {logits}".split())
-    assert (args.teacher, args.teacher_logits) == (None, "a.npz")
-    args = parse_args(f"{SOFT} {logits} --teacher t/model_2.pt".split())
-    assert (args.teacher, args.teacher_logits) == ("t/model_2.pt", None)
+def test_logits_take_the_place_of_the_teacher_of_the_script(tmp_path):
+    args = options_of(tmp_path, "student --teacher none --teacher-logits a.npz".split())
+    assert (args.teacher, args.teacher_logits, args.distils) == (None, "a.npz", True)
 
 
 def test_none_needs_no_teacher():
