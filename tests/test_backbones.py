@@ -110,7 +110,7 @@ def test_a_student_teaches(train, place):
     kd = ["--distillation-type", "soft", "--teacher", "t/best.pt", "--save-teacher-logits", "taught.npz"]
     train("--version", "s", *KD, "--student", "mobilenetv4_conv_small", *kd)
     teacher, _ = load_network("model/t/best.pt")
-    last = torch.load("model/s/last.pt")["progress"]["teacher_logits"]
+    last = torch.load("model/s/last.pt", map_location="cpu")["progress"]["teacher_logits"]
     with np.load("taught.npz") as file:
         for key in ATTRIBUTES:
             assert np.array_equal(file[f"logits.{key}"], last[key].numpy())

@@ -21,11 +21,18 @@ from utils.losses import DistillationLoss, class_weights, log_shares
 
 ROOT = Path(__file__).parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+CPU = ["--device", "cpu"]  # two processes want two GPUs, which few have
 SOFT = "--kd-learning True --distillation-type soft --optimizer AdamW --lr 1e-3 --teacher zero-shot".split()
 
 
 def command(photos, *options):
-    return [*TORCHRUN, str(ROOT / "train.py"), *SHORT, "--data-dir", str(photos), *options]
+    return [*TORCHRUN, str(ROOT / "train.py"), *SHORT, *CPU, "--data-dir", str(photos), *options]
+
+
+@pytest.fixture
+def train(train):
+    """What two processes are compared with."""
+    return lambda *options, **kwargs: train(*CPU, *options, **kwargs)
 
 
 def environment():

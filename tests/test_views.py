@@ -333,7 +333,7 @@ def test_each_epoch_has_its_view(train, monkeypatch, fetched):
 
 def test_the_teacher_says_of_a_view_what_it_would_now(train, place, fetched):
     train("--version", "t", "--epochs", "1")
-    options = ["--teacher", "t/model_1.pt", "--views", "2", "--crop-to-box", "--cache-dir", "cache/c"]
+    options = "--device cpu --teacher t/model_1.pt --views 2 --crop-to-box --cache-dir cache/c".split()
     train("--version", "a", *SOFT, *options)
     assert [(number, sorted(rows)) for number, rows, _ in fetched[:1]] == [(1, list(range(16)))]
     first = fetched[0][2]
@@ -354,7 +354,7 @@ def test_the_teacher_says_of_a_view_what_it_would_now(train, place, fetched):
 
 def test_logits_of_views_from_a_file(train, place, photos, fetched):
     """That of --save-teacher-logits, and one of another program, from the arrays of `python -m utils.views`."""
-    asks = [*SOFT, "--views", "2", "--color-jitter", "0.2", "--crop-ratio", "1.2"]
+    asks = [*SOFT, "--device", "cpu", "--views", "2", "--color-jitter", "0.2", "--crop-ratio", "1.2"]
     train("--version", "t", *SMALL, "--distillation-type", "none", "--epochs", "1")
     train("--version", "asked", *asks, "--teacher", "t/model_1.pt", "--save-teacher-logits", "saved.npz")
     arrays = asks[asks.index("--views") :]
