@@ -1,5 +1,7 @@
 """Adam, AdamW, and Muon."""
 
+from collections import defaultdict
+
 import torch
 from torch import nn
 
@@ -44,27 +46,35 @@ class Muon(torch.optim.AdamW):
     @torch.no_grad()
     def step(self):
         group = self.param_groups[0]
+        alike = defaultdict(list)  # matrices of a shape are made orthogonal at once: a GPU waits less
         for weight in self.matrices:
-            if weight.grad is None:
-                continue
-            state = self.state[weight]
-            if not state:  # torch 1.12 wants a step in it
-                state.update(step=torch.tensor(0.0), average=torch.zeros_like(weight))
-            average = state["average"]
-            average.lerp_(weight.grad, 1 - self.MOMENTUM)
-            update = orthogonal(weight.grad.lerp(average, self.MOMENTUM).flatten(1)).view_as(weight)
-            weight.mul_(1 - group["lr"] * group["weight_decay"])
-            weight.sub_(update, alpha=group["lr"] * 0.2 * max(len(weight), weight[0].numel()) ** 0.5)
-            weight.grad = None  # AdamW leaves it alone
+            if weight.grad is not None:
+                alike[weight.flatten(1).shape].append(weight)
+        for shape, weights in alike.items():
+            updates = orthogonal(torch.stack([self._averaged(weight).flatten(1) for weight in weights]))
+            for weight, update in zip(weights, updates):
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.sub_(update.view_as(weight), alpha=group["lr"] * 0.2 * max(shape) ** 0.5)
         super().step()
 
+    def _averaged(self, weight):
+        """The averaged gradient of a weight, which it gives up: AdamW leaves it alone then."""
+        gradient, weight.grad = weight.grad, None
+        state = self.state[weight]
+        if not state:  # torch 1.12 wants a step in it
+            state.update(step=torch.tensor(0.0), average=torch.zeros_like(weight))
+        state["average"].lerp_(gradient, 1 - self.MOMENTUM)
+        return gradient.lerp(state["average"], self.MOMENTUM)
 
-def orthogonal(matrix, steps=5):
-    """Roughly U V^T of a matrix U S V^T, float32 `(rows, columns)`: its singular values become 0.7 to 1.2, by a polynomial
+
+def orthogonal(matrices, steps=5):
+    """Roughly U V^T of matrices U S V^T, float32 `(N, rows, columns)`: their singular values become 0.7 to 1.2, by a polynomial
     of odd degree that is applied a few times (Jordan et al., as above)."""
-    wide = matrix if len(matrix) <= matrix.shape[1] else matrix.t()
-    wide = wide / (wide.norm() + 1e-7)
+    rows, columns = matrices.shape[1:]
+    wide = matrices if rows <= columns else matrices.transpose(1, 2)
+    wide = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(steps):
-        square = wide @ wide.t()
-        wide = 3.4445 * wide + (-4.7750 * square + 2.0315 * square @ square) @ wide
-    return wide if wide.shape == matrix.shape else wide.t()
+        square = wide @ wide.transpose(1, 2)
+        square = torch.baddbmm(square, square, square, beta=-4.7750, alpha=2.0315)
+        wide = torch.baddbmm(wide, square, wide, beta=3.4445)
+    return wide if rows <= columns else wide.transpose(1, 2)
