@@ -136,7 +136,7 @@ def test_reproducible_before_anything_is_computed(train, monkeypatch):
 
     monkeypatch.setattr(hardware, "bf16_speedup", probe)
     torch.use_deterministic_algorithms(False)
-    train("--version", "a", "--epochs", "1", "--precision", "auto")
+    train("--version", "a", "--epochs", "1", "--precision", "auto", "--device", "cpu")
     assert seen == [(":4096:8", True)]
 
 
@@ -147,6 +147,7 @@ def test_auto_takes_bf16_where_it_is_faster(monkeypatch):
         monkeypatch.setattr(hardware, "bf16_speedup", lambda device, speedup=speedup: speedup)
         found.append(hardware.choose_precision("auto", torch.device("cpu")).name)
     assert found == ["fp32", "bf16"]
+    assert hardware.choose_precision("auto", torch.device("cuda")).name == "fp32"
 
 
 def test_a_package_that_only_the_header_names_may_be_missing(train, monkeypatch):
