@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,15 @@ def test_the_commands_of_readme_and_docs_are_taken(tmp_path):
     assert len(found) > 10
     for words in found:
         options_of(tmp_path, words.replace("…", "").split())
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path):
+    """`| head -1`: the rest is not read, and nothing is said of it."""
+    talk = "import sys; from utils import cli, log; log.start(); "
+    talk += "sys.exit(cli.exit_code(lambda: [log.logger.info('a line') for _ in range(100000)]))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", talk], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"a line\n"
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == (b"", 141)

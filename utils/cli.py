@@ -121,6 +121,10 @@ def exit_code(main):
     """Run a command's `main`: 0, or the exit code of a UserError or of a signal, whose message is the last line."""
     try:
         main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read what we say has gone, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains when it flushes
+        return 128 + signal.SIGPIPE
     except UserError as error:
         _say(logging.ERROR, f"error: {error}")
         return error.exit_code
