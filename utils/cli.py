@@ -122,8 +122,9 @@ def exit_code(main):
     try:
         main()
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read what we say has gone, as head does
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains when it flushes
+        _say(logging.WARNING, "stopped: what read the output, such as head, has ended")
         return 128 + signal.SIGPIPE
     except UserError as error:
         _say(logging.ERROR, f"error: {error}")
