@@ -333,7 +333,7 @@ def test_each_epoch_has_its_view(train, monkeypatch, fetched):
 
 def test_the_teacher_says_of_a_view_what_it_would_now(train, place, fetched):
     train("--version", "t", "--epochs", "1")
-    options = "--device cpu --teacher t/model_1.pt --views 2 --crop-to-box --cache-dir cache/c".split()
+    options = ["--teacher", "t/model_1.pt", "--views", "2", "--crop-to-box", "--cache-dir", "cache/c"]
     train("--version", "a", *SOFT, *options)
     assert [(number, sorted(rows)) for number, rows, _ in fetched[:1]] == [(1, list(range(16)))]
     first = fetched[0][2]
@@ -341,7 +341,7 @@ def test_the_teacher_says_of_a_view_what_it_would_now(train, place, fetched):
         assert torch.equal(pixels, first[rows]), "teacher and student see something else"
     net, _ = load_network("model/t/model_1.pt")
     with torch.no_grad():
-        logits = net.inference()(first)
+        logits = {key: values.cpu() for key, values in net.to(first.device).inference()(first).items()}
     progress = checkpoint.read_file("model/a/last.pt")["progress"]
     assert progress["view"] == 1 and same(progress["teacher_logits"], logits)
     cached = [LogitsFile(path, ATTRIBUTES.sizes).arrays for path in place.glob("cache/c/logits-*.npz")]
