@@ -4,6 +4,7 @@ import csv
 import itertools
 import os
 import sys
+from collections import defaultdict
 
 import numpy as np
 from tqdm import tqdm
@@ -44,7 +45,7 @@ def main(argv=None):
     attributes = classify.attributes
     texts = class_texts(attributes, args.names)
     photos = [photo for path in args.paths for photo in photos_of(path, args.images, attributes)]
-    skipped = []
+    photos, skipped = told_apart(photos), []
     good = readable(photos, attributes.layout.exif, skipped)
     with atomic(args.output) as file:
         writer = csv.writer(file)
@@ -73,6 +74,14 @@ def photos_of(path, images, attributes):
         raise UserError(f"--images {folder}: no such folder")
     names = read_table(path, folder, attributes, labelled=False)[0]
     return [(name, os.path.join(folder, name)) for name in names]
+
+
+def told_apart(photos):
+    """The same, where a name that different photos have is the path of each. Args: pairs of `photos_of`."""
+    paths = defaultdict(set)
+    for name, path in photos:
+        paths[name].add(path)
+    return [(name if len(paths[name]) == 1 else path, path) for name, path in photos]
 
 
 def readable(photos, exif, skipped):

@@ -33,20 +33,22 @@ epochs() {
 # that ends at nothing with the last epoch, so that a finished run cannot go on with more of them. A student from random
 # weights, --student-weights none, learns faster with --optimizer Muon --lr 3e-3 --batch-size 32.
 best-teacher() {
-    local epochs
+    local epochs warmup=1
     epochs=$(epochs 10 "$@")
+    if [ "$epochs" = 1 ]; then warmup=0; fi
     exec "$PYTHON" train.py --version best-teacher --seed 214 --lr 1e-5 --min-lr 1e-7 --optimizer AdamW --epochs "$epochs" \
         --batch-size 64 --weight-decay 0.2 --logit-adjustment 1 --views "$epochs" --scheduler True --schedule-by step \
-        --warmup-epoch 1 --decay-epoch "$epochs" --best acsa "$@"
+        --warmup-epoch $warmup --decay-epoch "$epochs" --best acsa "$@"
 }
 
 best() {
-    local epochs
+    local epochs warmup=1
     epochs=$(epochs 30 "$@")
+    if [ "$epochs" = 1 ]; then warmup=0; fi
     exec "$PYTHON" train.py --version best --seed 214 --lr 1e-3 --min-lr 1e-6 --optimizer AdamW --epochs "$epochs" --batch-size 64 \
         --weight-decay 0.05 --ls 0.1 --logit-adjustment 1 --kd-learning True --teacher best-teacher/best.pt \
         --distillation-type soft --distillation-tau 2 --distillation-alpha 0.7 --distillation-reduction batch \
-        --views "$epochs" --scheduler True --schedule-by step --warmup-epoch 1 --decay-epoch "$epochs" --best acsa "$@"
+        --views "$epochs" --scheduler True --schedule-by step --warmup-epoch $warmup --decay-epoch "$epochs" --best acsa "$@"
 }
 
 # Both, small, on drawn garments: a teacher from random weights, then a student from random weights.

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import struct
 import zlib
 from pathlib import Path
 
@@ -121,6 +122,12 @@ def fails(train, capsys):
         return errors
 
     return run
+
+
+def odd_exif(orientation):
+    """EXIF with a negative width: ImageOps.exif_transpose cannot write it anew."""
+    tags = struct.pack(">HHIi", 0x0100, 9, 1, -1) + struct.pack(">HHIHH", 0x0112, 3, 1, orientation, 0)
+    return b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 2) + tags + bytes(4)
 
 
 def rows(version):

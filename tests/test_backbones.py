@@ -50,6 +50,21 @@ def test_trains(train, name, place):
         assert net.width == 1280 and "mobilenetv4_conv_small" in Path("logs/a/a_training.log").read_text()
 
 
+def test_a_last_batch_of_one_photo(train, place):
+    """Behind the pooling of MobileNetV4 a batch norm has one value a photo: a lone one goes by the running figures."""
+    torch.manual_seed(0)
+    net = build_backbone("mobilenetv4_conv_small")[0].train()
+    last = [module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d)][-1]
+    before = copy.deepcopy(last)
+    x = torch.randn(1, last.num_features, 1, 1)
+    assert torch.equal(last(x), before.eval()(x)) and last.training and not before(x).isnan().any()
+    assert same(dict(last.state_dict()), dict(before.state_dict()))
+    assert torch.equal(last(x.expand(2, -1, -1, -1)), before.train()(x.expand(2, -1, -1, -1)))
+    train(
+        "--version", "a", *ALONE, "--student", "mobilenetv4_conv_small", "--batch-size", "15"
+    )  # of 16 photos
+
+
 @pytest.mark.skipif(TORCH < (2, 0), reason="bf16 needs PyTorch 2")
 def test_layer_norms_have_exact_gradients_in_bf16():
     """PyTorch's own adds them up in bf16 on a CPU: of 50,000 rows the sums are far off."""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ATTRIBUTES
-from PIL import Image
+from conftest import ATTRIBUTES, odd_exif
+from PIL import Image, ImageOps
 from skimage.transform import resize
 
 from utils import photos as reader
@@ -100,6 +100,17 @@ def test_exif_rotation_is_not_applied(tmp_path):
     exif[0x0112] = 6
     Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=exif)
     assert read_rgb(tmp_path / "a.jpg").shape == (20, 40, 3)
+
+
+@pytest.mark.parametrize("orientation", range(10))  # 1 to 8 are known
+def test_exif_rotation(tmp_path, orientation):
+    photo, exif = rgba((30, 20)).convert("RGB"), Image.Exif()
+    exif[0x0112] = orientation
+    photo.save(tmp_path / "plain.png", exif=exif)
+    photo.save(tmp_path / "odd.png", exif=odd_exif(orientation))
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "plain.png")))
+    for name in ("plain.png", "odd.png"):
+        assert np.array_equal(read_rgb(tmp_path / name, exif=True), expected)
 
 
 @pytest.fixture

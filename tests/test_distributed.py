@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from conftest import ATTRIBUTES, SHORT, assert_same_run, rows, write_own
 
@@ -17,6 +18,7 @@ from utils.attributes import read_attributes
 from utils.dataset import read_tables
 from utils.distributed import World
 from utils.errors import ProcessLost, UserError
+from utils.hardware import TORCH
 from utils.losses import DistillationLoss, class_weights, log_shares
 
 ROOT = Path(__file__).parents[1]
@@ -95,6 +97,31 @@ def test_a_student_of_two_processes(photos, place):
     assert len(rows("student")) == 2
     code, output = run(photos, "--version", "student", *options, "--epochs", "3", "--resume", "True")
     assert code == 0 and [row["epoch"] for row in rows("student")] == ["1", "2", "3"], output
+
+
+VALIDATES = """
+import sys
+import train
+from utils import engine
+
+def predict(net, *args, plain=engine.predict):
+    print("figures:", *(values.double().sum().item() for values in net.buffers()))
+    return plain(net, *args)
+
+engine.predict = predict
+train.main(sys.argv[1:])
+"""
+
+
+def test_both_processes_validate_the_figures_that_are_kept(photos, place):
+    """Each normalises its own part of a batch, and has other running figures after it."""
+    Path("validates.py").write_text(VALIDATES)
+    options = "--version a --epochs 1 --kd-learning True --distillation-type none --ema 0.9".split()
+    line = command(photos, *options)
+    line[line.index(str(ROOT / "train.py"))] = "validates.py"
+    said = subprocess.run(line, env=environment(), stdout=subprocess.PIPE, timeout=240, check=True).stdout
+    one, two = re.findall(r"figures: .*", said.decode())
+    assert one == two and len(set(one.split())) > 10
 
 
 @pytest.fixture
@@ -190,6 +217,19 @@ def test_the_error_of_a_lost_process_keeps_its_cause(monkeypatch, said, cause):
         ValueError("peer"),
     ):
         assert not world.__exit__(type(other), other, None), "it is hidden"
+
+
+def test_gpus_share_batch_norm_and_keep_what_timm_has_in_it(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    world = World("cpu")
+    world.device = torch.device("cuda")
+    monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", lambda net: net)
+    norm = timm.layers.BatchNormAct2d(3, act_layer=torch.nn.ReLU)
+    shared = world.parallel(torch.nn.Sequential(norm))
+    assert isinstance(shared[0], torch.nn.SyncBatchNorm) and type(shared[0]) is not torch.nn.SyncBatchNorm
+    if TORCH >= (2, 0):  # before, it does not run on CPUs
+        x = torch.randn(2, 3, 4, 4)
+        assert torch.equal(shared.eval()(x), norm.eval()(x)) and shared(x).min() == 0
 
 
 @pytest.mark.parametrize("images, size", [(7, 2), (1, 2), (2, 3), (6, 3), (5, 1)])

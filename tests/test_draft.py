@@ -114,6 +114,12 @@ def test_bad_input_is_one_line(shop, capsys, kind):
     assert part in error and error.count("\n") == 1 and not (shop / "draft.json").exists()
 
 
+def test_a_table_without_rows(shop, capsys):
+    write(shop / "table.csv", [["file", "kind"]])
+    assert exit_code(lambda: draft(shop)) == 2
+    assert capsys.readouterr().err.endswith("table.csv: no rows\n")
+
+
 def test_a_file_that_is_there_is_kept(shop, capsys):
     (shop / "draft.json").write_text("mine")
     assert exit_code(lambda: draft(shop)) == 2

@@ -1,5 +1,6 @@
 """Files are there whole or not at all: a writer that fails, a full disk, a process that was killed."""
 
+import argparse
 import csv
 import os
 import resource
@@ -15,7 +16,7 @@ from torch import nn
 
 from utils import log
 from utils.checkpoint import read_file, save_checkpoint
-from utils.cli import exit_code
+from utils.cli import exit_code, new_file
 from utils.dataset import load_pixels, read_tables
 from utils.errors import DiskFull, UserError
 from utils.files import atomic, remove_leftovers
@@ -68,6 +69,17 @@ def test_a_block_that_fails_leaves_what_was_there(tmp_path, error):
         file.write("new")
         raise error
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "old")]
+
+
+def test_only_a_file_is_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(UserError, match="not a file"), atomic(tmp_path / name) as file:
+            file.write("new")
+    with pytest.raises(argparse.ArgumentTypeError, match="not a file"):
+        new_file(str(tmp_path / "pipe"))
+    assert (tmp_path / "pipe").is_fifo() and sorted(os.listdir(tmp_path)) == ["folder", "pipe"]
 
 
 def test_a_file_is_not_seen_before_it_is_whole(tmp_path):

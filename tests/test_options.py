@@ -1,5 +1,6 @@
 """Options of train.py: what is taken, and what is refused."""
 
+import errno
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from train import parse_args
+from utils.cli import exit_code
 from utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -148,6 +150,7 @@ def test_the_script_fits_views_and_schedule_to_the_epochs(tmp_path, recipe, defa
     args = options_of(tmp_path, [recipe, *given.split()])
     assert (args.epochs, args.views, args.decay_epoch) == (epochs or default,) * 3
     assert not given or args.lr == 1e-4
+    assert options_of(tmp_path, [recipe, *given.split(), "--epochs", "1"]).warmup_epoch == 0
 
 
 def test_the_commands_of_readme_and_docs_are_taken(tmp_path):
@@ -160,14 +163,34 @@ def test_the_commands_of_readme_and_docs_are_taken(tmp_path):
         options_of(tmp_path, words.replace("…", "").split())
 
 
-def test_a_reader_that_goes_away():
-    """`| head -1`: one line on stderr says why the command ended."""
-    talk = "import sys; from utils import cli, log; log.start(); "
+@pytest.mark.parametrize("both", [False, True])
+def test_a_reader_that_goes_away(tmp_path, both):
+    """`| head -1`, and `2>&1 | head -1`: one line, on stderr and in the log, says why the command ended."""
+    talk = f"import sys; from utils import cli, log; log.start(); log.to_file({str(tmp_path / 'log')!r}); "
     talk += "sys.exit(cli.exit_code(lambda: [log.logger.info('a line') for _ in range(100000)]))"
-    process = subprocess.Popen(
-        [sys.executable, "-c", talk], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    errors = subprocess.STDOUT if both else subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", talk], cwd=ROOT, stdout=subprocess.PIPE, stderr=errors)
     assert process.stdout.readline() == b"a line\n"
     process.stdout.close()
-    said = process.stderr.read()
-    assert said.startswith(b"stopped: ") and said.count(b"\n") == 1 and process.wait() == 141
+    if not both:
+        said = process.stderr.read()
+        assert said.startswith(b"stopped: ") and said.count(b"\n") == 1
+    assert process.wait() == 141
+    assert (tmp_path / "log").read_text().splitlines()[-1].endswith("head, has ended")
+
+
+def test_an_error_of_the_system_is_one_line(tmp_path, capsys):
+    def full():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert exit_code(lambda: os.listdir(tmp_path / "absent")) == 2
+    assert exit_code(full) == 4
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("error: ") and "absent" in first
+    assert second == f"error: [Errno {errno.ENOSPC}] No space left on device"
+
+
+def test_words_that_are_not_utf8():
+    with pytest.raises(UserError, match=r"'shop/\\udcb0' is not in UTF-8") as error:
+        parse_args(["--version", "a", "--data-dir", "shop/\udcb0"])
+    str(error.value).encode()

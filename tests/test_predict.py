@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -88,6 +90,34 @@ def test_csv(photos):
         "image_name,other\nSUB 2019/c.JPG,1\nb.jpg,2\n", encoding="utf-8-sig"
     )
     assert [row[0] for row in run("list.csv", "--images", folder)[1:]] == ["SUB 2019/c.JPG", "b.jpg"]
+
+
+def test_a_name_that_two_photos_have_is_their_path(photos):
+    folder, _ = photos
+    (folder / "b").mkdir()
+    shutil.copy(folder / "b.jpg", folder / "b")
+    named = [
+        row[0]
+        for row in run(folder / "b.jpg", folder / "b" / "b.jpg", folder / "a.png", folder / "a.png")[1:]
+    ]
+    assert named == [str(folder / "b.jpg"), str(folder / "b" / "b.jpg"), "a.png", "a.png"]
+
+
+def test_names_of_a_folder_that_cannot_be_printed(photos):
+    folder, _ = photos
+    shutil.copy(folder / "b.jpg", os.fsencode(folder) + b"/\xb0\xa1.jpg")
+    with pytest.raises(UserError, match=r"my photos: photo '\\udcb0\\udca1.jpg' has characters") as error:
+        run(folder)
+    str(error.value).encode()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read all folders")
+def test_a_folder_that_cannot_be_read(photos):
+    folder, _ = photos
+    (folder / "SUB 2019").chmod(0)
+    with pytest.raises(UserError, match="SUB 2019: cannot be read"):
+        run(folder)
+    (folder / "SUB 2019").chmod(0o755)
 
 
 def test_broken_photo_is_skipped(photos, capsys):

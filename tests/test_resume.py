@@ -512,6 +512,19 @@ def test_room_is_compared_before_the_run(train, fails, monkeypatch):
     train("--version", "b", "--epochs", "10", "--keep", "1")
 
 
+def test_the_best_checkpoint_was_removed(train, monkeypatch):
+    train("--version", "a", "--epochs", "2")
+    before = checkpoint.read_file("model/a/last.pt")
+    before["progress"]["rows"][0]["val_top1"] = 2.0  # none can be better
+    torch.save(before, "model/a/last.pt")
+    os.remove("model/a/model_1.pt")
+    train("--version", "a", "--epochs", "3", "--resume", "True")
+    assert os.path.exists("model/a/best.pt") and os.readlink("model/a/best.pt") in (
+        "model_2.pt",
+        "model_3.pt",
+    )
+
+
 def test_keep(train):
     train("--version", "a", "--epochs", "4", "--keep", "1")
     best = os.readlink("model/a/best.pt")

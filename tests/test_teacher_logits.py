@@ -1,7 +1,9 @@
 """--teacher-logits and --save-teacher-logits: distil from a file."""
 
 import gc
+import os
 import weakref
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +15,7 @@ from clip_model import FashionCLIP
 from utils import engine, targets
 from utils.cli import exit_code
 from utils.dataset import read_tables
+from utils.errors import UserError
 from utils.targets import PREFIX, PRIOR, LogitsFile, _identity, _load_teacher, save_logits
 
 SOFT = "--kd-learning True --distillation-type soft --epochs 1".split()
@@ -107,6 +110,26 @@ def test_no_such_file(fails, place, content):
     if content is not None:
         (place / "bad.npz").write_bytes(content)
     assert "bad.npz" in fails("--version", "a", *SOFT, "--teacher-logits", "bad.npz")
+
+
+def test_any_damaged_byte_is_one_error(place):
+    def read():
+        try:
+            LogitsFile("a.npz", {"kind": 2})
+        except UserError as error:
+            return str(error)
+
+    np.save("a.npy", np.zeros((3, 2)))
+    os.rename("a.npy", "a.npz")
+    assert "a.npz: not a readable .npz file" in read()
+    np.savez_compressed("a.npz", image_name=np.array(["a", "b", "c"]), kind=np.zeros((3, 2)))
+    whole = Path("a.npz").read_bytes()
+    assert read() is None
+    damaged = 0
+    for place_ in range(len(whole)):
+        Path("a.npz").write_bytes(whole[:place_] + bytes([whole[place_] ^ 255]) + whole[place_ + 1 :])
+        damaged += read() is not None
+    assert damaged > len(whole) / 2
 
 
 def test_a_damaged_cache_is_named(train, capsys, place):

@@ -1,5 +1,6 @@
 """The student's backbone: any of timm's that gives pooled features at 224 pixels, and its weights."""
 
+import functools
 import os
 from difflib import get_close_matches
 
@@ -43,6 +44,8 @@ def build_backbone(name, weights=None):
     for module in net.train().modules():
         if type(module) is nn.Conv2d and module.kernel_size == (1, 1) and module.in_channels < 16:
             module.__class__ = _Pointwise
+        elif isinstance(module, nn.BatchNorm2d):
+            module.__class__ = _lonely_kind(type(module))
     keep_convolutions_float(net)
     config = net.pretrained_cfg
     if weights is not None:
@@ -63,6 +66,23 @@ class _Pointwise(nn.Conv2d):
     def forward(self, x):
         rows, columns = self.stride
         return F.conv2d(x[:, :, ::rows, ::columns], self.weight, self.bias, groups=self.groups)
+
+
+@functools.lru_cache(maxsize=None)
+def _lonely_kind(kind):
+    """The class of batch norms of a `kind` that normalise a lone photo by their running figures in training, too, where it has
+    one value a channel, as behind the pooling of MobileNetV4: an epoch's last batch may be one photo."""
+
+    class Lonely(kind):
+        def forward(self, x):
+            training = self.training
+            self.training = training and x[:, 0].numel() > 1
+            try:
+                return super().forward(x)
+            finally:
+                self.training = training
+
+    return Lonely
 
 
 def full_name(config):

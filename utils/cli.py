@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 
-from utils.errors import Interrupted, UserError
+from utils.errors import DiskFull, Interrupted, UserError
+from utils.files import NO_ROOM
 
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 CLIP_MODEL = "patrickjohncyh/fashion-clip"  # the hub's FashionCLIP
@@ -55,10 +56,12 @@ def version_name(text):
 
 
 def new_file(text):
-    """A file to write, into a folder that is there."""
+    """A file or folder to write, into a folder that is there."""
     folder = os.path.dirname(text) or "."
     if not os.path.isdir(folder):
         raise argparse.ArgumentTypeError(f"there is no folder {folder}; make it first")
+    if os.path.exists(text) and not (os.path.isfile(text) or os.path.isdir(text)):
+        raise argparse.ArgumentTypeError(f"{text} is not a file; name another")
     return text
 
 
@@ -73,6 +76,12 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **kwargs):
         super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+
+    def parse_known_args(self, args=None, namespace=None):
+        for word in sys.argv[1:] if args is None else args:
+            if not word.isascii() and any("\ud800" <= letter <= "\udfff" for letter in word):
+                self.error(f"{word!a} is not in UTF-8; rename that file or folder")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message):
         raise UserError(f"{message} (see {self.prog} --help)")
@@ -123,8 +132,14 @@ def exit_code(main):
         main()
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains when it flushes
-        _say(logging.WARNING, "stopped: what read the output, such as head, has ended")
+        message = "stopped: what read the output, such as head, has ended"
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)  # or Python complains when it flushes
+        try:
+            _say(logging.WARNING, message)
+        except BrokenPipeError:  # stderr went there, too: the log may still have it
+            os.dup2(nowhere, 2)
+            _say(logging.WARNING, message)
         return 128 + signal.SIGPIPE
     except UserError as error:
         _say(logging.ERROR, f"error: {error}")
@@ -132,6 +147,9 @@ def exit_code(main):
     except Interrupted as stop:
         _say(logging.WARNING, str(stop))
         return stop.exit_code
+    except OSError as error:  # of a disk or a network, where nobody expected it
+        _say(logging.ERROR, f"error: {error}")
+        return (DiskFull if error.errno in NO_ROOM else UserError).exit_code
     except KeyboardInterrupt:
         _say(logging.WARNING, "SIGINT: stopped; no file is half written")
         return 128 + signal.SIGINT

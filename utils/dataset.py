@@ -5,7 +5,7 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 from tqdm import tqdm
@@ -31,7 +31,8 @@ class Split(NamedTuple):
     stamps: List[Tuple[int, int, int]]  # photo's size in bytes, time of change in ns, who may read it
     place: str  # hash of where it comes from
     exif: bool  # whether photos are turned as their EXIF says
-    pixels: Optional[np.ndarray] = None  # uint8 (N, 224, 224, 3), memory-mapped, read-only
+    # uint8 (N, 224, 224, 3), memory-mapped, read-only; on a device `utils.pixels.Images`, or a view of them
+    pixels: Optional[Any] = None
     unreadable: Tuple[str, ...] = ()  # a line for each photo that was left out
     boxes: Optional[np.ndarray] = None  # float32 (N, 4), in letterboxed pixels; NaN for none
 

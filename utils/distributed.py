@@ -7,6 +7,7 @@ import re
 
 import torch
 import torch.distributed as dist
+from timm.layers import convert_sync_batchnorm  # PyTorch's own drops the activations that timm's layers hold
 
 from utils.errors import ProcessLost, UserError, excerpt
 from utils.hardware import choose_device
@@ -86,6 +87,12 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def share_figures(self, net):
+        """Have the first process's running figures of batch norm, which are the ones that are kept, in all of them."""
+        if self.size > 1:
+            for values in net.buffers():
+                dist.broadcast(values, 0)
+
     def part(self, indices):
         """This process's part of a batch, int64 `(B,)`, and whether it counts.
 
@@ -99,7 +106,7 @@ class World:
         if self.size == 1:
             return net
         if self.device.type == "cuda":
-            net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(net)
+            net = convert_sync_batchnorm(net)
         return torch.nn.parallel.DistributedDataParallel(net)
 
 

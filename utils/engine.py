@@ -81,6 +81,7 @@ def validate(state, data):
     mine = [part for part, _ in parts]
     # timm keeps attention biases in evaluation mode: an average has new ones once it leaves that.
     net = state.averaged.train()
+    world.share_figures(net)
     logits = predict(net, data.pixels, state.precision, mine, "validation", state.poll)
     rows = torch.cat([part if counts else part[:0] for part, counts in parts]).numpy()
     counted = torch.cat([torch.full((len(part),), counts) for part, counts in parts])

@@ -25,6 +25,8 @@ def atomic(path, binary=False):
     Args: `binary`, for bytes; otherwise text, in UTF-8 and with line ends as they are written.
     Raises: DiskFull, with the bytes that are needed; UserError if it cannot be written for another reason.
     """
+    if os.path.exists(path) and not os.path.isfile(path):  # /dev/null would be replaced
+        raise UserError(f"{path}: not a file; name another")
     folder, name = os.path.split(os.path.abspath(path))
     temporary = os.path.join(folder, f"{name}.{secrets.token_hex(4)}.tmp")
     raw = None

@@ -9,20 +9,21 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import scipy.sparse
-from PIL import Image, ImageOps
+from PIL import Image
 
 from utils.errors import UserError, excerpt, first_line
 
 SIZE = 224  # side of the letterboxed image, pixels
-LETTERBOX_VERSION = 1  # part of the cache's key: raise it when the pixels change
+LETTERBOX_VERSION = 2  # part of the cache's key: raise it when the pixels change, or which photos can be read
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 # Beyond these a photo is refused before it is decoded: it would fill the memory.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # Pillow knows some that start other programs
 MAX_PIXELS = 40_000_000
 MAX_SIDE = 16_384
-# EXIF's tag of how a photo is turned, and its values for a quarter or three.
+# EXIF's tag of how a photo is turned, its values for a quarter or three, and what undoes each, of Image.Transpose.
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
+TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 # Of an OSError that tells of the photo: Pillow's own have none, and EINVAL is that of a place that its header makes up.
 PHOTOS_FAULT = (None, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EINVAL)
 
@@ -129,8 +130,9 @@ def read_rgb(path, exif=False):
         raise FileNotFoundError("no such file")
     with Image.open(path, formats=FORMATS) as photo:
         _check_size(photo, os.path.getsize(path))
-        if exif:
-            photo = ImageOps.exif_transpose(photo)
+        turn = TURNS.get(photo.getexif().get(ORIENTATION)) if exif else None
+        if turn is not None:  # not by ImageOps.exif_transpose, which fails if another tag has an odd value
+            photo = photo.transpose(turn)
         if photo.mode.startswith("I"):  # 16-bit grey
             grey = np.asarray(photo).astype(np.float32) / 257
             if grey.max() > 255:
@@ -193,12 +195,21 @@ def read_photos(paths, exif=False, prepare=letterbox, lasting=False):
 def find_photos(folder):
     """Names of the photos in a folder and its sub-folders, relative to it, in order. Raises: UserError if there is none."""
     found = []
-    for place, folders, files in os.walk(folder):
+    for place, folders, files in os.walk(folder, onerror=_refuse_folder):
         folders.sort()
         found += [os.path.join(place, name) for name in sorted(files) if name.lower().endswith(SUFFIXES)]
     if not found:
         raise UserError(f"{folder}: a folder without photos ({' '.join(SUFFIXES)})")
-    return [os.path.relpath(photo, folder).replace(os.sep, "/") for photo in found]
+    names = [os.path.relpath(photo, folder).replace(os.sep, "/") for photo in found]
+    for name in names:
+        if not name.isprintable():  # or not in UTF-8
+            problem = "has characters that cannot be printed; rename it"
+            raise UserError(f"{folder}: photo {excerpt(ascii(name))} {problem}")
+    return names
+
+
+def _refuse_folder(error):
+    raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
 
 class PhotoFolder:

@@ -14,7 +14,7 @@ from utils.errors import UserError, first_line
 from utils.files import atomic
 from utils.log import logger
 
-# matplotlib, pandas and tensorboard are imported where they are first used: training does without them.
+# matplotlib and tensorboard are imported where they are first used, since training does without them; pandas, since it is slow.
 
 DPI = 100  # dots per inch of a picture
 MAX_SIDE = 20_000  # dots: a picture of very many attributes has fewer per inch

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import errno
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -22,7 +23,6 @@ LOG_ROOT = "logs"
 EPOCH_FILE = re.compile(r"model_(\d+)\.pt")
 BEGIN_ANEW = "begin anew with --overwrite True"
 NO_STATE = f"holds no state of a run; {BEGIN_ANEW}"
-SCORES = ("train_loss", "val_top1", "val_acsa")
 
 # Options that say nothing about a network and how it was trained: they are not in its checkpoints.
 LOCAL = set(
@@ -36,8 +36,8 @@ SOURCES = ("clip_model", "student_weights")  # that may, or a repository of the 
 
 def columns(attributes):
     """Of metrics.csv."""
-    scores = (column for score in SCORES for column in [score, *(f"{score}_{key}" for key in attributes)])
-    return ["epoch", "lr", *scores, "seconds"]
+    scores = ([score, *(f"{score}_{key}" for key in attributes)] for score in plots.SCORES)
+    return ["epoch", "lr", *itertools.chain(*scores), "seconds"]
 
 
 def public_options(options):
@@ -191,8 +191,9 @@ class Run:
 
     @property
     def best(self):
-        """Row of the best epoch: the first with the highest score of --best."""
-        return max(self.rows, key=lambda row: row[f"val_{self.args.best}"])
+        """Row of the best epoch: the first with the highest score of --best, of those whose checkpoint was not removed."""
+        kept = [row for row in self.rows if os.path.exists(self._epoch_file(row["epoch"]))]
+        return max(kept or self.rows, key=lambda row: row[f"val_{self.args.best}"])
 
     def check_room(self, net):
         """Compare what the run's checkpoints will need with what is free, before anything is removed or written.
@@ -300,7 +301,7 @@ def metrics_row(epoch, lr, losses, scores, seconds):
     """
     row = {"epoch": epoch, "lr": lr}
     totals = sum(losses.values()), scores["mean_top1"], scores["mean_acsa"]
-    for score, total, parts in zip(SCORES, totals, (losses, scores["top1"], scores["acsa"])):
+    for score, total, parts in zip(plots.SCORES, totals, (losses, scores["top1"], scores["acsa"])):
         row.update({score: total, **{f"{score}_{key}": value for key, value in parts.items()}})
     return {**row, "seconds": seconds}
 

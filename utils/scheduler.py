@@ -24,7 +24,7 @@ def learning_rate(epoch, base, eta_max, T_0, T_mult=1, T_up=0, gamma=1.0):
 
 
 class CosineAnnealingWarmUpRestarts(_LRScheduler):
-    """`learning_rate` as a PyTorch scheduler, stepped once an epoch.
+    """`learning_rate` as a PyTorch scheduler, stepped once an epoch; or once a step, and then its epochs are steps.
 
     Args:
         optimizer: its own lr is where each cycle starts and ends.

@@ -13,7 +13,7 @@ from utils.log import logger
 from utils.optimizer import build_optimizer
 from utils.scheduler import CosineAnnealingWarmUpRestarts
 
-# What a last.pt holds under "progress".
+# What a last.pt must hold under "progress".
 KEYS = set(
     "cuda_random_state data epoch losses optimizer order_state random_state rows scheduler seconds teacher_logits".split()
 )

@@ -34,6 +34,8 @@ def draft(path, image, photos, encoding="utf-8"):
     Returns: (content of the file, a row of figures for each attribute, a line for each column that is left out).
     """
     frame = pandas.DataFrame([row for _, row in read_rows(path, [image], encoding)], dtype=str)
+    if frame.empty:
+        raise UserError(f"{path}: no rows")
     held_out = frame[image].map(lambda name: is_held_out(name, SHARE)).astype(bool)
     attributes, figures, left_out = {}, [], []
     for column in frame.columns.drop(image, errors="ignore"):

@@ -4,6 +4,7 @@ python -m utils.demo student.onnx --output demo/
 python -m http.server --directory demo 8000      # then open http://localhost:8000
 """
 
+import io
 import json
 import os
 import shlex
@@ -19,6 +20,7 @@ from PIL import Image
 
 from utils.cli import Parser, cache_folder, exit_code
 from utils.errors import UserError
+from utils.files import atomic
 from utils.inference import load_classifier
 from utils.photos import SIZE, find_photos, read_photos
 
@@ -56,21 +58,21 @@ def main(argv=None):
     if absent:
         raise UserError(f"--runtime {runtime}: no {absent}; it needs the folder dist/ of {PACKAGE}")
     output = Path(args.output)
-    samples = [f"samples/{i}.jpg" for i in range(1, len(photos) + 1)]
+    samples = {f"samples/{i}.jpg": photo for i, photo in enumerate(photos, 1)}
+    files = {"student.onnx": Path(args.student).read_bytes(), **samples}
+    files.update((f"ort/{name}", Path(runtime, name).read_bytes()) for name in RUNTIME)
+    files["index.html"] = page(attributes, list(samples)).encode()
+    if args.space:
+        title = json.dumps(attributes.content.get("name", "Attributes of a garment"))
+        files["README.md"] = SPACE.format(title).encode()
     try:
-        for folder in (output / "ort", output / "samples"):
-            folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(args.student, output / "student.onnx")
-        for name in RUNTIME:
-            shutil.copyfile(os.path.join(runtime, name), output / "ort" / name)
-        for name, photo in zip(samples, photos):
-            photo.save(output / name, quality=90)
-        (output / "index.html").write_text(page(attributes, samples), encoding="utf-8")
-        if args.space:
-            title = json.dumps(attributes.content.get("name", "Attributes of a garment"))
-            (output / "README.md").write_text(SPACE.format(title))
+        for folder in ("ort", "samples"):
+            (output / folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output {args.output}: {error.strerror}; choose another folder") from error
+    for name, content in files.items():
+        with atomic(output / name, binary=True) as file:
+            file.write(content)
     print(f"{args.output}: the page; to see it, run: python -m http.server --directory {args.output} 8000")
     if args.space:
         print(f"hf upload OWNER/NAME {shlex.quote(args.output)} --repo-type space")
@@ -91,7 +93,7 @@ def page(attributes, samples):
 
 
 def read_samples(folder, exif):
-    """The first photos of a folder and its sub-folders, RGB, at most 800 pixels long, turned by their EXIF or not."""
+    """The first photos of a folder and its sub-folders as JPEG, at most 800 pixels long, turned by their EXIF or not."""
     if not os.path.isdir(folder):
         raise UserError(f"--samples {folder}: no such folder")
     photos = []
@@ -99,8 +101,11 @@ def read_samples(folder, exif):
     for pixels, problem in read_photos(paths, exif, prepare=np.rint):
         if problem:
             raise UserError(f"--samples: photo {problem}")
-        photos.append(Image.fromarray(pixels.astype(np.uint8)))
-        photos[-1].thumbnail((LONGEST, LONGEST))
+        photo = Image.fromarray(pixels.astype(np.uint8))
+        photo.thumbnail((LONGEST, LONGEST))
+        jpeg = io.BytesIO()
+        photo.save(jpeg, "JPEG", quality=90)
+        photos.append(jpeg.getvalue())
     return photos
 
 
