@@ -11,6 +11,7 @@ from torch import nn
 from utils.checkpoint import read_file
 from utils.errors import UserError, first_line, shortened
 from utils.hardware import attend, keep_norms_float
+from utils.photos import SIZE
 from utils.pixels import Normalize
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -286,6 +287,11 @@ def _load_pretrained(name_or_path, prompts):
         raise UserError(
             f"CLIP model {name_or_path}: its tokenizer knows {len(tokenizer)} tokens, its text tower {tokens}; "
             "vocab.json or merges.txt is missing, or another model's; a complete one is read with --clip-model FOLDER"
+        )
+    side = clip.config.vision_config.image_size
+    if side != SIZE:
+        raise UserError(
+            f"CLIP model {name_or_path}: takes {side} pixels a side; choose one that takes {SIZE}"
         )
     missing = [name for name in info["missing_keys"] if not name.endswith("position_ids")]
     missing += [str(name) for name in info["mismatched_keys"]]

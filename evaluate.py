@@ -39,8 +39,8 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if len(args.checkpoint) > 2:
         parser.error(f"--checkpoint takes one file, or two to compare, not {len(args.checkpoint)}")
-    first = os.path.normpath(args.checkpoint[0])
-    first = os.path.join("model", ZERO_SHOT) if first == ZERO_SHOT else first
+    first = args.checkpoint[0]
+    first = os.path.join("model", ZERO_SHOT) if first == ZERO_SHOT else os.path.normpath(first)
     first = os.path.splitext(first)[0] if os.path.isfile(first) else first
     args.output = args.output or f"{first}_{args.split}"
     return args

@@ -113,6 +113,12 @@ def test_exif_rotation(tmp_path, orientation):
         assert np.array_equal(read_rgb(tmp_path / name, exif=True), expected)
 
 
+@pytest.mark.parametrize("exif", [b"", bytes(20), b"II*\0", b"rubbish" * 9])
+def test_exif_that_is_none(tmp_path, exif):
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=b"Exif\0\0" + exif)
+    assert read_rgb(tmp_path / "a.jpg", exif=True).shape == (20, 40, 3)
+
+
 @pytest.fixture
 def own(photos, tmp_path):
     """A copy of the drawn data set that a test may spoil; its times are those of the original."""

@@ -156,7 +156,8 @@ def test_unreadable_file(browser, tmp_path):
     browser.choose_file("#file", tmp_path / "letter.jpg")
     browser.wait_for("document.querySelector('#status').classList.contains('bad')")
     said = browser.run("document.querySelector('#status').textContent")
-    assert said == "letter.jpg could not be read as a photo. Please try a JPEG, PNG or WebP file."
+    formats = "Please try a JPEG, PNG or WebP file, or a smaller one."
+    assert said == f"letter.jpg could not be read as a photo. {formats}"
     browser.run("document.querySelector('.samples button').click()")
     classified(browser, "Sample 1")
     assert not browser.run("document.querySelector('#status').classList.contains('bad')")

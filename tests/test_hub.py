@@ -139,7 +139,7 @@ def write_vocabulary(folder):
     return len(tokens)
 
 
-def write_teacher(folder):
+def write_teacher(folder, side=224):
     """A small FashionCLIP, in the files of the published one."""
     from safetensors.torch import save_file
     from transformers import CLIPConfig, CLIPModel
@@ -154,7 +154,7 @@ def write_teacher(folder):
             "bos_token_id": tokens - 2,
             "eos_token_id": tokens - 1,
         },
-        vision_config={**layers, "image_size": 224, "patch_size": 32},
+        vision_config={**layers, "image_size": side, "patch_size": 32},
         projection_dim=48,
     )
     config.architectures = ["CLIPModel"]
@@ -162,7 +162,7 @@ def write_teacher(folder):
     state = CLIPModel(config).state_dict()
     # The published file has the two that today's transformers has no place for.
     state["text_model.embeddings.position_ids"] = torch.arange(128)[None]
-    state["vision_model.embeddings.position_ids"] = torch.arange(50)[None]
+    state["vision_model.embeddings.position_ids"] = torch.arange((side // 32) ** 2 + 1)[None]
     save_file(state, str(folder / "model.safetensors"), metadata={"format": "pt"})
 
 
@@ -200,6 +200,12 @@ def repositories(tmp_path_factory):
     for name in ("config.json", "model.safetensors"):
         shutil.copy(root / TEACHER / name, repository(root, "example/not-ours"))
     return root
+
+
+def test_a_clip_that_takes_larger_photos(tmp_path):
+    write_teacher(tmp_path, side=256)
+    with pytest.raises(UserError, match="takes 256 pixels a side; choose one that takes 224"):
+        FashionCLIP(ATTRIBUTES, str(tmp_path))
 
 
 @pytest.fixture(scope="module")

@@ -110,6 +110,7 @@ def test_false(text):
         ),
         ("--version a --save-teacher-logits b.npz", "--kd-learning"),
         (f"{SOFT} --save-teacher-logits nowhere/b.npz", "there is no folder nowhere"),
+        (f"{SOFT} --save-teacher-logits=", "an empty name"),
         ("--version a --kd-learning True --distillation-type soft", "zero-shot"),
     ],
 )

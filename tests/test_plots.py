@@ -4,6 +4,7 @@ import csv
 import logging
 import subprocess
 import sys
+import warnings
 
 import pytest
 from PIL import Image
@@ -117,6 +118,17 @@ def test_several_runs_lie_over_each_other(tmp_path):
         whole = "sum" if column == "train_loss" else "mean"
         assert drawn[f"{title}, {whole}"] == [columns[column].tolist() for columns in runs.values()]
     assert drawn["learning rate"] == [columns["lr"].tolist() for columns in runs.values()]
+
+
+def test_letters_that_no_font_here_may_have(tmp_path, monkeypatch):
+    """The fonts that are installed are taken, and what they lack is no warning."""
+    matplotlib = pytest.importorskip("matplotlib")
+    monkeypatch.setattr(plots, "FONTS", ("No Such Font", "DejaVu Serif"))
+    figure, _ = plots.panels("치마, 裙子, スカート", 1, 1, 3, 2)
+    assert matplotlib.rcParams["font.family"] == ["sans-serif", "DejaVu Serif"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plots.save(figure, str(tmp_path / "a.png"))
 
 
 @pytest.mark.parametrize(

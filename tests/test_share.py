@@ -86,6 +86,7 @@ def test_card(shared, work, capsys):
         ({"student_weights": "none"}, None, "none (none: random ones)"),
         ({"student_weights": "mine.pth"}, None, "mine.pth"),
         ({"unlabelled": ["more", "even more"], "lr": 0.5}, None, "--unlabelled more 'even more' --lr 0.5"),
+        ({"seed": 0, "ema": None, "resume": False, "flip": 0.0}, None, "--seed 0 --flip 0.0"),
         ({}, None, "not on record"),
     ],
 )
@@ -131,6 +132,7 @@ def test_refused(work, tmp_path, monkeypatch):
         ),
         (command(work, "file"), "--output file: holds other things"),
         (command(work, "none/x"), "there is no folder none"),
+        ([*command(work, "x"), "--output="], "an empty name"),
         ([*command(work, "x.pt"), "--format", "pt", "--license", "mit"], "--license is for --format hub"),
     ):
         with pytest.raises(UserError, match=message):

@@ -58,6 +58,8 @@ def version_name(text):
 def new_file(text):
     """A file or folder to write, into a folder that is there."""
     folder = os.path.dirname(text) or "."
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name; name a file or folder")
     if not os.path.isdir(folder):
         raise argparse.ArgumentTypeError(f"there is no folder {folder}; make it first")
     if os.path.exists(text) and not (os.path.isfile(text) or os.path.isdir(text)):

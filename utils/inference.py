@@ -1,6 +1,6 @@
 """A trained network for use: the same small function from a checkpoint (.pt) or an exported file (.onnx).
 
-PyTorch is imported for checkpoints only: an exported file needs numpy and onnxruntime.
+PyTorch is imported for checkpoints only: an exported file needs numpy, scipy, pillow, tqdm and onnxruntime.
 """
 
 import json

@@ -78,7 +78,7 @@ def letterboxed_box(path, cells, exif=False):
         with Image.open(path, formats=FORMATS) as photo:
             _check_size(photo, os.path.getsize(path))
             width, height = photo.size
-            if exif and photo.getexif().get(ORIENTATION, 1) in SIDEWAYS:
+            if exif and _orientation(photo) in SIDEWAYS:
                 width, height = height, width
     except Exception:  # as of `read_rgb`, whose caller reports the photo
         return [math.nan] * 4
@@ -130,7 +130,7 @@ def read_rgb(path, exif=False):
         raise FileNotFoundError("no such file")
     with Image.open(path, formats=FORMATS) as photo:
         _check_size(photo, os.path.getsize(path))
-        turn = TURNS.get(photo.getexif().get(ORIENTATION)) if exif else None
+        turn = TURNS.get(_orientation(photo)) if exif else None
         if turn is not None:  # not by ImageOps.exif_transpose, which fails if another tag has an odd value
             photo = photo.transpose(turn)
         if photo.mode.startswith("I"):  # 16-bit grey
@@ -147,6 +147,14 @@ def read_rgb(path, exif=False):
         if photo.mode == "F":
             raise ValueError("image of floating-point numbers")
         return np.asarray(photo if photo.mode == "RGB" else photo.convert("RGB"))
+
+
+def _orientation(photo):
+    """How a photo is turned, by its EXIF; None without."""
+    try:
+        return photo.getexif().get(ORIENTATION)
+    except Exception:  # whatever Pillow raises at tags that are none: browsers show such a photo, too
+        return None
 
 
 def _check_size(photo, size):

@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import sys
+import warnings
 
 from utils.cli import Parser, exit_code
 from utils.errors import UserError, first_line
@@ -20,6 +21,15 @@ DPI = 100  # dots per inch of a picture
 MAX_SIDE = 20_000  # dots: a picture of very many attributes has fewer per inch
 SCORES = {"train_loss": "training loss", "val_top1": "validation Top-1", "val_acsa": "validation ACSA"}
 COLORS = "#222222 #0072b2 #d55e00 #009e73 #cc79a7 #e69f00 #56b4e9 #999999".split()  # Okabe and Ito's
+# For letters that matplotlib's own font lacks; those that are installed are taken.
+FONTS = (
+    "Noto Sans CJK KR",
+    "Noto Sans CJK JP",
+    "NanumGothic",
+    "Malgun Gothic",
+    "Apple SD Gothic Neo",
+    "Microsoft YaHei",
+)
 LINES = ("-", "--", ":", "-.")  # where there are more lines than colours
 
 
@@ -29,9 +39,12 @@ def panels(title, count, columns, width, height):
     It knows nothing of pyplot and its global state. Raises: UserError if matplotlib is not installed.
     """
     try:
+        from matplotlib import font_manager, rcParams
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UserError(f"matplotlib is needed for it ({error}): pip install matplotlib") from error
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    rcParams["font.family"] = ["sans-serif", *(name for name in FONTS if name in installed)]
     rows = -(-count // columns)
     size = max(columns * width, 7), rows * height + 0.6  # the title fits
     figure = Figure(figsize=size, dpi=min(DPI, MAX_SIDE / max(size)), layout="constrained")
@@ -44,7 +57,10 @@ def panels(title, count, columns, width, height):
 
 def save(figure, path):
     """Write a PNG whole or not at all, so that a viewer never sees half a picture."""
-    with atomic(path, binary=True) as file:
+    with atomic(path, binary=True) as file, warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Glyph .* missing from"
+        )  # docs/evaluation.md tells which font to install
         figure.savefig(file, format="png")
 
 

@@ -44,8 +44,8 @@ def read_rows(path, columns, encoding="utf-8"):
                 yield reader.line_num, row
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path}: not {encoding.replace('-sig', '')} ({error.reason}); save it as UTF-8, or "
-            'name its encoding in the file of attributes, such as "encoding": "cp949", which Korean spreadsheets write'
+            f"{path}: not {encoding.replace('-sig', '')} ({error.reason}); save it so, or name its own: --encoding of the "
+            'draft, or in the file of attributes "encoding": "cp949", which Korean spreadsheets write'
         ) from error
     except (OSError, LookupError, UnicodeError, csv.Error) as error:
         raise UserError(f"{path}: not a readable CSV file ({error})") from error

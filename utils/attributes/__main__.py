@@ -5,6 +5,7 @@ python -m utils.attributes TABLE.csv --image COLUMN --photos FOLDER --output FIL
 
 import json
 import os
+import shlex
 import sys
 
 import pandas
@@ -159,7 +160,7 @@ def main(argv=None):
     with atomic(args.output) as file:
         file.write(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
     print(f"{args.output}: {len(figures)} attributes; look at it, and mend its prompts. Then train with")
-    print(f"  --attributes {args.output} --data-dir {data_dir}")
+    print(f"  --attributes {shlex.quote(args.output)} --data-dir {shlex.quote(data_dir)}")
 
 
 if __name__ == "__main__":

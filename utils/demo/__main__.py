@@ -73,9 +73,13 @@ def main(argv=None):
     for name, content in files.items():
         with atomic(output / name, binary=True) as file:
             file.write(content)
-    print(f"{args.output}: the page; to see it, run: python -m http.server --directory {args.output} 8000")
+    for path in output.glob("samples/*.jpg"):
+        if path.relative_to(output).as_posix() not in files:  # of an earlier page
+            path.unlink()
+    folder = shlex.quote(args.output)
+    print(f"{args.output}: the page; to see it, run: python -m http.server --directory {folder} 8000")
     if args.space:
-        print(f"hf upload OWNER/NAME {shlex.quote(args.output)} --repo-type space")
+        print(f"hf upload OWNER/NAME {folder} --repo-type space")
 
 
 def page(attributes, samples):

@@ -81,7 +81,11 @@ def model_card(net, meta, license, figures, onnx_top1):
     name = options.get("version") or "student"
     about = {"license": license, "pipeline_tag": TASK, "tags": ["fashion", "onnx"], "base_model": base}
     head = ModelCardData(**about, model_name=name, eval_results=results).to_yaml()
-    said = {key.replace("_", "-"): value for key, value in options.items() if value not in (None, False)}
+    said = {
+        key.replace("_", "-"): value
+        for key, value in options.items()
+        if value is not None and value is not False
+    }
     said.update((key, shlex.join(value)) for key, value in said.items() if isinstance(value, list))
     told = (f"--{key} {value}" for key, value in said.items())
     parts = {"name": name, "data_set": data_set, "network": net.title, "weights": weights}
