@@ -148,7 +148,7 @@ def train(args, run, signals, world):
     from utils.targets import find_teacher, write_logits
     from utils.views import Views
 
-    if run.is_finished:
+    if run.is_finished and not args.save_teacher_logits:
         report.finished(run)
         return
     make_reproducible(args.seed)
@@ -158,7 +158,7 @@ def train(args, run, signals, world):
     tables = read_all_tables(args, attributes)
     run.check_attributes(attributes)
     net = build_network(args, attributes, run.began_with)
-    teacher = None if run.has_all_logits else find_teacher(args, attributes, tables, precision, run.teacher)
+    teacher = None if run.has_all_logits else find_teacher(args, attributes, precision, run.teacher)
     with world.first_alone():
         data = with_unlabelled(load_pixels(tables, args.cache_dir, args.skip_unreadable))
     prior = log_prior(args, data["train"].labels, attributes.sizes)
@@ -167,12 +167,14 @@ def train(args, run, signals, world):
 
     run.check_data(data, attributes.sizes)
     run.check_room(net)
+    data = on_device(data, world.device)
+    views = Views(args, data["train"].boxes)
+    if teacher:
+        teacher.check(data["train"], views)
     run.open(data)
     report.header(args, net, data, precision, world)
     state = TrainState(net, args, precision, world, run, signals)
     state.prior = run.began_with.get("prior") or network_prior(args, prior, teacher)
-    data = on_device(data, world.device)
-    views = Views(args, data["train"].boxes)
     criterion = build_criterion(args, data["train"].labels, attributes.sizes, world.device)
     if not run.began_with:  # so that last.pt has it from the beginning
         state.learn_from(teacher, views.of_epoch(data["train"], 1))

@@ -130,7 +130,9 @@ def main(argv=None):
     log.start()
     given = [data for data in WATCHED if vars(args)[data]]
     for data in given:
-        add_labels(data, vars(args)[data], args.results)
+        os.makedirs(args.work, exist_ok=True)
+        for path in (args.results, os.path.join(args.work, "photos.jsonl")):
+            add_labels(data, vars(args)[data], path)
     rows = [row for row in ROWS if row.data in given and args.only in row.name]
     runs = [(row, seed) for seed in range(SEED, SEED + args.seeds) for row in rows if seed < SEED + row.seeds]
     results = read_results(args.results)
@@ -205,7 +207,7 @@ def add(record, path):
 
 
 def add_labels(data, folder, path):
-    """Write into the results what the predictions are compared with. Raises: UserError if they are of other photos."""
+    """Write into a file what the predictions are compared with. Raises: UserError if it has that of other photos."""
     tables = read_tables(folder, read_attributes(), ["train", "val"])
     train, val = (tables[split].labels for split in tables)
     labels = {
@@ -220,7 +222,8 @@ def add_labels(data, folder, path):
     if not before:
         add(labels, path)
     elif before != [labels]:
-        raise UserError(f"{path} holds results of other photos than {folder}; name another --results")
+        way_out = "name another --results, and another --work"
+        raise UserError(f"{path} is of other photos than {folder}; {way_out}")
 
 
 def digits(classes):

@@ -1,6 +1,7 @@
 """benchmarks.accuracy: each run is made once, nothing is lost, and the tables say what was found."""
 
 import re
+import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from benchmarks import accuracy
 from benchmarks.accuracy import ROWS, SEED, Row
 from benchmarks.accuracy_report import gain, hits, read_results, weights
 from utils.cli import exit_code
+from utils.dataset import read_tables
 from utils.metrics import evaluate
 
 # In place of train.py; where there is a file `stop`, it sends its parent SIGINT in the middle of its work.
@@ -39,12 +41,16 @@ for folder in (logs, model):
 TEACHER = Row("photos", "teacher", "--student-weights lite0.pth", epochs=2, seeds=1)
 PLAIN = Row("photos", "plain", "--lr 1", epochs=2)
 TAUGHT = Row("photos", "taught", "--lr 1 --teacher {teacher}", "plain", epochs=2)
+LITTLE = Row("photos", "little", "--lr 3", "plain", epochs=2)
+MUCH = Row("photos", "much", "--lr 4", "plain", epochs=2)
 OTHER = Row("photos", "other teacher", "--student-weights none", epochs=1, seeds=1)
 
 
-def says_nothing_else(path):
-    """In place of load_classifier: class 0 for every photo."""
-    said = {key: np.eye(1, size).repeat(8, axis=0) for key, size in ATTRIBUTES.sizes.items()}
+def classifier(path, labels):
+    """In place of load_classifier: class 0 for every photo, but of LITTLE's runs for one photo, and of MUCH's for all, the label."""
+    known = {"little": 1, "much": 8}.get(re.search(r"little|much|$", str(path))[0], 0)
+    rows = {key: np.where(np.arange(8) < known, values, 0) for key, values in labels.items()}
+    said = {key: np.eye(size)[rows[key]] for key, size in ATTRIBUTES.sizes.items()}
     return SimpleNamespace(attributes=ATTRIBUTES, meta={"precision": "fp32"}, predict=lambda *_: said)
 
 
@@ -55,7 +61,8 @@ def run(place, photos, monkeypatch):
     Path("stub.py").write_text(STUB)
     Path("lite0.pth").touch()
     monkeypatch.setattr(accuracy, "TRAIN", str(place / "stub.py"))
-    monkeypatch.setattr(accuracy, "load_classifier", says_nothing_else)
+    labels = read_tables(str(photos), ATTRIBUTES, ["val"])["val"].labels
+    monkeypatch.setattr(accuracy, "load_classifier", lambda path: classifier(path, labels))
 
     def call(*rows, options=("--photos", str(photos), "--lite0", "lite0.pth", "--seeds", "2")):
         monkeypatch.setattr(accuracy, "ROWS", list(rows))
@@ -99,6 +106,39 @@ def test_tables_and_picture(run):
     assert "\n| plain" not in page.read_text() and Path("found.png").stat().st_size > 10_000
 
 
+def test_what_pays(run, photos):
+    """A gain is bold above two of its standard errors; of one photo of eight it is not."""
+    assert run(PLAIN, LITTLE, MUCH)[0] == 0
+    tables = read_tables(str(photos), ATTRIBUTES, ["train", "val"])
+    lines = Path("found.md").read_text().splitlines()
+    cells = {line.split(" | ")[0][2:]: line.split(" | ") for line in lines if line.startswith("| ")}
+    frequent = [np.bincount(values).argmax() for values in tables["train"].labels.values()]
+    truth = list(tables["val"].labels.values())
+    shares = [(values == one).mean() for values, one in zip(truth, frequent)]
+    assert cells["always the most frequent classes"][1] == f"{np.mean(shares):.4f}"
+    wrong = np.mean(
+        [values != 0 for values in truth], axis=0
+    )  # share of a photo's attributes that class 0 misses
+    for name, known in (("little", 1), ("much", 8)):
+        gains = np.where(np.arange(8) < known, wrong, 0)
+        mean, error = gains.mean(), gains.std(ddof=1) / 8**0.5
+        assert (mean > 2 * error) == (name == "much") and mean > 0
+        bold = "**" if name == "much" else ""
+        assert cells[name][4:6] == ["plain", f"{bold}+{mean:.4f} ± {error:.4f}{bold}"]
+
+
+def test_runs_of_other_photos_are_not_taken_for_these(run, photos, tmp_path, capsys):
+    """Results of its own are not enough: the runs are in --work, by their options."""
+    assert run(PLAIN)[0] == 0
+    other = tmp_path / "other"
+    shutil.copytree(photos, other)
+    table = other / "Fashion-How24_sub1_val.csv"
+    table.write_text("\n".join(table.read_text().splitlines()[:-1]) + "\n")
+    options = ("--photos", str(other), "--results", "others.jsonl")
+    assert exit_code(lambda: accuracy.main(list(options))) == 2
+    assert "photos.jsonl is of other photos than" in capsys.readouterr().err
+
+
 def test_an_interrupted_run_goes_on(run):
     Path("accuracy/stop").touch()
     ended, first = run(PLAIN)
@@ -113,7 +153,7 @@ def test_errors_of_one_line(run, photos, work, capsys):
         (("--photos", "there"), "no data set at there"),
         ((), "no results"),
         (("--photos", str(photos)), "needs --lite0 FILE.pth"),
-        (("--photos", str(work / "data")), "holds results of other photos"),
+        (("--photos", str(work / "data")), "found.jsonl is of other photos"),
     ]:
         assert run(TEACHER, PLAIN, options=options) == (2, [])
         assert message in capsys.readouterr().err
@@ -145,7 +185,11 @@ def test_the_rows():
 )
 def test_rows_are_recipes_of_the_script(name, recipe, others):
     script = (
-        (Path(train.__file__).parent / "train.sh").read_text().replace("\\\n", "").replace('"$epochs"', "10")
+        (Path(train.__file__).parent / "train.sh")
+        .read_text()
+        .replace("\\\n", "")
+        .replace('"$epochs"', "10")
+        .replace("$warmup", "1")
     )
     words = re.search(rf"train\.py (--version {recipe} .*?) \"\$@\"", script)[1]
     row = next(row for row in ROWS if row.name == name)

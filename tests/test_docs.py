@@ -23,11 +23,19 @@ COMMANDS = (train, evaluate, predict, export, draft, demo, benchmarks, accuracy,
 FOREIGN = {"--directory", "--nnodes", "--nproc_per_node", "--rdzv_backend", "--rdzv_endpoint"}
 
 
+def headings(path):
+    """The anchors of a page's headings, as GitHub names them."""
+    found = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
 def test_links_and_options_exist(path):
     text = path.read_text(encoding="utf-8")
-    links = [link.split("#")[0] for link in re.findall(r"\]\((?!http)([^)]*)\)", text)]
-    assert [link for link in links if not (path.parent / link).exists()] == []
+    links = [link.partition("#") for link in re.findall(r"\]\((?!http)([^)]*)\)", text)]
+    assert [link for link, *_ in links if not (path.parent / link).exists()] == []
+    anchors = [(path.parent / link if link else path, anchor) for link, _, anchor in links if anchor]
+    assert [anchor for target, anchor in anchors if anchor not in headings(target)] == []
     known = {option for command in COMMANDS for option in command.get_args_parser()._option_string_actions}
     assert set(re.findall(r"(?<![\w-])--[a-z][\w-]+", text)) <= known | FOREIGN
 

@@ -50,23 +50,32 @@ def test_which_weights_are_matrices():
 
 def test_a_step_by_hand():
     torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(3, 6, 3, bias=False), nn.Conv2d(6, 6, 3, groups=6), nn.Flatten(), nn.LayerNorm(6)
-    )
+    matrices = [
+        nn.Conv2d(6, 6, 3, bias=False) for _ in range(2)
+    ]  # of one shape: they are made orthogonal at once
+    net = nn.Sequential(*matrices, nn.Conv2d(6, 6, 3, groups=6), nn.Flatten(), nn.LayerNorm(6))
     args = SimpleNamespace(optimizer="Muon", lr=0.1, min_lr=0.0, scheduler=False, weight_decay=0.5)
     muon = build_optimizer(net, args)
-    rest = [nn.Parameter(value.detach().clone()) for value in list(net.parameters())[1:]]
+    rest = [nn.Parameter(value.detach().clone()) for value in list(net.parameters())[2:]]
     adamw = build_optimizer(nn.ParameterList(rest), SimpleNamespace(**{**vars(args), "optimizer": "AdamW"}))
-    weight, average = net[0].weight.detach().clone(), 0
+    weights, averages = [one.weight.detach().clone() for one in matrices], [0, 0]
     for _ in range(3):
         muon.zero_grad()
-        net(torch.randn(4, 3, 5, 5)).square().sum().backward()
-        grad = net[0].weight.grad.clone()
-        for one, parameter in zip(rest, list(net.parameters())[1:]):
+        net(torch.randn(4, 6, 7, 7)).square().sum().backward()
+        grads = [one.weight.grad.clone() for one in matrices]
+        for one, parameter in zip(rest, list(net.parameters())[2:]):
             one.grad = parameter.grad.clone()
         muon.step(), adamw.step()
-        average = 0.95 * average + 0.05 * grad
-        direction = orthogonal((0.05 * grad + 0.95 * average).reshape(1, 6, 27)).reshape(6, 3, 3, 3)
-        weight = weight * (1 - 0.1 * 0.5) - 0.1 * 0.2 * math.sqrt(27) * direction
-        assert torch.allclose(net[0].weight, weight, atol=1e-5)
-        assert all(torch.equal(one, other) for one, other in zip(rest, list(net.parameters())[1:]))
+        for i, grad in enumerate(grads):
+            averages[i] = 0.95 * averages[i] + 0.05 * grad
+            direction = orthogonal((0.05 * grad + 0.95 * averages[i]).reshape(1, 6, 54)).reshape(6, 6, 3, 3)
+            weights[i] = weights[i] * (1 - 0.1 * 0.5) - 0.1 * 0.2 * math.sqrt(54) * direction
+            assert torch.allclose(matrices[i].weight, weights[i], atol=1e-5)
+        assert all(torch.equal(one, other) for one, other in zip(rest, list(net.parameters())[2:]))
+
+
+@pytest.mark.parametrize("name, betas", [("Adam", (0.9, 0.98)), ("AdamW", (0.9, 0.999))])
+def test_the_betas_of_the_recipe(name, betas):
+    args = SimpleNamespace(optimizer=name, lr=0.1, min_lr=0.0, scheduler=False, weight_decay=0.5)
+    optimizer = build_optimizer(nn.Linear(2, 2), args)
+    assert type(optimizer).__name__ == name and optimizer.defaults["betas"] == betas

@@ -18,7 +18,7 @@ from utils.dataset import read_tables
 from utils.errors import UserError
 from utils.targets import PREFIX, PRIOR, LogitsFile, _identity, _load_teacher, save_logits
 
-SOFT = "--kd-learning True --distillation-type soft --epochs 1".split()
+SOFT = "--kd-learning True --distillation-type soft --epochs 1 --student mobilenetv4_conv_small".split()
 
 
 @pytest.fixture
@@ -130,6 +130,53 @@ def test_any_damaged_byte_is_one_error(place):
         Path("a.npz").write_bytes(whole[:place_] + bytes([whole[place_] ^ 255]) + whole[place_ + 1 :])
         damaged += read() is not None
     assert damaged > len(whole) / 2
+
+
+def test_the_cache_tells_teachers_apart():
+    def path(identity="a", precision="fp32", device="cpu", view=0, attributes=ATTRIBUTES):
+        teacher = targets.Network.__new__(targets.Network)
+        teacher.attributes, teacher.identity = attributes, identity
+        teacher.args, teacher.precision = SimpleNamespace(cache_dir="c"), SimpleNamespace(name=precision)
+        pixels = SimpleNamespace(key=["photos", view], device=torch.device(device))
+        return teacher._cached(SimpleNamespace(pixels=pixels))
+
+    fewer = {key: attribute for key, attribute in ATTRIBUTES.items() if key != "gender"}
+    others = [
+        {"identity": "b"},
+        {"precision": "bf16"},
+        {"device": "cuda"},
+        {"view": 1},
+        {"attributes": fewer},
+    ]
+    assert path() == path() and len({path(), *(path(**other) for other in others)}) == 6
+
+
+@pytest.mark.parametrize("what", ["cache", "file"])
+def test_what_is_wrong_is_found_before_an_earlier_run_is_removed(train, place, rows, capsys, what):
+    train("--version", "a", *SOFT, "--teacher", "zero-shot", "--cache-dir", "cache/c")
+    before = {path: path.read_bytes() for path in Path("model/a").iterdir()}
+    if what == "cache":
+        (cached,) = place.glob("cache/c/logits-*.npz")
+        cached.write_bytes(cached.read_bytes()[:-100])
+        options = ["--teacher", "zero-shot", "--cache-dir", "cache/c"]
+    else:
+        np.savez("bad.npz", **{key: values[1:] for key, values in rows.items()})
+        options = ["--teacher-logits", "bad.npz", "--skip-unreadable"]
+    assert exit_code(lambda: train("--version", "a", *SOFT, *options, "--overwrite", "True")) == 2
+    assert ("remove it" if what == "cache" else "no row for 1") in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in Path("model/a").iterdir()} == before
+
+
+def test_logits_of_a_finished_run_can_be_written(train, place):
+    train("--version", "a", *SOFT, "--teacher", "zero-shot")
+    before = Path("model/a/last.pt").read_bytes()
+    train(
+        "--version", "a", *SOFT, "--teacher", "zero-shot", "--resume", "--save-teacher-logits", "taught.npz"
+    )
+    saved = torch.load("model/a/last.pt", map_location="cpu")["progress"]["teacher_logits"]
+    with np.load("taught.npz") as file:
+        assert all(np.array_equal(file[PREFIX + key], saved[key].numpy()) for key in ATTRIBUTES)
+    assert Path("model/a/last.pt").read_bytes() == before
 
 
 def test_a_damaged_cache_is_named(train, capsys, place):

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ATTRIBUTES
+from conftest import ATTRIBUTES, assert_same_run, same
 
 from clip_model import FashionCLIP
 from networks import load_network
-from utils import hardware, report
+from utils import checkpoint, hardware, report
+from utils.cli import exit_code
 from utils.losses import class_weights
 from utils.run import columns
 
@@ -122,6 +123,58 @@ def test_a_loss_that_is_not_finite_stops_the_run(fails, monkeypatch):
     assert sorted(os.listdir("model/a")) == ["best.pt", "last.pt", "model_1.pt"]
     log = Path("logs/a/a_training.log").read_text()
     assert "error: epoch 2, step 1: the loss of gender is nan" in log
+
+
+def test_weights_that_are_not_finite_are_not_kept(train, monkeypatch, capsys):
+    """After the last step of epoch 2, whose loss was finite."""
+    real, steps = torch.optim.Adam.step, []
+
+    def step(self, *args):
+        real(self, *args)
+        steps.append(self)
+        if len(steps) == 4:
+            with torch.no_grad():
+                self.param_groups[0]["params"][0].fill_(float("nan"))
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    assert exit_code(lambda: train("--version", "a")) == 3
+    assert "error: epoch 2, step 2: the weights are not finite; try" in capsys.readouterr().err
+    assert sorted(os.listdir("model/a")) == ["best.pt", "last.pt", "model_1.pt"]
+    assert all(torch.isfinite(v).all() for v in checkpoint.read_file("model/a/last.pt")["model"].values())
+
+
+def test_clipping(train, monkeypatch):
+    clip, seen = torch.nn.utils.clip_grad_norm_, []
+
+    def clipped(parameters, most):
+        parameters = list(parameters)
+        clip(parameters, most)
+        seen.append(
+            torch.stack([one.grad.norm() for one in parameters if one.grad is not None]).norm().item()
+        )
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clipped)
+    train("--version", "plain", "--epochs", "1")
+    assert not seen
+    train("--version", "clipped", "--epochs", "1", "--clipping")
+    assert len(seen) == 2 and max(seen) < 5.001
+
+
+@pytest.mark.skipif(hardware.TORCH < (2, 0), reason="bf16 needs PyTorch 2")
+def test_a_resumed_run_has_the_precision_that_it_began_with(train, monkeypatch):
+    """bf16 from beginning to end, though a later measurement says otherwise."""
+    options = "--precision auto --device cpu --kd-learning True --distillation-type none --student mobilenetv4_conv_small"
+    monkeypatch.setattr(hardware, "bf16_speedup", lambda device: 2.0)
+    train("--version", "whole", *options.split())
+    train("--version", "a", *options.split(), "--epochs", "1")
+    monkeypatch.setattr(hardware, "bf16_speedup", lambda device: 1.0)
+    train("--version", "a", *options.split(), "--resume", "True")
+    assert_same_run("a", "whole", 2)
+    train("--version", "fp32", *options.split())
+    last = [checkpoint.read_file(f"model/{name}/last.pt") for name in ("a", "fp32")]
+    assert [one["meta"]["precision"] for one in last] == ["bf16", "fp32"] and not same(
+        *(one["model"] for one in last)
+    )
 
 
 def test_reproducible_before_anything_is_computed(train, monkeypatch):

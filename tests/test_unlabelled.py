@@ -151,4 +151,5 @@ def test_a_file_of_logits_has_them_too(run, fails, place):
     train_again = ["--version", "b", "--attributes", "attributes.json", *kd]
     said = fails(*train_again, "taught.npz", "--unlabelled", "some/train", data_dir="some")
     assert "no row for 6 of the images" in said and "train/" in said
-    assert saved
+    again = run("c", "some", "--unlabelled", "more", "--teacher", "none", "--teacher-logits", "taught.npz")
+    assert same(saved, again)

@@ -4,6 +4,7 @@ import csv
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from networks import load_network
 from utils import checkpoint, engine, views
 from utils.cli import Parser, exit_code
 from utils.dataset import Split, load_pixels, read_tables
+from utils.errors import UserError
 from utils.photos import SIZE, letterbox, letterboxed_box, read_rgb
 from utils.pixels import Images
 from utils.targets import PREFIX, LogitsFile, save_logits
@@ -380,7 +382,7 @@ def test_logits_of_views_from_a_file(train, place, photos, fetched):
 def test_logits_of_other_views_are_refused(fails, place, photos):
     names = read_tables(str(photos), ATTRIBUTES, ["train"])["train"].names
     logits = {key: torch.randn(2, len(names), size) for key, size in ATTRIBUTES.sizes.items()}
-    own = views.view_options(options(""))
+    own = views.Views(options("")).key
 
     def said(file, *more):
         return fails("--version", "a", *SOFT, "--views", "2", "--teacher-logits", file, *more)
@@ -399,7 +401,15 @@ def test_logits_of_other_views_are_refused(fails, place, photos):
     for more in ("--views-seed 1", "--flip 0", "--crop-scale 0.6", "--crop-ratio 2", "--color-jitter 0.1"):
         message = said("two.npz", *more.split())
         assert "two.npz: logits of other views, {" in message and "\n" not in message, more
-    LogitsFile("two.npz", ATTRIBUTES.sizes, options("--views 2"))
+    two = LogitsFile("two.npz", ATTRIBUTES.sizes)
+    two.check(SimpleNamespace(names=names), views.Views(options("--views 2")))
+    # With --crop-to-box they are of the boxes as they were.
+    args, boxes = options("--views 2 --crop-to-box"), np.full((len(names), 4), 50.0, np.float32)
+    save_logits("boxes.npz", names, logits, options=views.Views(args, boxes).key)
+    read = LogitsFile("boxes.npz", ATTRIBUTES.sizes)
+    read.check(SimpleNamespace(names=names), views.Views(args, boxes))
+    with pytest.raises(UserError, match="logits of other views"):
+        read.check(SimpleNamespace(names=names), views.Views(args, boxes + 1))
 
 
 def test_a_folder_that_cannot_be_written(place, photos, capsys):

@@ -120,6 +120,10 @@ class Run:
         self.teacher = progress.get("teacher")  # what a resumed run knows of it
         self.rows = progress.get("rows", [])  # of the finished epochs, as in metrics.csv
         self.is_finished = saved is not None and len(self.rows) >= args.epochs
+        at = saved and (progress["epoch"], len(progress["losses"]), progress["data"])
+        if world.agreed(at) != at:
+            problem = "is not that of the first process; every machine needs its model/, to --resume"
+            raise UserError(f"process {world.rank}: {self.last_file} {problem}")
         # Whether a resumed run has kept all that its teacher says.
         has_logits = progress.get("teacher_logits") is not None
         self.has_all_logits = has_logits and args.views == 1 and not args.save_teacher_logits

@@ -134,6 +134,7 @@ class TrainState:
 
         Args: `losses` of `utils.engine.train_one_epoch`, `scores` of `utils.engine.validate`.
         """
+        self.check_weights()
         lr = self.optimizer.param_groups[0]["lr"]
         if self.scheduler and self.args.schedule_by == "epoch":
             self.scheduler.step()
@@ -143,6 +144,12 @@ class TrainState:
         self._begin_epoch()
         self.save()
         self.run.prune()
+
+    def check_weights(self):
+        """Raises: NonFiniteLoss if one is not finite, since a gradient was not, of a loss that is."""
+        if not all(torch.isfinite(weight).all() for weight in self.net.parameters()):
+            problem = "the weights are not finite; try a lower --lr, --clipping True or --precision fp32"
+            raise NonFiniteLoss(f"epoch {self.epoch}, step {len(self.losses)}: {problem}")
 
     def check_finite(self):
         """Raises: NonFiniteLoss for the first of the epoch's losses that is not finite."""
@@ -184,6 +191,7 @@ class TrainState:
         Raises: NonFiniteLoss rather than keep weights that are lost.
         """
         self.check_finite()
+        self.check_weights()
         self.saved_at = time.monotonic()
         if self.run.writes:
             meta = dict(self.run.meta(self), epoch=self.epoch - 1)

@@ -17,7 +17,6 @@ from utils.errors import UserError, shortened
 from utils.files import atomic
 from utils.log import logger
 from utils.run import MODEL_ROOT, epoch_files
-from utils.views import view_options
 
 LOGITS_VERSION = 6  # part of the cache's key: raise it when a network's logits, or their form, change
 PREFIX = "logits."  # of an array's name in a file, before the attribute's
@@ -25,7 +24,8 @@ PRIOR = "prior."
 
 
 class Teacher:
-    """What teaches: `logits(data, poll)` are its own, by view.
+    """What teaches: `logits(data, poll)` are its own, by view; `check(data, views)`, before a run begins, raises UserError
+    if what is there of them already is not of these images and `utils.views.Views`.
 
     Attributes: `identity`, hash of a network's weights or of a file; `prior`, the log-prior in its logits, attribute -> list of
         floats, None where that is not known.
@@ -57,11 +57,10 @@ class LogitsFile(Teacher):
     `(M, classes)`, where the prefix may be left out; or `(K, M, classes)` for views 0 to K - 1, with `views`, JSON of
     what makes them (see `utils.views`). `prior.<attribute>` `(classes,)` may say which log-prior is in the logits.
 
-    Args: `sizes`, attribute -> number of classes; with `args`, options of train.py, there must be all their views.
-    Raises: UserError for a file that is none or does not fit.
+    Args: `sizes`, attribute -> number of classes. Raises: UserError for a file that is none or does not fit.
     """
 
-    def __init__(self, path, sizes, args=None):
+    def __init__(self, path, sizes):
         self.path = path
         try:
             with np.load(path) as file:
@@ -70,7 +69,7 @@ class LogitsFile(Teacher):
                 self.arrays = {key: file[name] for key, name in stored.items()}
                 has_prior = [key for key in sizes if PRIOR + key in file.files]
                 prior = {key: file[PRIOR + key].astype(float).tolist() for key in has_prior}
-                options = json.loads(str(file["views"])) if "views" in file.files else None
+                self.views = json.loads(str(file["views"])) if "views" in file.files else None
         except KeyError as error:
             raise UserError(f"{path}: {error.args[0]}; it needs image_name, {', '.join(sizes)}") from error
         except Exception as error:  # what a damaged one raises depends on where it is damaged
@@ -85,11 +84,14 @@ class LogitsFile(Teacher):
         self.prior = prior_of({"prior": prior}, sizes)
         content = repr((self.names, prior)).encode() + b"".join(self.arrays[key].tobytes() for key in sizes)
         self.identity = hashlib.blake2b(content, digest_size=16).hexdigest()
-        have, needed = min(map(len, self.arrays.values())) if self.by_view else 1, args.views if args else 1
-        if have < needed:
-            raise UserError(f"{path}: logits of {have} views; --views {needed} needs them all")
-        if needed > 1 and options != view_options(args):
-            raise UserError(f"{path}: logits of other views, {options}; this run's are {view_options(args)}")
+
+    def check(self, data, views):
+        self.rows(data.names)
+        have = min(map(len, self.arrays.values())) if self.by_view else 1
+        if have < views.count:
+            raise UserError(f"{self.path}: logits of {have} views; --views {views.count} needs them all")
+        if views.count > 1 and self.views != views.key:
+            raise UserError(f"{self.path}: logits of other views, {self.views}; this run's are {views.key}")
 
     def rows(self, names):
         """The rows of these images. Raises: UserError unless there is one for each."""
@@ -146,19 +148,31 @@ class Network(Teacher):
         Args: `poll` is called between two batches.
         Raises: UserError if they are not finite, or the cache is damaged, or the teacher is another than it was.
         """
-        classes = {key: attribute.classes for key, attribute in self.attributes.items()}
-        key = repr((LOGITS_VERSION, data.pixels.key, self.precision.name, self.identity, classes))
-        digest = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
-        path = os.path.join(self.args.cache_dir, f"logits-{digest}.npz")
+        path = self._cached(data)
         if os.path.exists(path):
             logger.info(f"teacher's logits: read from {path}")
-            try:
-                return LogitsFile(path, self.attributes.sizes).logits(data)
-            except UserError as error:
-                raise UserError(f"{error}; remove it, to have it made anew") from error
+            return self._read(path, data)
         logits = self._ask(data, poll)
         save_logits(path, data.names, logits)
         return logits
+
+    def check(self, data, views):
+        if os.path.exists(self._cached(data)):
+            self._read(self._cached(data), data)
+
+    def _cached(self, data):
+        """Path of the logits of a view in the cache."""
+        classes = {key: attribute.classes for key, attribute in self.attributes.items()}
+        computed = self.precision.name, data.pixels.device.type  # float32 is TF32 on a GPU
+        key = repr((LOGITS_VERSION, data.pixels.key, computed, self.identity, classes))
+        digest = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+        return os.path.join(self.args.cache_dir, f"logits-{digest}.npz")
+
+    def _read(self, path, data):
+        try:
+            return LogitsFile(path, self.attributes.sizes).logits(data)
+        except UserError as error:
+            raise UserError(f"{error}; remove it, to have it made anew") from error
 
     def _order(self, key):
         """The student's classes of an attribute, in its order, as the network numbers them."""
@@ -209,26 +223,23 @@ def save_logits(path, names, logits, prior=None, options=None):
 def write_logits(args, teacher, data, views):
     """Write the file of --save-teacher-logits. Args: `data`, the training images; `views`, `utils.views.Views`."""
     each = [teacher.logits(views.of(data, number)) for number in range(views.count)]
-    path, options = args.save_teacher_logits, view_options(args) if views.count > 1 else None
+    path, options = args.save_teacher_logits, views.key if views.count > 1 else None
     logits = {key: torch.stack([one[key] for one in each]) for key in each[0]} if options else each[0]
     save_logits(path, data.names, logits, teacher.prior, options)
 
 
-def find_teacher(args, attributes, tables, precision, saved=None):
-    """What teaches the student of a run, with a method `logits(data)`; None if nothing does.
+def find_teacher(args, attributes, precision, saved=None):
+    """What teaches the student of a run, a `Teacher`; None if nothing does.
 
-    Args: `args`, options of train.py; `attributes` of the student; `tables`, dict split -> `utils.dataset.Split`, with
-        the photos without labels; `saved`, of a resumed run: see `kept`.
+    Args: `args`, options of train.py; `attributes` of the student; `saved`, of a resumed run: see `kept`.
     Raises: UserError if the teacher does not exist, or has other attributes.
     """
     if not args.distils:
         return None
     if args.teacher_logits:
-        file = LogitsFile(args.teacher_logits, attributes.sizes, args)
+        file = LogitsFile(args.teacher_logits, attributes.sizes)
         if saved and saved["identity"] != file.identity:
             raise UserError(f"--teacher-logits {args.teacher_logits}: not the file that the run began with")
-        if not args.skip_unreadable:
-            file.rows([name for part, split in tables.items() if part != "val" for name in split.names])
         return file
     return Network(functools.partial(_load_teacher, args, attributes), attributes, args, precision, saved)
 

@@ -19,11 +19,6 @@ OPTIONS = ("views_seed", "flip", "crop_scale", "crop_ratio", "crop_to_box", "col
 NUMBERS = 8  # random ones, 0 to 1, that make a view: flip, four for the crop, three for the colours
 
 
-def view_options(args):
-    """The options that make a view, by name."""
-    return {name: getattr(args, name) for name in OPTIONS}
-
-
 class Views:
     """The views that the options ask for. View 0 is the photo itself; view k of row i is a pure function of
     (--views-seed, k, i) and the options of views. That teacher and student see the very same ones, for many epochs,
@@ -36,7 +31,7 @@ class Views:
         self.args, self.count = args, args.views
         self.boxes = torch.from_numpy(boxes) if args.crop_to_box else None
         # What the views depend on, besides the photos and their order.
-        self.key = view_options(args)
+        self.key = {name: getattr(args, name) for name in OPTIONS}
         if args.crop_to_box:
             self.key["boxes"] = hashlib.sha256(boxes.tobytes()).hexdigest()
 
@@ -153,7 +148,7 @@ def main(argv=None):
             for rows in torch.arange(len(pixels)).split(256):
                 file.write(pixels.fetch(rows).permute(0, 2, 3, 1).numpy().tobytes())
     with atomic(os.path.join(args.output, "views.npz"), binary=True) as file:
-        np.savez(file, image_name=np.array(data.names), views=json.dumps(view_options(args)))
+        np.savez(file, image_name=np.array(data.names), views=json.dumps(views.key))
     logger.info(f"{args.output}: {views.count} views of {len(data.names)} photos")
 
 
