@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # bash train.sh teacher | student | best-teacher | best | sample [further options of train.py]
 set -euo pipefail
+[ "$PWD" -ef "$(dirname "$0")" ] || echo "train.sh: paths are relative to $(dirname "$0")" >&2
 cd "$(dirname "$0")"
 
 # exec: a signal to the script is one to the run, which saves itself.

@@ -114,6 +114,18 @@ def test_bad_input_is_one_line(shop, capsys, kind):
     assert part in error and error.count("\n") == 1 and not (shop / "draft.json").exists()
 
 
+def test_what_the_draft_points_out(shop, capsys):
+    """Photos that are not where the table says, a column that may tell products, prices."""
+    header = ["file", "kind", "sku", "price"]
+    rows = [[f"{i}.jpg", "ab"[i % 2], f"s{i // 2}", f"{i % 3 + 9},99 €"] for i in range(ROWS)]
+    write(shop / "table.csv", [header, *rows, ["women/1.jpg", "a", "s1", ""]], separator=";")
+    draft(shop)
+    said = capsys.readouterr().out
+    assert "1 photos of the table are not in photos, such as women/1.jpg: names are relative to it" in said
+    assert 'more than 50; if it tells products, each with several photos, add "group": "sku"' in said
+    assert "left out: price: numbers that look like a measure" in said
+
+
 def test_a_table_without_rows(shop, capsys):
     write(shop / "table.csv", [["file", "kind"]])
     assert exit_code(lambda: draft(shop)) == 2

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from train import parse_args
 from utils.cli import exit_code
@@ -194,6 +195,18 @@ def test_an_error_of_the_system_is_one_line(tmp_path, capsys):
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith("error: ") and "absent" in first
     assert second == f"error: [Errno {errno.ENOSPC}] No space left on device"
+
+
+@pytest.mark.parametrize("kind", [MemoryError, RuntimeError])
+def test_a_full_memory_is_one_line(capsys, kind):
+    def full():
+        raise kind("CUDA out of memory. Tried to allocate 20 MiB")
+
+    assert exit_code(full) == 2
+    said = capsys.readouterr().err
+    assert "smaller --batch-size" in said and said.count("\n") == 1
+    with pytest.raises(RuntimeError, match="mat1"):
+        exit_code(lambda: torch.zeros(2, 3) @ torch.zeros(2, 3))
 
 
 def test_words_that_are_not_utf8():

@@ -4,15 +4,17 @@ import argparse
 import logging
 import math
 import os
+import re
 import signal
 import sys
 
-from utils.errors import DiskFull, Interrupted, UserError
+from utils.errors import DiskFull, Interrupted, UserError, first_line
 from utils.files import NO_ROOM
 
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 CLIP_MODEL = "patrickjohncyh/fashion-clip"  # the hub's FashionCLIP
 ZERO_SHOT = "zero-shot"  # in place of a checkpoint: FashionCLIP as it comes
+NO_MEMORY = re.compile("out of memory|can't allocate memory")  # in a RuntimeError of PyTorch
 STUDENT = "tiny_vit_5m_224"  # timm's name of the recipe's backbone
 
 
@@ -149,6 +151,12 @@ def exit_code(main):
     except Interrupted as stop:
         _say(logging.WARNING, str(stop))
         return stop.exit_code
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not NO_MEMORY.search(str(error)):
+            raise
+        way_out = "give a smaller --batch-size (to train.py with --overwrite True, since it has begun)"
+        _say(logging.ERROR, f"error: the memory is full ({first_line(error)}); {way_out}")
+        return UserError.exit_code
     except OSError as error:  # of a disk or a network, where nobody expected it
         _say(logging.ERROR, f"error: {error}")
         return (DiskFull if error.errno in NO_ROOM else UserError).exit_code

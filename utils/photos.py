@@ -162,7 +162,9 @@ def _check_size(photo, size):
     width, height = photo.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         million = MAX_PIXELS // 10**6
-        raise ValueError(f"{width} x {height}: more than {million} million pixels, or {MAX_SIDE} on a side")
+        raise ValueError(
+            f"{width} x {height}: more than {million} million pixels, or {MAX_SIDE} on a side; scale it down"
+        )
     # A JPEG takes a bit at least for each 8 x 8; Pillow would fill up with grey what is not there.
     if photo.format in ("JPEG", "MPO") and width * height > 512 * size:
         raise ValueError(f"{width} x {height} in {size} bytes")

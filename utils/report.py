@@ -10,6 +10,7 @@ from utils.files import atomic
 from utils.log import logger, table
 from utils.metrics import mean
 
+NVIDIA_DRIVER = "/proc/driver/nvidia/version"  # is there where the driver is loaded
 PACKAGES = "torch torchvision transformers timm scikit-image scikit-learn scipy numpy pillow".split()
 
 
@@ -25,6 +26,10 @@ def header(args, net, data, precision, world):
     parameters = sum(parameter.numel() for parameter in net.parameters())
     size = sum(value.numel() * value.element_size() for value in net.state_dict().values())
     say(f"parameters: {parameters:,}, {size / 1e6:.1f} MB on disk")
+    if args.device == "auto" and world.device.type == "cpu" and os.path.exists(NVIDIA_DRIVER):
+        logger.warning(
+            "warning: PyTorch cannot use the NVIDIA GPU here: install a build of it that fits the driver"
+        )
     if not args.kd_learning and args.clip_model == "random":
         logger.warning("warning: --clip-model random: a small CLIP with random weights, not FashionCLIP")
     if args.kd_learning and args.student_weights == "none":

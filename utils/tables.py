@@ -45,7 +45,11 @@ def read_rows(path, columns, encoding="utf-8"):
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}: not {encoding.replace('-sig', '')} ({error.reason}); save it so, or name its own: --encoding of the "
-            'draft, or in the file of attributes "encoding": "cp949", which Korean spreadsheets write'
+            'draft, or in the file of attributes "encoding": "cp949", which Korean spreadsheets write, or "cp1252", western ones'
+        ) from error
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path}: no such table; a file of attributes, --attributes FILE.json, names yours"
         ) from error
     except (OSError, LookupError, UnicodeError, csv.Error) as error:
         raise UserError(f"{path}: not a readable CSV file ({error})") from error
@@ -126,6 +130,7 @@ def _cell_reader(attribute, unknown):
         if not name:
             raise ValueError(f'{attribute.column} is empty; "unknown": [""] in the attributes allows it')
         classes = excerpt(", ".join(f"{number} {one}" for number, one in enumerate(attribute.classes)), 150)
-        raise ValueError(f"{attribute.column} is {excerpt(cell)}, which is no class; there are {classes}")
+        problem = f"{attribute.column} is {excerpt(cell)}, which is no class; there are {classes}"
+        raise ValueError(f'{problem}; "unknown" lists the cells that mean "not known"')
 
     return read

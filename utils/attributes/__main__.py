@@ -32,11 +32,14 @@ def draft(path, image, photos, encoding="utf-8"):
     whose cells are lists, each value that 20 photos or more have.
 
     Args: `image`, the column with the photo's name; `photos`, their folder, relative to the table's.
-    Returns: (content of the file, a row of figures for each attribute, a line for each column that is left out).
+    Returns: (content of the file, a row of figures for each attribute, a line for each column that is left out, the photos that
+        are missing).
     """
     frame = pandas.DataFrame([row for _, row in read_rows(path, [image], encoding)], dtype=str)
     if frame.empty:
         raise UserError(f"{path}: no rows")
+    folder = os.path.join(os.path.dirname(path), photos)
+    missing = [name for name in frame[image] if not os.path.isfile(os.path.join(folder, name))]
     held_out = frame[image].map(lambda name: is_held_out(name, SHARE)).astype(bool)
     attributes, figures, left_out = {}, [], []
     for column in frame.columns.drop(image, errors="ignore"):
@@ -71,7 +74,7 @@ def draft(path, image, photos, encoding="utf-8"):
             figures.append([text, len(counts), share, len(cells) - len(labels), few, unseen, spellings])
     content = {"image": image, "train": {"table": os.path.basename(path), "photos": photos}, "val": SHARE}
     content.update({"unknown": [""], "exif": True, "attributes": attributes})
-    return content if encoding == "utf-8" else {"encoding": encoding, **content}, figures, left_out
+    return content if encoding == "utf-8" else {"encoding": encoding, **content}, figures, left_out, missing
 
 
 def _lists(known):
@@ -112,7 +115,8 @@ def _attributes_of_list(column, separator, groups, photos):
 def _why_not(column, known, separator):
     """Why a column is no attribute; None if it is one. Args: its cells that say something; as of `_lists`."""
     count = known.map(plain_name).nunique()
-    numbers = pandas.to_numeric(known.str.replace(",", ".", regex=False), errors="coerce")
+    amounts = known.str.replace(",", ".", regex=False).str.replace(r"[€$£¥₩]|EUR|USD|KRW", "", regex=True)
+    numbers = pandas.to_numeric(amounts, errors="coerce")
     if not (column.strip() and column.isprintable() and len(column) <= MAX_NAME):
         return "its name is empty or cannot be used"
     if count < 2:
@@ -124,7 +128,8 @@ def _why_not(column, known, separator):
     if separator is not None:
         return None
     if count > MOST:
-        return f"{count} different values, more than {MOST}"
+        hint = f'; if it tells products, each with several photos, add "group": "{column}"'
+        return f"{count} different values, more than {MOST}{hint if len(known) > 1.5 * count else ''}"
     if len(known) < 2 * count:
         return "nearly every row has a value of its own"
     if not all(one.isprintable() and len(one) <= MAX_NAME for one in known.unique()):
@@ -151,15 +156,18 @@ def main(argv=None):
         raise UserError(f"--photos {args.photos}: no such folder in {data_dir}, the table's")
     if os.path.exists(args.output):
         raise UserError(f"--output {args.output}: is there already, perhaps edited; name another file")
-    content, figures, left_out = draft(args.table, args.image, args.photos, args.encoding)
+    content, figures, left_out, missing = draft(args.table, args.image, args.photos, args.encoding)
     if not figures:
         raise UserError(f"{args.table}: no column can be an attribute:\n{shortened(left_out)}")
     Attributes(content, args.output)  # which finds what is wrong with it
     print("\n".join(table(figures, HEADER)))
     print("".join(f"left out: {line}\n" for line in left_out), end="")
+    if missing:
+        names = "names are relative to it, with sub-folder and ending, one in a row"
+        print(f"{len(missing)} photos of the table are not in {args.photos}, such as {missing[0]}: {names}")
     with atomic(args.output) as file:
         file.write(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
-    print(f"{args.output}: {len(figures)} attributes; look at it, and mend its prompts. Then train with")
+    print(f"{args.output}: {len(figures)} attributes; mend its prompts, in English. Then train with")
     print(f"  --attributes {shlex.quote(args.output)} --data-dir {shlex.quote(data_dir)}")
 
 
