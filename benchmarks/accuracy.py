@@ -222,8 +222,7 @@ def add_labels(data, folder, path):
     if not before:
         add(labels, path)
     elif before != [labels]:
-        way_out = "name another --results, and another --work"
-        raise UserError(f"{path} is of other photos than {folder}; {way_out}")
+        raise UserError(f"{path} is of other photos than {folder}; name another --results, or --work")
 
 
 def digits(classes):

@@ -13,7 +13,7 @@ from skimage.transform import resize
 from utils import photos as reader
 from utils.dataset import load_pixels, read_tables
 from utils.errors import UserError
-from utils.photos import SIZE, letterbox, read_rgb
+from utils.photos import SIZE, letterbox, letterboxed_box, read_rgb
 
 RANDOM = np.random.RandomState(0)
 HEADER = "image_name,BBox_xmin,BBox_ymin,BBox_xmax,BBox_ymax,Daily,Gender,Embellishment\n"
@@ -109,8 +109,12 @@ def test_exif_rotation(tmp_path, orientation):
     photo.save(tmp_path / "plain.png", exif=exif)
     photo.save(tmp_path / "odd.png", exif=odd_exif(orientation))
     expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "plain.png")))
-    for name in ("plain.png", "odd.png"):
-        assert np.array_equal(read_rgb(tmp_path / name, exif=True), expected)
+    photo.save(tmp_path / "a.tiff", exif=exif)  # Pillow turns it as soon as it is decoded
+    for name in ("plain.png", "odd.png", "a.tiff"):
+        assert np.array_equal(read_rgb(tmp_path / name, exif=True), expected), name
+        height, width = expected.shape[:2]
+        box = letterboxed_box(tmp_path / name, ["0", "0", str(width), str(height)], exif=True)
+        assert sorted([box[2] - box[0], box[3] - box[1]]) == [pytest.approx(SIZE * 2 // 3), SIZE], name
 
 
 @pytest.mark.parametrize("exif", [b"", bytes(20), b"II*\0", b"rubbish" * 9])

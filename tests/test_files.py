@@ -19,7 +19,7 @@ from utils.checkpoint import read_file, save_checkpoint
 from utils.cli import exit_code, new_file
 from utils.dataset import load_pixels, read_tables
 from utils.errors import DiskFull, UserError
-from utils.files import atomic, remove_leftovers
+from utils.files import atomic, is_device, remove_leftovers
 from utils.run import Run
 
 ROOT = Path(__file__).parents[1]
@@ -79,7 +79,15 @@ def test_only_a_file_is_replaced(tmp_path):
             file.write("new")
     with pytest.raises(argparse.ArgumentTypeError, match="not a file"):
         new_file(str(tmp_path / "pipe"))
-    assert (tmp_path / "pipe").is_fifo() and sorted(os.listdir(tmp_path)) == ["folder", "pipe"]
+    (tmp_path / "out.txt").write_text("")
+    os.symlink(tmp_path / "out.txt", tmp_path / "link")
+    assert not is_device(tmp_path / "link") and is_device("/dev/null") and is_device("/dev/stdout")
+    assert (tmp_path / "pipe").is_fifo() and sorted(os.listdir(tmp_path)) == [
+        "folder",
+        "link",
+        "out.txt",
+        "pipe",
+    ]
 
 
 def test_a_file_is_not_seen_before_it_is_whole(tmp_path):

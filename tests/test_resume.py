@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import ATTRIBUTES, SHORT, assert_same_run, rows, same
 
 from networks import load_network
+from train import parse_args
 from utils import checkpoint, targets
 from utils.cli import exit_code
 from utils.dataset import read_tables
@@ -396,6 +398,14 @@ def test_another_number_of_processes_is_refused(train, fails):
     content["progress"]["processes"] = 2
     torch.save(content, "model/a/last.pt")
     assert "processes is 1, was 2" in fails("--version", "a", "--epochs", "2", "--resume")
+
+
+def test_the_state_of_another_machine_is_refused(train):
+    train("--version", "a", "--epochs", "1")
+    args = parse_args("--version a --resume True --epochs 2".split() + SHORT[2:])
+    world = SimpleNamespace(rank=1, size=1, is_first=False, agreed=lambda own: (own[0] + 1, *own[1:]))
+    with pytest.raises(UserError, match=r"process 1: model/a/last\.pt is not that of the first process"):
+        Run(args, vars(parse_args(["--version", "a"])), world)
 
 
 def test_two_runs_of_one_version(train, fails, monkeypatch, capsys):

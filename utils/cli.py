@@ -8,8 +8,8 @@ import re
 import signal
 import sys
 
-from utils.errors import DiskFull, Interrupted, UserError, first_line
-from utils.files import NO_ROOM
+from utils.errors import DiskFull, Interrupted, UserError, first_line, is_utf8
+from utils.files import NO_ROOM, is_device
 
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 CLIP_MODEL = "patrickjohncyh/fashion-clip"  # the hub's FashionCLIP
@@ -64,7 +64,7 @@ def new_file(text):
         raise argparse.ArgumentTypeError("an empty name; name a file or folder")
     if not os.path.isdir(folder):
         raise argparse.ArgumentTypeError(f"there is no folder {folder}; make it first")
-    if os.path.exists(text) and not (os.path.isfile(text) or os.path.isdir(text)):
+    if is_device(text):
         raise argparse.ArgumentTypeError(f"{text} is not a file; name another")
     return text
 
@@ -83,7 +83,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):
         for word in sys.argv[1:] if args is None else args:
-            if not word.isascii() and any("\ud800" <= letter <= "\udfff" for letter in word):
+            if not is_utf8(word):
                 self.error(f"{word!a} is not in UTF-8; rename that file or folder")
         return super().parse_known_args(args, namespace)
 

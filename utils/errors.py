@@ -1,5 +1,7 @@
 """Errors that a user can mend: one line, an exit code, no traceback."""
 
+import re
+
 
 class UserError(Exception):
     """Bad input. The message names the file, row or option, and the way out."""
@@ -60,3 +62,8 @@ def shortened(items, most=20):
 def excerpt(text, most=80):
     """A text that may be long, for a message."""
     return text if len(text) <= most else f"{text[:most]}..."
+
+
+def is_utf8(text):
+    """Whether a name can be written: bytes of one that are not in UTF-8, Python holds as lone surrogates."""
+    return not re.search("[\ud800-\udfff]", text)

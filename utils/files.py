@@ -25,7 +25,7 @@ def atomic(path, binary=False):
     Args: `binary`, for bytes; otherwise text, in UTF-8 and with line ends as they are written.
     Raises: DiskFull, with the bytes that are needed; UserError if it cannot be written for another reason.
     """
-    if os.path.exists(path) and not os.path.isfile(path):  # /dev/null would be replaced
+    if os.path.isdir(path) or is_device(path):
         raise UserError(f"{path}: not a file; name another")
     folder, name = os.path.split(os.path.abspath(path))
     temporary = os.path.join(folder, f"{name}.{secrets.token_hex(4)}.tmp")
@@ -51,6 +51,13 @@ def atomic(path, binary=False):
         os.close(descriptor)
     except OSError as error:
         raise failure(path, error, raw.needed if raw else 0) from error
+
+
+def is_device(path):
+    """Whether something is there that no file must take the place of: /dev/null, a pipe, /dev/stdout, which is a link."""
+    if os.path.islink(path) and os.path.dirname(os.path.abspath(path)) == "/dev":
+        return True
+    return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
 
 
 def failure(path, error, needed=0):

@@ -1,5 +1,6 @@
 """Photos: one read and letterboxed; many, with those that cannot be read."""
 
+import contextlib
 import errno
 import functools
 import math
@@ -11,7 +12,7 @@ import numpy as np
 import scipy.sparse
 from PIL import Image
 
-from utils.errors import UserError, excerpt, first_line
+from utils.errors import UserError, excerpt, first_line, is_utf8
 
 SIZE = 224  # side of the letterboxed image, pixels
 LETTERBOX_VERSION = 2  # part of the cache's key: raise it when the pixels change, or which photos can be read
@@ -75,8 +76,7 @@ def letterboxed_box(path, cells, exif=False):
     if not (xmin < xmax and ymin < ymax):
         raise ValueError(f"{said}: empty; it needs xmin below xmax and ymin below ymax")
     try:
-        with Image.open(path, formats=FORMATS) as photo:
-            _check_size(photo, os.path.getsize(path))
+        with _opened(path) as photo:
             width, height = photo.size
             if exif and _orientation(photo) in SIDEWAYS:
                 width, height = height, width
@@ -128,8 +128,7 @@ def read_rgb(path, exif=False):
     """
     if not os.path.isfile(path):  # a pipe would be waited for
         raise FileNotFoundError("no such file")
-    with Image.open(path, formats=FORMATS) as photo:
-        _check_size(photo, os.path.getsize(path))
+    with _opened(path) as photo:
         turn = TURNS.get(_orientation(photo)) if exif else None
         if turn is not None:  # not by ImageOps.exif_transpose, which fails if another tag has an odd value
             photo = photo.transpose(turn)
@@ -147,6 +146,17 @@ def read_rgb(path, exif=False):
         if photo.mode == "F":
             raise ValueError("image of floating-point numbers")
         return np.asarray(photo if photo.mode == "RGB" else photo.convert("RGB"))
+
+
+@contextlib.contextmanager
+def _opened(path):
+    """A photo of a permitted size. A TIFF is decoded: Pillow then turns it by its EXIF, whoever asks, and only then is its
+    size that of all versions."""
+    with Image.open(path, formats=FORMATS) as photo:
+        _check_size(photo, os.path.getsize(path))
+        if photo.format == "TIFF":
+            photo.load()
+        yield photo
 
 
 def _orientation(photo):
@@ -212,9 +222,8 @@ def find_photos(folder):
         raise UserError(f"{folder}: a folder without photos ({' '.join(SUFFIXES)})")
     names = [os.path.relpath(photo, folder).replace(os.sep, "/") for photo in found]
     for name in names:
-        if not name.isprintable():  # or not in UTF-8
-            problem = "has characters that cannot be printed; rename it"
-            raise UserError(f"{folder}: photo {excerpt(ascii(name))} {problem}")
+        if not is_utf8(name):
+            raise UserError(f"{folder}: photo {excerpt(ascii(name))} is not in UTF-8; rename it")
     return names
 
 

@@ -36,7 +36,7 @@ LINES = ("-", "--", ":", "-.")  # where there are more lines than colours
 def panels(title, count, columns, width, height):
     """A matplotlib figure with `count` axes in rows of `columns`, each `width` x `height` inches; figure, axes.
 
-    It knows nothing of pyplot and its global state. Raises: UserError if matplotlib is not installed.
+    It knows nothing of pyplot; the fonts are set for all of matplotlib. Raises: UserError if matplotlib is not installed.
     """
     try:
         from matplotlib import font_manager, rcParams

@@ -91,7 +91,8 @@ class LogitsFile(Teacher):
         if have < views.count:
             raise UserError(f"{self.path}: logits of {have} views; --views {views.count} needs them all")
         if views.count > 1 and self.views != views.key:
-            raise UserError(f"{self.path}: logits of other views, {self.views}; this run's are {views.key}")
+            problem = f"logits of other views, {self.views}; this run's are {views.key}"
+            raise UserError(f"{self.path}: {problem}: make it anew")
 
     def rows(self, names):
         """The rows of these images. Raises: UserError unless there is one for each."""

@@ -73,9 +73,8 @@ def main(argv=None):
     for name, content in files.items():
         with atomic(output / name, binary=True) as file:
             file.write(content)
-    for path in output.glob("samples/*.jpg"):
-        if path.relative_to(output).as_posix() not in files:  # of an earlier page
-            path.unlink()
+    for number in range(len(photos) + 1, SAMPLES + 1):  # of an earlier page
+        (output / "samples" / f"{number}.jpg").unlink(missing_ok=True)
     folder = shlex.quote(args.output)
     print(f"{args.output}: the page; to see it, run: python -m http.server --directory {folder} 8000")
     if args.space:
