@@ -23,12 +23,9 @@ SCORES = {"train_loss": "training loss", "val_top1": "validation Top-1", "val_ac
 COLORS = "#222222 #0072b2 #d55e00 #009e73 #cc79a7 #e69f00 #56b4e9 #999999".split()  # Okabe and Ito's
 # For letters that matplotlib's own font lacks; those that are installed are taken.
 FONTS = (
-    "Noto Sans CJK KR",
-    "Noto Sans CJK JP",
-    "NanumGothic",
-    "Malgun Gothic",
-    "Apple SD Gothic Neo",
-    "Microsoft YaHei",
+    "Noto Sans CJK KR/Noto Sans CJK JP/NanumGothic/Malgun Gothic/Apple SD Gothic Neo/Microsoft YaHei".split(
+        "/"
+    )
 )
 LINES = ("-", "--", ":", "-.")  # where there are more lines than colours
 
@@ -58,9 +55,8 @@ def panels(title, count, columns, width, height):
 def save(figure, path):
     """Write a PNG whole or not at all, so that a viewer never sees half a picture."""
     with atomic(path, binary=True) as file, warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Glyph .* missing from"
-        )  # docs/evaluation.md tells which font to install
+        # Of letters that no font has; docs/evaluation.md tells which one to install.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
         figure.savefig(file, format="png")
 
 
