@@ -90,11 +90,13 @@ class Row(NamedTuple):
 # fmt: off
 ROWS = [
     Row("skewed", "teacher", f"{TEACHER} --logit-adjustment 1", epochs=6, seeds=1),
+    Row("skewed", UNSMOOTHED, f"{TEACHER} --logit-adjustment 1 --ls 0", epochs=6, seeds=1, drawn=False),
     Row("skewed", "recipe", f"{STUDENT} {TAUGHT}"),
     Row("skewed", "views, schedule, batches of 32", f"{VIEWS} {ALONE}", "recipe"),
     Row("skewed", "+ teacher's logits", f"{VIEWS} {LOGITS}", "views, schedule, batches of 32"),
     Row("skewed", "+ adjusted logits", f"{VIEWS} {LOGITS} {ADJUSTED}", "+ teacher's logits"),
     Row("skewed", "+ Muon: best", BEST, "+ adjusted logits"),
+    Row("skewed", "best, teacher without label smoothing", BEST, "+ Muon: best", taught_by=UNSMOOTHED),
     Row("skewed", "+ averaged weights", f"{BEST} --ema 0.99", "+ Muon: best"),
     Row("skewed", "+ batches of 16", f"{BEST} --batch-size 16", "+ Muon: best"),
     Row("skewed", "best with mixup", f"{BEST} --mixup 0.5", "+ Muon: best", seeds=0),
