@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils import checkpoint, log, plots
+from utils import checkpoint, log
 from utils.attributes import read_attributes
 from utils.cli import exit_code
 
@@ -96,19 +96,10 @@ def place(tmp_path, monkeypatch):
     log.stop()
 
 
-class Drawn:
-    """In place of a figure of learning curves, each of which takes half a second; tests/test_plots.py draws them."""
-
-    def savefig(self, file, format):
-        file.write(b"a picture")
-
-
 @pytest.fixture
-def train(place, photos, monkeypatch):
+def train(place, photos):
     """A short run of train.py on the drawn photos, in this process: train("--version", "a", ...)."""
     import train as script
-
-    monkeypatch.setattr(plots, "draw_curves", lambda runs: Drawn())
 
     def run(*options, data_dir=photos):
         script.main([*SHORT, "--data-dir", str(data_dir), *options])

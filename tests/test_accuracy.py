@@ -116,9 +116,7 @@ def test_what_pays(run, photos):
     truth = list(tables["val"].labels.values())
     shares = [(values == one).mean() for values, one in zip(truth, frequent)]
     assert cells["always the most frequent classes"][1] == f"{np.mean(shares):.4f}"
-    wrong = np.mean(
-        [values != 0 for values in truth], axis=0
-    )  # share of a photo's attributes that class 0 misses
+    wrong = np.mean([values != 0 for values in truth], axis=0)  # of a photo's attributes, what class 0 misses
     for name, known in (("little", 1), ("much", 8)):
         gains = np.where(np.arange(8) < known, wrong, 0)
         mean, error = gains.mean(), gains.std(ddof=1) / 8**0.5

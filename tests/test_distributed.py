@@ -177,9 +177,9 @@ def test_a_signal_ends_both_at_one_step(started, photos):
         epoch, step = map(int, re.search(r"epoch (\d+), after step (\d+)", said[0]).groups())
         saved = checkpoint.read_file(f"model/{version}/last.pt")["progress"]
         assert (saved["epoch"], len(saved["losses"])) == (epoch, step)
-    code, output = run(photos, "--version", version, *options, "--resume", "True")
-    assert code == 0 and f"epoch {epoch}, {step} steps done" in output, output
-    assert_same_run(version, "whole", 8)
+        code, output = run(photos, "--version", version, *options, "--resume", "True")
+        assert code == 0 and f"epoch {epoch}, {step} steps done" in output, output
+        assert_same_run(version, "whole", 8)
 
 
 def _children(parent):

@@ -103,7 +103,7 @@ def test_a_name_that_two_photos_have_is_their_path(photos):
     assert named == [str(folder / "b.jpg"), str(folder / "b" / "b.jpg"), "a.png", "a.png"]
 
 
-def test_names_of_a_folder_that_cannot_be_printed(photos):
+def test_names_of_a_folder_that_are_not_in_utf8(photos):
     folder, _ = photos
     shutil.copy(folder / "b.jpg", os.fsencode(folder) + b"/\xb0\xa1.jpg")
     with pytest.raises(UserError, match=r"my photos: photo '\\udcb0\\udca1.jpg' is not in UTF-8") as error:

@@ -18,7 +18,7 @@ from utils.dataset import read_tables
 from utils.errors import UserError
 from utils.targets import PREFIX, PRIOR, LogitsFile, _identity, _load_teacher, save_logits
 
-SOFT = "--kd-learning True --distillation-type soft --epochs 1 --student mobilenetv4_conv_small".split()
+SOFT = "--kd-learning True --distillation-type soft --epochs 1".split()
 
 
 @pytest.fixture

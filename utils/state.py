@@ -134,7 +134,6 @@ class TrainState:
 
         Args: `losses` of `utils.engine.train_one_epoch`, `scores` of `utils.engine.validate`.
         """
-        self.check_weights()
         lr = self.optimizer.param_groups[0]["lr"]
         if self.scheduler and self.args.schedule_by == "epoch":
             self.scheduler.step()
@@ -145,20 +144,21 @@ class TrainState:
         self.save()
         self.run.prune()
 
-    def check_weights(self):
-        """Raises: NonFiniteLoss if one is not finite, since a gradient was not, of a loss that is."""
-        if not all(torch.isfinite(weight).all() for weight in self.net.parameters()):
-            problem = "the weights are not finite; try a lower --lr, --clipping True or --precision fp32"
-            raise NonFiniteLoss(f"epoch {self.epoch}, step {len(self.losses)}: {problem}")
-
     def check_finite(self):
-        """Raises: NonFiniteLoss for the first of the epoch's losses that is not finite."""
+        """Raises: NonFiniteLoss for the first of the epoch's losses that is not finite, or for the weights: of a finite loss
+        the gradient may not be."""
+        way_out = "try a lower --lr, --clipping True or --precision fp32"
         bad = (~torch.isfinite(self.losses)).nonzero().tolist()
         if bad:
             step, attribute = bad[0]
             raise NonFiniteLoss(
                 f"epoch {self.epoch}, step {step + 1}: the loss of {list(self.net.attributes)[attribute]} is "
-                f"{self.losses[step, attribute].item()}; try a lower --lr, --clipping True or --precision fp32"
+                f"{self.losses[step, attribute].item()}; {way_out}"
+            )
+        # By their sums, which takes one read of the device.
+        if not torch.stack([weight.detach().sum() for weight in self.net.parameters()]).isfinite().all():
+            raise NonFiniteLoss(
+                f"epoch {self.epoch}, step {len(self.losses)}: the weights are not finite; {way_out}"
             )
 
     def poll(self):
@@ -191,7 +191,6 @@ class TrainState:
         Raises: NonFiniteLoss rather than keep weights that are lost.
         """
         self.check_finite()
-        self.check_weights()
         self.saved_at = time.monotonic()
         if self.run.writes:
             meta = dict(self.run.meta(self), epoch=self.epoch - 1)
