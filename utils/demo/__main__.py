@@ -132,7 +132,11 @@ def fetch_runtime(cache):
         with tarfile.open(packed[0]) as archive:
             for name in RUNTIME:
                 archive.extract(f"package/dist/{name}", temporary)
-        os.replace(os.path.join(temporary, "package", "dist"), folder)
+        try:
+            os.replace(os.path.join(temporary, "package", "dist"), folder)
+        except OSError:
+            if not os.path.isdir(folder):  # else another program has just put the same files there
+                raise
     return folder
 
 
