@@ -4,7 +4,11 @@ import contextlib
 import csv
 import functools
 import http.server
+import io
+import tarfile
 import threading
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -213,6 +217,27 @@ def test_any_attributes(browser, photos, tmp_path, kind):
     # The second names are those of the first other language.
     languages, count = {"seven": ({"de"}, 1 + 50), "lists": ({"ko"}, 1 + 1)}.get(kind, (set(), 0))
     assert {language for language, _ in others} == languages and len(others) == count
+
+
+def test_runtime_fetched_by_two_programs_at_once(tmp_path, monkeypatch):
+    """The slower one finds the folder that the quicker one has put there, and takes it."""
+    quicker = []
+
+    def pack(command, cwd, **_):
+        with tarfile.open(Path(cwd) / "package.tgz", "w:gz") as archive:
+            for name in demo.RUNTIME:
+                archive.addfile(tarfile.TarInfo(f"package/dist/{name}"), io.BytesIO())
+        if not quicker:
+            quicker.append("has begun")
+            quicker.append(demo.fetch_runtime(str(tmp_path)))
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(demo.shutil, "which", lambda name: name)
+    monkeypatch.setattr(demo.subprocess, "run", pack)
+    folder = demo.fetch_runtime(str(tmp_path))
+    assert folder == quicker[1]
+    assert sorted(path.name for path in Path(folder).iterdir()) == sorted(demo.RUNTIME)
+    assert [path.name for path in tmp_path.iterdir()] == [Path(folder).name]
 
 
 def test_samples_are_small():
