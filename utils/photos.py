@@ -20,8 +20,9 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 # Beyond these a photo is refused before it is decoded: it would fill the memory.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # Pillow knows some that start other programs
-MAX_PIXELS = 40_000_000
+MAX_PIXELS = 64_000_000
 MAX_SIDE = 16_384
+PART = 2**22  # values of a photo that are resized at a time
 # EXIF's tag of how a photo is turned, its values for a quarter or three, and what undoes each, of Image.Transpose.
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
 TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
@@ -44,8 +45,11 @@ def letterbox(image):
     """
     height, width = image.shape[:2]
     new_height, new_width, top, left = _place(height, width)
-    flat = image.reshape(height, width * 3).astype(np.float32, copy=False)
-    rows = _resize_matrix(height, new_height) @ flat
+    flat = image.reshape(height, width * 3)
+    # In parts, since in float32 the whole would be four times as large.
+    parts = np.array_split(flat, -(-flat.size // PART), axis=1)
+    shrink = _resize_matrix(height, new_height)
+    rows = np.hstack([shrink @ part.astype(np.float32, copy=False) for part in parts])
     # Columns become rows, with the three channels of a column one below the other.
     resized = _resize_matrix(width, new_width, channels=3) @ np.ascontiguousarray(rows.T)
     # scikit-image clips to the photo's own range, which shows where the black beyond the border is mixed in.
