@@ -31,18 +31,9 @@ class _Graph(nn.Module):
         for module in self.net.modules():
             if type(module) is nn.Linear:
                 module.__class__ = _RowsLinear
-        self.register_buffer("grey", None)
-        if net.backbone_name.startswith("tiny_vit_"):
-            # (x / 255 - mean) / std = (x - 255 mean) / (255 std); the division goes into the first convolution.
-            # The subtraction cannot follow it: the convolution pads with zeros, which are the mean.
-            normalize, first = self.net.normalize, self.net.backbone.patch_embed.conv1
-            self.grey = (-normalize.shift / normalize.scale).view(3, 1, 1)
-            first.weight.mul_(normalize.scale)
-            self.net.normalize = nn.Identity()
 
     def forward(self, pixels):
-        pixels = pixels.permute(0, 3, 1, 2)
-        logits = self.net(pixels if self.grey is None else pixels.float() - self.grey)
+        logits = self.net(pixels.permute(0, 3, 1, 2))
         return tuple(logits[key].softmax(dim=1) for key in self.net.attributes)
 
 
@@ -145,7 +136,7 @@ def _constant(model, sizes):
 
 
 def _share_indices(model):
-    """Keep one index per window size, in bytes: each block has its own in int64, 300 KB for a 14 x 14 window."""
+    """Keep one index per window size, in bytes: PyTorch 1.12 writes one for each block, in int64, 300 KB for a 14 x 14 window."""
     graph, shared, casts = model.graph, {}, []
     constants = {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
     constants.update({tensor.name: tensor for tensor in graph.initializer})
