@@ -12,7 +12,7 @@ import timeit
 import numpy as np
 
 from utils.attributes import UNKNOWN, prior_of
-from utils.cli import ZERO_SHOT, Parser, exit_code, new_file, number
+from utils.cli import ZERO_SHOT, Parser, exit_code, new_path, number
 from utils.errors import UserError, shortened
 from utils.files import atomic
 from utils.hub import find_checkpoint, share
@@ -28,7 +28,7 @@ BATCH = 16  # photos at a time, for the comparison
 def get_args_parser():
     p = Parser(prog="export.py", description=__doc__)
     p.add_argument("--checkpoint", required=True, help="of a student: model/NAME/best.pt, a published one, or a folder of --format hub, also as owner/name of the hub", metavar="FILE")
-    p.add_argument("--output", type=lambda path: new_file(path and os.path.normpath(path)) and path, required=True, help="file to write, .onnx, or .pt with --format pt; the folder of --format hub", metavar="FILE")
+    p.add_argument("--output", type=new_path, required=True, help="file to write, .onnx, or .pt with --format pt; the folder of --format hub", metavar="FILE")
     p.add_argument("--format", choices=("onnx", "pt", "hub"), default="onnx", help="onnx runs without PyTorch, pt is a checkpoint for this project, hub is a folder with both and a model card")
     p.add_argument("--license", help="of the weights, for the model card, by the hub's name, such as mit", metavar="NAME")
     p.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="of the stored weights; int8 (ONNX only) computes in 8 bits too, fp16 in float32")

@@ -10,7 +10,7 @@ from clip_model import FashionCLIP
 from tiny_vit import timm_names
 from utils.attributes import attributes_of, read_attributes
 from utils.backbones import build_backbone, full_name
-from utils.checkpoint import load_state, read_checkpoint
+from utils.checkpoint import is_finite, load_state, read_checkpoint
 from utils.cli import CLIP_MODEL, STUDENT
 from utils.errors import UserError
 from utils.pixels import Normalize
@@ -132,10 +132,14 @@ def build_network(args, attributes, meta=None):
     """The network that the options of train.py ask for; of a resumed run, with its `meta`, without its weights."""
     if meta:
         return ROLES[meta["role"]].from_meta(meta, attributes)
-    if not args.kd_learning:
-        return FashionCLIP(attributes, args.clip_model)
-    weights = None if args.student_weights == "none" else args.student_weights or True
-    return Student(attributes, args.distils, weights, args.student)
+    if args.kd_learning:
+        weights = None if args.student_weights == "none" else args.student_weights or True
+        net, source = Student(attributes, args.distils, weights, args.student), args.student_weights
+    else:
+        net, source = FashionCLIP(attributes, args.clip_model), args.clip_model
+    if not is_finite(net):
+        raise UserError(f"{source}: weights that are not finite; give it those of another file or hub id")
+    return net
 
 
 def load_network(path, clip_model=None, prompts=None):

@@ -117,6 +117,17 @@ def test_exif_rotation(tmp_path, orientation):
         assert sorted([box[2] - box[0], box[3] - box[1]]) == [pytest.approx(SIZE * 2 // 3), SIZE], name
 
 
+@pytest.mark.parametrize("exif", [False, True])
+def test_a_damaged_photo_is_never_read(tmp_path, exif):
+    """A PNG's EXIF is looked for behind its pixels."""
+    Image.fromarray(RANDOM.randint(0, 256, (60, 50, 3)).astype(np.uint8)).save(tmp_path / "a.png")
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    content[len(content) // 2] ^= 255
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises((OSError, SyntaxError)):
+        read_rgb(tmp_path / "a.png", exif)
+
+
 @pytest.mark.parametrize("exif", [b"", bytes(20), b"II*\0", b"rubbish" * 9])
 def test_exif_that_is_none(tmp_path, exif):
     Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=b"Exif\0\0" + exif)

@@ -100,6 +100,7 @@ def test_a_class_that_nothing_is_held_out_of(shop, capsys):
 
 
 BAD = {
+    "no table": (["--image", "file"], "table.csv: no such table"),
     "no column": (["--image", "name"], "no column name; there are file, kind"),
     "no folder": (["--photos", "pictures"], "--photos pictures: no such folder"),
     "no folder to write into": (["--output", "no/where.json"], "there is no folder no"),
@@ -109,6 +110,8 @@ BAD = {
 @pytest.mark.parametrize("kind", BAD)
 def test_bad_input_is_one_line(shop, capsys, kind):
     more, part = BAD[kind]
+    if kind == "no table":
+        (shop / "table.csv").unlink()
     assert exit_code(lambda: draft(shop, *more)) == 2
     error = capsys.readouterr().err
     assert part in error and error.count("\n") == 1 and not (shop / "draft.json").exists()
@@ -118,6 +121,9 @@ def test_what_the_draft_points_out(shop, capsys):
     """Photos that are not where the table says, a column that may tell products, prices."""
     header = ["file", "kind", "sku", "price"]
     rows = [[f"{i}.jpg", "ab"[i % 2], f"s{i // 2}", f"{i % 3 + 9},99 €"] for i in range(ROWS)]
+    write(shop / "table.csv", [header, ["\x1b[31m", "a", "s1", ""], *rows], separator=";")
+    draft(shop, "--output", str(shop / "first.json"))
+    assert "such as '\\x1b[31m': names" in capsys.readouterr().out  # not what it does to a terminal
     write(shop / "table.csv", [header, *rows, ["women/1.jpg", "a", "s1", ""]], separator=";")
     draft(shop)
     said = capsys.readouterr().out

@@ -19,7 +19,7 @@ from utils.checkpoint import read_file, save_checkpoint
 from utils.cli import exit_code, new_file
 from utils.dataset import load_pixels, read_tables
 from utils.errors import DiskFull, UserError
-from utils.files import atomic, is_device, remove_leftovers
+from utils.files import atomic, is_device, put_in_place, remove_leftovers
 from utils.run import Run
 
 ROOT = Path(__file__).parents[1]
@@ -79,6 +79,8 @@ def test_only_a_file_is_replaced(tmp_path):
             file.write("new")
     with pytest.raises(argparse.ArgumentTypeError, match="not a file"):
         new_file(str(tmp_path / "pipe"))
+    with pytest.raises(argparse.ArgumentTypeError, match="is a folder; name a file"):
+        new_file(str(tmp_path / "folder"))
     (tmp_path / "out.txt").write_text("")
     os.symlink(tmp_path / "out.txt", tmp_path / "link")
     assert not is_device(tmp_path / "link") and is_device("/dev/null") and is_device("/dev/stdout")
@@ -88,6 +90,17 @@ def test_only_a_file_is_replaced(tmp_path):
         "out.txt",
         "pipe",
     ]
+
+
+def test_a_folder_gets_its_name_once(tmp_path):
+    for name in ("first", "second", "whole"):
+        (tmp_path / name).mkdir()
+    for name in ("first", "second"):
+        (tmp_path / name / "file").write_text(name)
+        put_in_place(tmp_path / name, tmp_path / "whole")
+    assert (tmp_path / "whole" / "file").read_text() == "first"
+    with pytest.raises(FileNotFoundError):
+        put_in_place(tmp_path / "none", tmp_path / "whole")
 
 
 def test_a_file_is_not_seen_before_it_is_whole(tmp_path):

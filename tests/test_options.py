@@ -72,6 +72,7 @@ def test_false(text):
         ("--version a --batch-size -1", "--batch-size"),
         ("--version a --lr 0", "--lr"),
         ("--version a --lr nan", "--lr"),
+        ("--version a --kd-learning --teacher a --save-teacher-logits .", "is a folder; name a file"),
         ("--version a --lr inf", "--lr"),
         ("--version a --weight-decay -0.1", "--weight-decay"),
         ("--version a --ls 1", "--ls"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from conftest import ATTRIBUTES, assert_same_run, same
 
@@ -102,6 +103,15 @@ def test_a_version_is_not_overwritten_unasked(train, fails):
     message = fails("--version", "a", "--epochs", "1")
     assert all(part in message for part in ("model/a", "--overwrite True", "--resume True"))
     fails("--version", "a", "--epochs", "1", "--overwrite", "True", data_dir="nowhere")
+    student = (
+        "--kd-learning --distillation-type none --student mobilenetv4_conv_small --student-weights nan.pth"
+    )
+    state = timm.create_model("mobilenetv4_conv_small").state_dict()
+    next(iter(state.values())).fill_(float("nan"))
+    torch.save(state, "nan.pth")
+    assert "nan.pth: weights that are not finite" in fails(
+        "--version", "a", *student.split(), "--overwrite", "True"
+    )
     assert Path("model/a/model_2.pt").stat() == before, "a run that could not start removed an earlier one"
     train("--version", "a", "--epochs", "1", "--overwrite", "True")
     assert sorted(os.listdir("model/a")) == ["best.pt", "last.pt", "model_1.pt", "notes.txt"]

@@ -108,6 +108,11 @@ def load_state(net, state, path):
     net.train().train(training)
 
 
+def is_finite(net):
+    """Whether all weights are finite; by their sums, which takes one read of the device."""
+    return bool(torch.stack([weight.detach().sum() for weight in net.parameters()]).isfinite().all())
+
+
 def size(tensors):
     """Bytes that tensors take in a file, 512 for each one's own entry included (measured: 310 to 370)."""
     return sum(value.numel() * value.element_size() + 512 for value in tensors)

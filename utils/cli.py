@@ -57,16 +57,23 @@ def version_name(text):
     return text
 
 
-def new_file(text):
+def new_path(text):
     """A file or folder to write, into a folder that is there."""
-    folder = os.path.dirname(text) or "."
+    folder = os.path.dirname(os.path.normpath(text))
     if not text:
         raise argparse.ArgumentTypeError("an empty name; name a file or folder")
-    if not os.path.isdir(folder):
+    if folder and not os.path.isdir(folder):
         raise argparse.ArgumentTypeError(f"there is no folder {folder}; make it first")
     if is_device(text):
         raise argparse.ArgumentTypeError(f"{text} is not a file; name another")
     return text
+
+
+def new_file(text):
+    """A file to write, into a folder that is there."""
+    if os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f"{text} is a folder; name a file")
+    return new_path(text)
 
 
 def cache_folder():
@@ -154,7 +161,7 @@ def exit_code(main):
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not NO_MEMORY.search(str(error)):
             raise
-        way_out = "give a smaller --batch-size (to train.py with --overwrite True, since it has begun)"
+        way_out = "end other programs, or give a smaller --batch-size where there is one"
         _say(logging.ERROR, f"error: the memory is full ({first_line(error)}); {way_out}")
         return UserError.exit_code
     except OSError as error:  # of a disk or a network, where nobody expected it

@@ -247,7 +247,7 @@ def _build(path, split, name):
     # Of an earlier state; runs that have it mapped keep it.
     for other in Path(path).parent.glob(f"pixels-{split.place}-*"):
         if not other.name.startswith(os.path.basename(path)) and other.suffix != ".tmp":
-            other.unlink()
+            other.unlink(missing_ok=True)  # another program may have been faster
 
 
 def _unreadable(path):

@@ -53,6 +53,15 @@ def atomic(path, binary=False):
         raise failure(path, error, raw.needed if raw else 0) from error
 
 
+def put_in_place(made, folder):
+    """Give a folder that is whole its name. Of two programs that make the same one at once, the first one's stays."""
+    try:
+        os.replace(made, folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+
+
 def is_device(path):
     """Whether something is there that no file must take the place of: /dev/null, a pipe, /dev/stdout, which is a link."""
     if os.path.islink(path) and os.path.dirname(os.path.abspath(path)) == "/dev":

@@ -133,6 +133,7 @@ def read_rgb(path, exif=False):
     if not os.path.isfile(path):  # a pipe would be waited for
         raise FileNotFoundError("no such file")
     with _opened(path) as photo:
+        photo.load()  # first: a PNG's EXIF comes after its pixels, whose damage `_orientation` would pass over
         turn = TURNS.get(_orientation(photo)) if exif else None
         if turn is not None:  # not by ImageOps.exif_transpose, which fails if another tag has an odd value
             photo = photo.transpose(turn)

@@ -8,7 +8,6 @@ Embellishment the number of motifs on it. The labels are independent, so none ca
 
 import functools
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from utils.cli import Parser, exit_code, number
 from utils.errors import UserError
+from utils.files import put_in_place
 
 NOTE = "sample.json"  # tells how the sample was drawn
 BOX_COLUMNS = ("BBox_xmin", "BBox_ymin", "BBox_xmax", "BBox_ymax")
@@ -203,26 +203,23 @@ def make_sample(directory, train=480, val=120, seed=0):
     """
     directory, counts = Path(directory).resolve(), {"train": train, "val": val}
     note = json.dumps({**counts, "seed": seed})
-    try:
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            found = directory / NOTE
-            same = found.is_file() and found.read_text(encoding="utf-8") == note
-            if same and sum(path.is_file() for path in directory.rglob("*")) == train + val + 3:
-                return False
-            raise UserError(f"{directory} exists and is not this sample: remove it or name another")
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as temporary:
-            drawn = Path(temporary) / "sample"
-            for place, (part, count) in enumerate(counts.items()):
-                # A generator per photo: the first photos are the same however many follow.
-                generators = (np.random.default_rng((seed, place, index)) for index in range(count))
-                progress = tqdm(generators, f"drawing {part}", count, unit="photo", disable=None)
-                rows = [write_photo(drawn / part, index, rng) for index, rng in enumerate(progress)]
-                pandas.DataFrame(rows).to_csv(drawn / f"Fashion-How24_sub1_{part}.csv", index=False)
-            (drawn / NOTE).write_text(note, encoding="utf-8")
-            os.replace(drawn, directory)
-    except OSError as error:
-        raise UserError(f"cannot write the sample to {directory}: {error}") from error
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        found = directory / NOTE
+        same = found.is_file() and found.read_text(encoding="utf-8") == note
+        if same and sum(path.is_file() for path in directory.rglob("*")) == train + val + 3:
+            return False
+        raise UserError(f"{directory} exists and is not this sample: remove it or name another")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as temporary:
+        drawn = Path(temporary) / "sample"
+        for place, (part, count) in enumerate(counts.items()):
+            # A generator per photo: the first photos are the same however many follow.
+            generators = (np.random.default_rng((seed, place, index)) for index in range(count))
+            progress = tqdm(generators, f"drawing {part}", count, unit="photo", disable=None)
+            rows = [write_photo(drawn / part, index, rng) for index, rng in enumerate(progress)]
+            pandas.DataFrame(rows).to_csv(drawn / f"Fashion-How24_sub1_{part}.csv", index=False)
+        (drawn / NOTE).write_text(note, encoding="utf-8")
+        put_in_place(drawn, directory)
     return True
 
 

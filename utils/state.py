@@ -155,8 +155,7 @@ class TrainState:
                 f"epoch {self.epoch}, step {step + 1}: the loss of {list(self.net.attributes)[attribute]} is "
                 f"{self.losses[step, attribute].item()}; {way_out}"
             )
-        # By their sums, which takes one read of the device.
-        if not torch.stack([weight.detach().sum() for weight in self.net.parameters()]).isfinite().all():
+        if not checkpoint.is_finite(self.net):
             raise NonFiniteLoss(
                 f"epoch {self.epoch}, step {len(self.losses)}: the weights are not finite; {way_out}"
             )

@@ -13,7 +13,7 @@ import pandas
 from utils.attributes import CONTAINS, MAX_NAME, PROMPT, Attributes, plain_name
 from utils.cli import Parser, exit_code, new_file
 from utils.dataset import is_held_out
-from utils.errors import UserError, shortened
+from utils.errors import UserError, excerpt, shortened
 from utils.files import atomic
 from utils.log import table
 from utils.tables import read_rows
@@ -151,6 +151,8 @@ def get_args_parser():
 
 def main(argv=None):
     args = get_args_parser().parse_args(argv)
+    if not os.path.isfile(args.table):
+        raise UserError(f"{args.table}: no such table")
     data_dir = os.path.dirname(args.table) or "."
     if not os.path.isdir(os.path.join(data_dir, args.photos)):
         raise UserError(f"--photos {args.photos}: no such folder in {data_dir}, the table's")
@@ -163,8 +165,9 @@ def main(argv=None):
     print("\n".join(table(figures, HEADER)))
     print("".join(f"left out: {line}\n" for line in left_out), end="")
     if missing:
+        shown = excerpt(missing[0] if missing[0].isprintable() else ascii(missing[0]))
         names = "names are relative to it, with sub-folder and ending, one in a row"
-        print(f"{len(missing)} photos of the table are not in {args.photos}, such as {missing[0]}: {names}")
+        print(f"{len(missing)} photos of the table are not in {args.photos}, such as {shown}: {names}")
     with atomic(args.output) as file:
         file.write(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
     print(f"{args.output}: {len(figures)} attributes; mend its prompts, in English. Then train with")

@@ -20,7 +20,7 @@ from PIL import Image
 
 from utils.cli import Parser, cache_folder, exit_code
 from utils.errors import UserError
-from utils.files import atomic
+from utils.files import atomic, put_in_place
 from utils.inference import load_classifier
 from utils.photos import SIZE, find_photos, read_photos
 
@@ -132,11 +132,7 @@ def fetch_runtime(cache):
         with tarfile.open(packed[0]) as archive:
             for name in RUNTIME:
                 archive.extract(f"package/dist/{name}", temporary)
-        try:
-            os.replace(os.path.join(temporary, "package", "dist"), folder)
-        except OSError:
-            if not os.path.isdir(folder):  # else another program has just put the same files there
-                raise
+        put_in_place(os.path.join(temporary, "package", "dist"), folder)
     return folder
 
 
