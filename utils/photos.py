@@ -112,14 +112,9 @@ def _resize_matrix(length, size, channels=1):
     weights = np.outer(near, np.append(kernel, 0)) + np.outer(far, np.append(0, kernel))
     columns = left[:, None] + np.arange(-radius, radius + 2)
     inside = (weights != 0) & (columns >= 0) & (columns < length)
-    # A row for each channel, in the order that scipy's format asks for.
-    columns = columns[:, None] * channels + np.arange(channels)[:, None]
-    shape = columns.shape
-    inside = np.broadcast_to(inside[:, None], shape)
-    weights = np.broadcast_to(weights.astype(np.float32)[:, None], shape)
-    starts = np.append(0, inside.sum(axis=2).cumsum())
-    parts = weights[inside], columns[inside], starts
-    return scipy.sparse.csr_matrix(parts, shape=(size * channels, length * channels))
+    parts = weights[inside].astype(np.float32), columns[inside], np.append(0, inside.sum(axis=1).cumsum())
+    matrix = scipy.sparse.csr_matrix(parts, shape=(size, length))
+    return matrix if channels == 1 else scipy.sparse.kron(matrix, np.eye(channels, dtype=np.float32), "csr")
 
 
 def read_rgb(path, exif=False):
