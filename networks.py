@@ -134,11 +134,11 @@ def build_network(args, attributes, meta=None):
         return ROLES[meta["role"]].from_meta(meta, attributes)
     if args.kd_learning:
         weights = None if args.student_weights == "none" else args.student_weights or True
-        net, source = Student(attributes, args.distils, weights, args.student), args.student_weights
+        net, option = Student(attributes, args.distils, weights, args.student), "--student-weights"
     else:
-        net, source = FashionCLIP(attributes, args.clip_model), args.clip_model
+        net, option = FashionCLIP(attributes, args.clip_model), "--clip-model"
     if not is_finite(net):
-        raise UserError(f"{source}: weights that are not finite; give it those of another file or hub id")
+        raise UserError(f"weights to begin with that are not finite; name others with {option}")
     return net
 
 
