@@ -51,7 +51,7 @@ def load_classifiers(args):
     options = {"clip_model": args.clip_model, "prompts": args.prompts}
     attributes, found = read_attributes(args.attributes) if args.attributes else None, {}
     # Zero-shot comes last: without --attributes it has the other's.
-    for path in sorted(args.checkpoint, key=ZERO_SHOT.__eq__):
+    for path in sorted(args.checkpoint, key=lambda path: path == ZERO_SHOT):
         found[path] = load_classifier(path, attributes=attributes, prior=args.prior, **options)
         attributes = attributes or found[path].attributes
     unsaid = any(one.role == "teacher" and not one.meta for one in found.values())

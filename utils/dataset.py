@@ -64,9 +64,12 @@ def read_tables(data_dir, attributes, splits=SPLITS, skip_unreadable=False, boxe
         raise UserError(f"no data set at {data_dir}: name it with --data-dir, or ln -s FOLDER Dataset")
     if boxes and not attributes.layout.box:
         raise UserError('--crop-to-box: the attributes have no "box": [xmin, ymin, xmax, ymax], columns')
+
+    @functools.lru_cache(maxsize=1)  # once for both parts, if one is held out of the other
+    def read(table, folder):
+        return read_table(table, folder, attributes, boxes=boxes)
+
     tables, missing = {}, []
-    # Once for both parts, if one is held out of the other.
-    read = functools.lru_cache(maxsize=1)(functools.partial(read_table, attributes=attributes, boxes=boxes))
     for name in splits:
         tables[name], absent = _stamped(_read_split(data_dir, attributes.layout, name, read))
         missing += absent
