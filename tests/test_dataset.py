@@ -140,6 +140,11 @@ def own(photos, tmp_path):
     return Path(shutil.copytree(photos, tmp_path / "own data"))
 
 
+def test_a_folder_without_the_table(tmp_path):
+    with pytest.raises(UserError, match=r"_train\.csv: no such table; name its folder with --data-dir"):
+        read_tables(str(tmp_path), ATTRIBUTES)
+
+
 def load(folder, cache, attributes=ATTRIBUTES, skip=False):
     return load_pixels(read_tables(str(folder), attributes, skip_unreadable=skip), str(cache), skip)
 

@@ -151,6 +151,9 @@ def _read_split(data_dir, layout, name, read):
     """A part of the data set, without stamps; `read` is `read_table` for these attributes."""
     part = layout.val if name == "val" and layout.val else layout.train
     table, folder = os.path.join(data_dir, part.table), os.path.join(data_dir, part.photos)
+    if not os.path.exists(table):
+        way_out = "name its folder with --data-dir, or the table in a file of --attributes"
+        raise UserError(f"{table}: no such table; {way_out}")
     names, labels, groups, boxes = read(table, folder)
     real = os.path.realpath
     place = _digest(repr((real(table), real(folder), name, layout.share, layout.group, layout.exif)))[:12]

@@ -54,7 +54,7 @@ def atomic(path, binary=False):
 
 
 def put_in_place(made, folder):
-    """Give a folder that is whole its name. Of two programs that make the same one at once, the first one's stays."""
+    """Rename a finished folder to `folder`; if another program has just put the same one there, that one stays."""
     try:
         os.replace(made, folder)
     except OSError as error:

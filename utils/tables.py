@@ -48,8 +48,7 @@ def read_rows(path, columns, encoding="utf-8"):
             'draft, or in the file of attributes "encoding": "cp949", which Korean spreadsheets write, or "cp1252", western ones'
         ) from error
     except FileNotFoundError as error:
-        way_out = "name its folder with --data-dir, or the table in a file of --attributes"
-        raise UserError(f"{path}: no such table; {way_out}") from error
+        raise UserError(f"{path}: no such table") from error
     except (OSError, LookupError, UnicodeError, csv.Error) as error:
         raise UserError(f"{path}: not a readable CSV file ({error})") from error
 

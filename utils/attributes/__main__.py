@@ -151,8 +151,6 @@ def get_args_parser():
 
 def main(argv=None):
     args = get_args_parser().parse_args(argv)
-    if not os.path.isfile(args.table):
-        raise UserError(f"{args.table}: no such table")
     data_dir = os.path.dirname(args.table) or "."
     if not os.path.isdir(os.path.join(data_dir, args.photos)):
         raise UserError(f"--photos {args.photos}: no such folder in {data_dir}, the table's")
