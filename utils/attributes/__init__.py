@@ -7,6 +7,7 @@ import copy
 import json
 import math
 import os
+import unicodedata
 from difflib import get_close_matches
 from typing import Dict, NamedTuple, Optional, Tuple
 
@@ -210,8 +211,8 @@ def read_json(path, what):
 
 
 def plain_name(text):
-    """A name without what does not tell it from others: case and blanks."""
-    return " ".join(text.split()).casefold()
+    """A name without what does not tell it from others: case, blanks, and how Unicode composes its letters."""
+    return unicodedata.normalize("NFC", " ".join(text.split()).casefold())
 
 
 def is_number(text):
@@ -334,6 +335,6 @@ def _check_file(content):
             _need("separator" not in value, f"{place}.separator", "needs contains, the value to look for")
         for one in cells:
             other = seen.setdefault(plain_name(one), one)
-            twice = f"{one!r} and {other!r} differ by case or blanks only"
+            twice = f"{one!r} and {other!r} differ by case, blanks or Unicode form only"
             _need(other == one, f"{place}.classes", twice)
             _need(plain_name(one) not in unknown, place, f"{one!r} stands under unknown, too; remove one")

@@ -51,7 +51,7 @@ def draft(path, image, photos, encoding="utf-8"):
             left_out.append(f"{column or '(no name)'}: {reason}")
             continue
         plain = values.map(plain_name)
-        # Of spellings that differ by case or blanks only, the most frequent stands for all.
+        # Of spellings that `plain_name` does not tell apart, the most frequent stands for all.
         groups = {one.value_counts().index[0]: one for _, one in values.groupby(plain.to_numpy())}
         if separator is None:
             name = column.replace("/", " ")
