@@ -39,6 +39,8 @@ class Student(nn.Module):
         self.class_heads = self._heads()  # by number: a ModuleDict does not take every name
         if distillation:
             self.distillation_heads = self._heads()
+        # Of the class head in what is said of an attribute: less if only one of the two has learned something.
+        self.class_share = dict.fromkeys(attributes, 0.5 if distillation else 1.0)
 
     def _heads(self):
         return nn.ModuleList(nn.Linear(self.width, classes) for classes in self.attributes.sizes.values())
@@ -47,7 +49,7 @@ class Student(nn.Module):
         """Letterboxed RGB pixels, uint8 `(B, 3, 224, 224)` -> dict attribute -> float32 logits `(B, classes)`.
 
         With distillation heads: in training a pair of such dicts, (class logits, distillation logits);
-        in evaluation their average.
+        in evaluation their average, by `class_share`.
         """
         features = self.backbone(self.normalize(pixels))
         with torch.autocast(features.device.type, enabled=False):
@@ -58,7 +60,10 @@ class Student(nn.Module):
             distillation_logits = self._logits(self.distillation_heads, features)
         if self.training:
             return class_logits, distillation_logits
-        return {key: (class_logits[key] + distillation_logits[key]) / 2 for key in class_logits}
+        said = {}
+        for key, share in self.class_share.items():
+            said[key] = share * class_logits[key] + (1 - share) * distillation_logits[key]
+        return said
 
     def _logits(self, heads, features):
         return {key: head(features) for key, head in zip(self.attributes, heads)}
@@ -69,7 +74,11 @@ class Student(nn.Module):
 
     def describe(self):
         """Plain values from which the network can be built again (see `from_meta`)."""
-        return {"role": self.role, "distillation": self.distillation, "backbone": self.backbone_name}
+        about = {"role": self.role, "distillation": self.distillation, "backbone": self.backbone_name}
+        both = {*self.class_share.values()} == {
+            0.5
+        } or not self.distillation  # as in files of earlier versions
+        return about if both else {**about, "class_share": self.class_share}
 
     @classmethod
     def from_meta(cls, meta, attributes, source="checkpoint"):
@@ -78,6 +87,13 @@ class Student(nn.Module):
             net = cls(attributes, bool(meta.get("distillation")), backbone=str(meta.get("backbone", STUDENT)))
         except UserError as error:
             raise UserError(f"{source}: {error}") from error
+        if net.distillation and "class_share" in meta:
+            shares, keys = meta["class_share"], set(attributes)
+            if not (
+                isinstance(shares, dict) and set(shares) == keys and {0, 0.5, 1}.issuperset(shares.values())
+            ):
+                raise UserError(f"{source}: its meta do not say which heads have learned")
+            net.class_share = shares
         return net.folded() if meta.get("folded") else net
 
     def folded(self):
@@ -90,9 +106,11 @@ class Student(nn.Module):
         net = copy.deepcopy(self).eval()
         net.backbone = reparameterize_model(net.backbone, inplace=True)
         if net.distillation:
-            with torch.no_grad():
-                for head, other in zip(net.class_heads.parameters(), net.distillation_heads.parameters()):
-                    head.copy_((head + other) / 2)
+            for share, *heads in zip(net.class_share.values(), net.class_heads, net.distillation_heads):
+                with torch.no_grad():
+                    for own, other in zip(*(head.parameters() for head in heads)):
+                        own.copy_(share * own + (1 - share) * other)
+            net.class_share = dict.fromkeys(net.attributes, 1.0)
             del net.distillation_heads
             net.distillation = False
         return net.requires_grad_(False)

@@ -142,7 +142,7 @@ def train(args, run, signals, world):
     from utils.dataset import load_pixels, read_all_tables, with_unlabelled
     from utils.engine import train_one_epoch, validate
     from utils.hardware import choose_precision, make_reproducible
-    from utils.losses import build_criterion, log_prior, network_prior
+    from utils.losses import build_criterion, class_shares, learned, learned_before, log_prior
     from utils.pixels import on_device
     from utils.state import TrainState
     from utils.targets import find_teacher, write_logits
@@ -161,11 +161,14 @@ def train(args, run, signals, world):
     teacher = None if run.has_all_logits else find_teacher(args, attributes, precision, run.teacher)
     with world.first_alone():
         data = with_unlabelled(load_pixels(tables, args.cache_dir, args.skip_unreadable))
-    prior = log_prior(args, data["train"].labels, attributes.sizes)
-    if teacher and args.logit_adjustment:
-        teacher.bring_to(prior)
+    labels, sizes = data["train"].labels, attributes.sizes
+    before = run.began_with and learned_before(args, run.began_with)
+    if args.kd_learning:
+        net.class_share = class_shares(args, labels)
+    if teacher and args.logit_adjustment and args.distillation_type == "soft":
+        teacher.bring_to(log_prior(args, labels, sizes))
 
-    run.check_data(data, attributes.sizes)
+    run.check_data(data, sizes)
     run.check_room(net)
     data = on_device(data, world.device)
     views = Views(args, data["train"].boxes)
@@ -174,10 +177,10 @@ def train(args, run, signals, world):
     run.open(data)
     report.header(args, net, data, precision, world)
     state = TrainState(net, args, precision, world, run, signals)
-    state.prior = run.began_with.get("prior") or network_prior(args, prior, teacher)
-    criterion = build_criterion(args, data["train"].labels, attributes.sizes, world.device)
     if not run.began_with:  # so that last.pt has it from the beginning
         state.learn_from(teacher, views.of_epoch(data["train"], 1))
+    state.learned = before or learned(args, labels, sizes, teacher, state.targets)
+    criterion = build_criterion(args, labels, sizes, world.device, state.learned["decided"])
     if args.save_teacher_logits and run.writes:
         write_logits(args, teacher, data["train"], views)
 

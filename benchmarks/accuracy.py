@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks.accuracy_report import LABELS, WATCHED, read_results, runs_of, write_report
+from benchmarks.accuracy_report import LABELS, WATCHED, newest, read_results, write_report
 from utils import log
 from utils.attributes import read_attributes
 from utils.cli import Parser, StopSignals, cache_folder, exit_code, number
@@ -19,6 +19,7 @@ from utils.dataset import count_classes, load_pixels, read_tables
 from utils.errors import Interrupted, UserError
 from utils.files import atomic
 from utils.inference import load_classifier
+from utils.losses import LOSS_VERSION
 from utils.plots import read_metrics
 
 TRAIN = str(Path(__file__).parent.parent / "train.py")
@@ -47,6 +48,7 @@ LOGITS = f"{TAUGHT} --distillation-tau 2 --distillation-alpha 0.7 --distillation
 ADJUSTED = "--logit-adjustment 1"
 MUON = "--optimizer Muon --lr 3e-3"
 BEST = f"{VIEWS} {LOGITS} {ADJUSTED} {MUON}"
+SMALL = "--student mobilenetv4_conv_small"
 UNSMOOTHED = "teacher without label smoothing"
 UNTAUGHT = f"{VIEWS} {ALONE} {ADJUSTED} {MUON}"
 
@@ -77,6 +79,14 @@ class Row(NamedTuple):
         options = dict(zip(words[::2], words[1::2]))
         return " ".join(f"{name} {options[name]}" for name in sorted(options))
 
+    @property
+    def is_touched(self):
+        """Whether LOSS_VERSION 2 trains it otherwise than 1: smoothed labels and adjusted logits, its own or its teacher's."""
+        words = self.command.split()
+        options = dict(zip(words[::2], words[1::2]))
+        both = all(float(options.get(name, 0)) for name in ("--ls", "--logit-adjustment"))
+        return both or (self.teacher is not None and self.teacher.is_touched)
+
     def version(self, seed):
         """Other options, another name: so a run never goes on with one of others."""
         name = re.sub(r"\W+", "-", f"{self.data} {self.name} {seed}")
@@ -98,6 +108,11 @@ ROWS = [
     Row("skewed", "+ Muon: best", BEST, "+ adjusted logits"),
     Row("skewed", "best, teacher without label smoothing", BEST, "+ Muon: best", taught_by=UNSMOOTHED),
     Row("skewed", "best, 10 epochs, smaller crops", f"{BEST} --crop-scale 0.4", "best, teacher without label smoothing", taught_by=UNSMOOTHED),
+    Row("skewed", "best, --ls 0", f"{BEST} --ls 0", "best, teacher without label smoothing", taught_by=UNSMOOTHED),
+    Row("skewed", "best, not adjusted", f"{VIEWS} {LOGITS} {MUON}", "best, teacher without label smoothing", taught_by=UNSMOOTHED),
+    Row("skewed", "small student", f"{BEST} {SMALL}", taught_by=UNSMOOTHED, drawn=False),
+    Row("skewed", "small student, --ls 0", f"{BEST} {SMALL} --ls 0", "small student", taught_by=UNSMOOTHED, drawn=False),
+    Row("skewed", "small student, not adjusted", f"{VIEWS} {LOGITS} {MUON} {SMALL}", "small student", taught_by=UNSMOOTHED, drawn=False),
     Row("skewed", "+ averaged weights", f"{BEST} --ema 0.99", "+ Muon: best"),
     Row("skewed", "+ batches of 16", f"{BEST} --batch-size 16", "+ Muon: best"),
     Row("skewed", "best with mixup", f"{BEST} --mixup 0.5", "+ Muon: best", seeds=0),
@@ -131,6 +146,7 @@ def get_args_parser():
 
 def main(argv=None):
     args = get_args_parser().parse_args(argv)
+    args.work = os.path.join(args.work, f"loss-{LOSS_VERSION}")  # no run of another is taken for one of this
     log.start()
     given = [data for data in WATCHED if vars(args)[data]]
     for data in given:
@@ -140,7 +156,7 @@ def main(argv=None):
     rows = [row for row in ROWS if row.data in given and args.only in row.name]
     runs = [(row, seed) for seed in range(SEED, SEED + args.seeds) for row in rows if seed < SEED + row.seeds]
     results = read_results(args.results)
-    runs = [(row, seed) for row, seed in runs if seed not in runs_of(row, results)]
+    runs = [(row, seed) for row, seed in runs if seed not in newest(row, results)]
     for teacher in {row.teacher for row, _ in runs if row.teacher}:
         if not os.path.exists(os.path.join(args.work, teacher.weights(SEED))):
             train(teacher, SEED, args)
@@ -196,6 +212,7 @@ def record(row, seed, args):
     said = classifier.predict(load_pixels(tables, cache_folder())["val"].pixels, 32)
     return {
         **{"data": row.data, "row": row.name, "seed": seed, "options": row.command},
+        "loss_version": LOSS_VERSION,
         "predicted": {key: digits(values.argmax(axis=1)) for key, values in said.items()},
         **{name: metrics[name].round(4).tolist() for name in ("val_top1", "val_acsa", "seconds")},
         "machine": f"{device}, torch {torch.__version__}, {classifier.meta['precision']}",

@@ -11,6 +11,7 @@ from utils import plots
 from utils.errors import UserError
 from utils.files import atomic
 from utils.log import logger
+from utils.losses import LOSS_VERSION
 
 LABELS = "labels"  # in place of a row's name: the record of a data set's labels
 SCORES = {"top1": "Top-1", "acsa": "ACSA"}
@@ -32,7 +33,8 @@ def read_results(path):
 def write_report(path, rows):
     """Tables, between two comments of the page beside the results, and the picture. Args: `rows` of benchmarks.accuracy."""
     results, stem = read_results(path), os.path.splitext(path)[0]
-    found = {data: {row: runs_of(row, results) for row in rows if row.data == data} for data in WATCHED}
+    runs = {row: newest(row, results) or runs_of(row, results) for row in rows}
+    found = {data: {row: runs[row] for row in rows if row.data == data} for data in WATCHED}
     found = {data: {row: runs for row, runs in one.items() if runs} for data, one in found.items()}
     found = {data: one for data, one in found.items() if one}
     if not found:
@@ -52,6 +54,12 @@ def runs_of(row, results):
     """Dict seed -> record of a row's runs with its present options."""
     wanted = {"data": row.data, "row": row.name, "options": row.command}.items()
     return {one["seed"]: one for one in results if wanted <= one.items()}
+
+
+def newest(row, results):
+    """Those of them that were trained with the present loss, as far as it matters to the row."""
+    new = [one for one in results if not row.is_touched or one.get("loss_version") == LOSS_VERSION]
+    return runs_of(row, new)
 
 
 # --- figures -----------------------------------------------------------------------------------------
@@ -101,7 +109,8 @@ def table(about, found):
         scores = shown_scores(list(done[row.name].values()), weight)
         gains = shown_gains(done[row.name], done.get(row.against, {}), weight)
         minutes = np.mean([sum(run["seconds"]) for run in runs.values()]) / 60
-        yield f"| {row.name} | {scores} | {len(runs)} | {row.against} | {gains} | {minutes:.1f} |"
+        name = row.name if runs == newest(row, runs.values()) else f"{row.name} (older loss)"
+        yield f"| {name} | {scores} | {len(runs)} | {row.against} | {gains} | {minutes:.1f} |"
 
 
 def shown_scores(runs, weight):

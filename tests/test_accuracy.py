@@ -17,8 +17,10 @@ from benchmarks.accuracy import ROWS, SEED, Row
 from benchmarks.accuracy_report import gain, hits, read_results, weights
 from utils.cli import exit_code
 from utils.dataset import read_tables
+from utils.losses import LOSS_VERSION
 from utils.metrics import evaluate
 
+WORK = Path("accuracy", f"loss-{LOSS_VERSION}")
 # In place of train.py; where there is a file `stop`, it sends its parent SIGINT in the middle of its work.
 STUB = """
 import os, pathlib, signal, sys, time
@@ -57,7 +59,7 @@ def classifier(path, labels):
 @pytest.fixture
 def run(place, photos, monkeypatch):
     """Runs the command for some rows; returns how it ended, and what train.py was called with."""
-    Path("accuracy").mkdir()
+    WORK.mkdir(parents=True)
     Path("stub.py").write_text(STUB)
     Path("lite0.pth").touch()
     monkeypatch.setattr(accuracy, "TRAIN", str(place / "stub.py"))
@@ -66,9 +68,9 @@ def run(place, photos, monkeypatch):
 
     def call(*rows, options=("--photos", str(photos), "--lite0", "lite0.pth", "--seeds", "2")):
         monkeypatch.setattr(accuracy, "ROWS", list(rows))
-        Path("accuracy/calls").write_text("")
+        (WORK / "calls").write_text("")
         ended = exit_code(lambda: accuracy.main([*options, "--results", "found.jsonl"]))
-        return ended, Path("accuracy/calls").read_text().splitlines()
+        return ended, (WORK / "calls").read_text().splitlines()
 
     return call
 
@@ -138,12 +140,30 @@ def test_runs_of_other_photos_are_not_taken_for_these(run, photos, tmp_path, cap
 
 
 def test_an_interrupted_run_goes_on(run):
-    Path("accuracy/stop").touch()
+    (WORK / "stop").touch()
     ended, first = run(PLAIN)
-    assert ended == 128 + signal.SIGINT and Path("accuracy/saved").exists()
+    assert ended == 128 + signal.SIGINT and (WORK / "saved").exists()
     assert [one["row"] for one in read_results("found.jsonl")] == ["labels"]
     ended, calls = run(PLAIN)
     assert ended == 0 and calls[0] == first[0] and len(calls) == 2
+
+
+def test_runs_of_an_older_loss(run):
+    """Where labels were smoothed and logits adjusted they are made again; until then the table marks them."""
+    touched = PLAIN._replace(name="touched", options="--ls 0.1 --logit-adjustment 1")
+    rows = PLAIN, touched, TEACHER
+    assert len(run(*rows)[1]) == 5
+    assert [row.is_touched for row in rows] == [False, True, False]
+    results = Path("found.jsonl").read_text()
+    Path("found.jsonl").write_text(results.replace(f', "loss_version": {LOSS_VERSION}', ""))
+    assert run(*rows, options=()) == (0, [])
+    page = Path("found.md").read_text()
+    assert "| touched (older loss) |" in page and "| plain |" in page
+    assert ["--ls" in call for call in run(*rows)[1]] == [True, True]
+    assert "older" not in Path("found.md").read_text()
+    below = TAUGHT._replace(taught_by="touched")
+    run(touched, below)
+    assert below.is_touched, "its teacher is"
 
 
 def test_errors_of_one_line(run, photos, work, capsys):

@@ -163,3 +163,36 @@ def test_a_folder_that_is_no_clip_model(fails):
     Path("empty").mkdir()
     message = fails("--version", "a", "--clip-model", "empty")
     assert "empty" in message and "--clip-model FOLDER" in message
+
+
+def test_only_heads_that_have_learned_are_asked(place):
+    """In evaluation, folded, and from a file, whose meta say which; the other head may hold anything."""
+    torch.manual_seed(0)
+    net = Student(ATTRIBUTES, backbone="test_efficientnet")
+    for head in [*net.class_heads, *net.distillation_heads]:
+        torch.nn.init.normal_(head.weight)
+        torch.nn.init.normal_(head.bias)
+    net.class_share = dict(zip(ATTRIBUTES, (1.0, 0.0, 0.5)))
+    pixels = torch.randint(256, (3, 3, 224, 224), dtype=torch.uint8)
+    with torch.no_grad():
+        features = net.eval().backbone(net.normalize(pixels))
+        heads = [*zip(net.class_heads, net.distillation_heads)]
+        said = [[head(features) for head in pair] for pair in heads]
+    expected = dict(zip(ATTRIBUTES, (said[0][0], said[1][1], (said[2][0] + said[2][1]) / 2)))
+    save_checkpoint("some.pt", net, dict(net.describe(), attributes=ATTRIBUTES.to_meta()))
+    loaded = load_network("some.pt")[0]
+    folded = net.folded()
+    save_checkpoint("folded.pt", folded, dict(net.describe(), **folded.describe(), folded=True))
+    for name, one in dict(net=net, loaded=loaded, folded=folded, file=load_network("folded.pt")[0]).items():
+        with torch.no_grad():
+            found = one(pixels)
+        for key, values in expected.items():
+            assert torch.allclose(found[key], values, atol=1e-5), (name, key)
+    assert (
+        torch.equal(net(pixels)["daily"], said[0][0]) and "class_share" not in Student(ATTRIBUTES).describe()
+    )
+    for wrong in ("daily", {"daily": 0.5}, dict.fromkeys(ATTRIBUTES, 0.7)):
+        meta = dict(net.describe(), attributes=ATTRIBUTES.to_meta(), class_share=wrong)
+        save_checkpoint("wrong.pt", net, meta)
+        with pytest.raises(UserError, match="its meta do not say which heads have learned"):
+            load_network("wrong.pt")

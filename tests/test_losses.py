@@ -7,8 +7,9 @@ import pytest
 import torch
 from conftest import ATTRIBUTES
 
+from utils.attributes import prior_of, smoothed_of
 from utils.errors import UserError
-from utils.losses import build_criterion, log_prior, log_shares, network_prior, soft_distillation
+from utils.losses import build_criterion, class_shares, learned, log_prior, log_shares, soft_distillation
 from utils.targets import Network, Teacher
 
 SIZES = {"kind": 3, "one": 2}
@@ -18,7 +19,7 @@ SHARES = {"kind": [4 / 6, 2 / 6, 1 / 6], "one": [1 / 8, 8 / 8]}  # what does not
 
 def options(**given):
     defaults = dict(
-        distils=False, distillation_type="soft", distillation_alpha=0.7, distillation_tau=2.0, ls=0.0,
+        kd_learning=True, distils=False, distillation_type="soft", distillation_alpha=0.7, distillation_tau=2.0, ls=0.0,
         loss_weight=False, logit_adjustment=0.0, distillation_reduction="classes",
     )  # fmt: skip
     return SimpleNamespace(**{**defaults, **given})
@@ -90,13 +91,131 @@ def test_the_prior_that_is_left():
 
 def test_the_prior_of_both_heads():
     """They are averaged: one learned from the labels, the other from the teacher."""
-    own, others = {"kind": [0.0, -1.0]}, {"kind": [-2.0, 1.0]}
-    teacher, unsaid = SimpleNamespace(prior=others), SimpleNamespace(prior=None)
-    assert network_prior(options(), own, None) is own
-    assert network_prior(options(distils=True), own, teacher) == {"kind": [-1.0, 0.0]}
-    assert network_prior(options(distils=True), own, unsaid) is None
-    adjusted = options(distils=True, logit_adjustment=1.0)
-    assert network_prior(adjusted, own, teacher) == own, "the teacher is brought to it"
+    labels, sizes = {"kind": np.array([0, 0, 0, 1])}, {"kind": 2}
+    own, others = normal([3, 1]), {"kind": [-2.0, 1.0]}
+    teacher, unsaid = (SimpleNamespace(prior=prior, smoothed=[]) for prior in (others, None))
+
+    def prior(teacher=None, **given):
+        said = learned(options(**given), labels, sizes, teacher)["prior"]
+        return said and said["kind"]
+
+    taught = dict(distils=True, teacher=teacher)
+    assert prior() == own
+    assert prior(**taught) == pytest.approx([(a + b) / 2 for a, b in zip(np.log([0.75, 0.25]), [-2, 1])])
+    assert prior(**taught, distillation_alpha=1.0) == others["kind"], "the class head learns nothing"
+    assert prior(**taught, distillation_alpha=0.0) == own, "the distillation head learns nothing"
+    assert prior(distils=True, teacher=unsaid) is None
+    assert prior(distils=True, teacher=unsaid, distillation_alpha=0.0) == own, "it is not asked"
+    assert prior(**taught, logit_adjustment=1.0) == normal([1, 1]), "the teacher is brought to it"
+
+
+def optimum(targets, sizes, labels, **given):
+    """Free logits for each of the photos' kinds (photos of a class are alike) at the optimum of the loss, and what
+    their checkpoint says of them; `targets` of a teacher, by photo."""
+    args = options(**given)
+    said = learned(args, labels, sizes, SimpleNamespace(prior=None, smoothed=[]), targets)
+    criterion = build_criterion(args, labels, sizes, "cpu", said["decided"])
+    (key, size), y = next(iter(sizes.items())), torch.from_numpy(next(iter(labels.values())))
+    tables = [torch.zeros(size, size, requires_grad=True) for _ in range(1 + args.distils)]
+    optimizer = torch.optim.LBFGS(
+        tables, max_iter=500, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+    )
+
+    def closure():
+        optimizer.zero_grad()
+        outputs = tuple({key: table[y]} for table in tables)
+        loss = criterion(outputs if args.distils else outputs[0], targets, {key: y})[key]
+        loss.backward()
+        return loss
+
+    for _ in range(3):
+        optimizer.step(closure)
+    return [table.detach() for table in tables], {**said, "options": vars(args)}
+
+
+RARE = {"two": [980, 20], "six": [750, 120, 60, 40, 25, 5], "absent": [3, 3, 2, 1, 1, 0]}
+
+
+@pytest.mark.parametrize("ls", [0.0, 0.1])
+@pytest.mark.parametrize("adjustment", [0.5, 1.0, 1.5])
+@pytest.mark.parametrize("name", list(RARE))
+def test_smoothed_and_adjusted_names_the_right_class(name, adjustment, ls):
+    """Separable photos. The smoothing goes to the classes' shares, so that none of them is lifted above the right one."""
+    counts = np.array(RARE[name])
+    labels, sizes = {name: np.repeat(np.arange(len(counts)), counts)}, {name: len(counts)}
+    (table,), said = optimum(None, sizes, labels, ls=ls, logit_adjustment=adjustment)
+    seen = counts > 0
+    assert table.argmax(dim=1)[seen].tolist() == np.flatnonzero(seen).tolist()
+    assert smoothed_of(said, sizes) == []
+    assert (table - torch.tensor(said["prior"][name])).argmax(dim=1)[seen].tolist() == np.flatnonzero(
+        seen
+    ).tolist()
+    if ls and adjustment == 1 and all(counts):  # log((1 - ls) eta / share + ls), but for a constant
+        shares, eta = counts / counts.sum(), np.eye(len(counts))
+        expected = (1 - ls) * eta / shares + ls
+        expected /= expected.sum(axis=1, keepdims=True)
+        assert table.softmax(dim=1).numpy() == pytest.approx(expected, abs=3e-3)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("counts", [[980, 20], [94, 6], [50, 50], [750, 120, 60, 40, 25, 5], [5, 4, 3]])
+def test_a_smoothed_prior_is_taken_off_or_refused(counts, weighted):
+    """Either the answers are right on separable photos without it, or the checkpoint says that it cannot be taken off."""
+    labels, sizes = {"a": np.repeat(np.arange(len(counts)), counts)}, {"a": len(counts)}
+    (table,), said = optimum(None, sizes, labels, ls=0.1, loss_weight=weighted)
+    right = (table - torch.tensor(prior_of(said, sizes)["a"])).argmax(dim=1).tolist() == list(
+        range(len(counts))
+    )
+    assert smoothed_of(said, sizes) == ([] if right else ["a"])
+    assert right == (min(counts) / max(counts) >= 0.1 / len(counts) / (0.9 + 0.1 / len(counts)))
+    if not weighted:  # as it is told of an earlier version's
+        assert smoothed_of({**said, "smoothed": None}, sizes) == ([] if right else ["a"])
+
+
+@pytest.mark.parametrize("adjustment", [0.0, 0.5, 1.0])
+def test_hard_distillation_learns_the_shares_of_decisions(adjustment):
+    """A distillation head that sees nothing of the photos learns a prior; what is left of it is what the checkpoint says."""
+    labels, sizes = {"a": np.repeat([0, 1], [90, 10])}, {"a": 2}
+    decisions = np.repeat([0, 1], [70, 30])
+    targets = {"a": torch.nn.functional.one_hot(torch.from_numpy(decisions)).float()}
+    args = options(
+        distils=True, distillation_type="hard", distillation_alpha=1.0, logit_adjustment=adjustment
+    )
+    said = learned(args, labels, sizes, SimpleNamespace(prior=None, smoothed=[]), targets)
+    bias = torch.zeros(2, requires_grad=True)
+    criterion = build_criterion(args, labels, sizes, "cpu", said["decided"])
+    optimizer = torch.optim.LBFGS([bias], max_iter=200)
+
+    def closure():
+        optimizer.zero_grad()
+        outputs = {"a": torch.zeros(100, 2)}, {"a": bias.expand(100, 2)}
+        loss = criterion(outputs, targets, {"a": torch.from_numpy(labels["a"])})["a"]
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert said["prior"]["a"] == normal(np.array([70.0, 30.0]) ** (1 - adjustment))
+    assert bias.log_softmax(0).tolist() == pytest.approx(said["prior"]["a"], abs=1e-3)
+    old = {"prior": said["prior"], "options": vars(args)}
+    assert prior_of(said, sizes) and prior_of(old, sizes) is None, "earlier versions said another one"
+
+
+def test_shares_of_heads():
+    """Only a head that learns something is asked."""
+    labels = {"known": np.array([0, 1, -1]), "unknown": np.array([-1, -1, -1])}
+    both = options(distils=True)
+    assert class_shares(both, labels) == {"known": 0.5, "unknown": 0.0}
+    assert class_shares(options(distils=True, distillation_alpha=1.0), labels) == {
+        "known": 0.0,
+        "unknown": 0.0,
+    }
+    known = {"known": labels["known"]}
+    assert class_shares(options(distils=True, distillation_alpha=0.0), known) == {"known": 1.0}
+    assert class_shares(options(), known) == {"known": 1.0}
+    assert class_shares(options(kd_learning=False), labels) == {"known": 1.0, "unknown": 1.0}, "prompts"
+    for lacking in (options(), options(distils=True, distillation_alpha=0.0)):
+        with pytest.raises(UserError, match=r"unknown: no label of a training image is known"):
+            class_shares(lacking, labels)
 
 
 def test_a_teacher_is_brought_to_a_prior():

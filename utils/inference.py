@@ -9,7 +9,15 @@ import os
 import numpy as np
 from tqdm import tqdm
 
-from utils.attributes import UNKNOWN, Attributes, attributes_of, prior_of, read_attributes, read_json
+from utils.attributes import (
+    UNKNOWN,
+    Attributes,
+    attributes_of,
+    prior_of,
+    read_attributes,
+    read_json,
+    smoothed_of,
+)
 from utils.cli import CLIP_MODEL, ZERO_SHOT
 from utils.dataset import read_tables
 from utils.errors import UserError, first_line, shortened
@@ -91,6 +99,13 @@ def _balanced(classifier):
     if prior is None:
         problem = "does not say which prior is in its logits; train it anew"
         raise UserError(f"--prior balanced: {classifier.path} {problem}")
+    smoothed = smoothed_of(classifier.meta, sizes)
+    if smoothed:
+        problem = (
+            f"was trained with label smoothing, which the rare classes of {', '.join(smoothed)} would gain by"
+        )
+        way_out = "train it anew, with --ls 0 or with --logit-adjustment 1"
+        raise UserError(f"--prior balanced: {classifier.path} {problem}; {way_out}")
 
     def reweighted(pixels):
         said = classifier._function(pixels)

@@ -16,6 +16,10 @@ PACKAGES = "torch torchvision transformers timm scikit-image scikit-learn scipy 
 
 def header(args, net, data, precision, world):
     """Everything that one needs to know to run it again."""
+    from utils.losses import (
+        smoothed_away,
+    )  # here: it imports torch, which evaluate.py of an exported file does without
+
     say = logger.info
     say(f"training the {net.role}: {net.title}")
     say("options: " + "  ".join(f"--{name.replace('_', '-')} {value}" for name, value in vars(args).items()))
@@ -34,6 +38,10 @@ def header(args, net, data, precision, world):
         logger.warning("warning: --clip-model random: a small CLIP with random weights, not FashionCLIP")
     if args.kd_learning and args.student_weights == "none":
         logger.warning("warning: --student-weights none: the student starts from random weights")
+    overturned = smoothed_away(args, data["train"].labels, net.attributes.sizes, weighted=True)
+    for key in overturned if args.loss_weight else []:
+        problem = f"--ls {args.ls} and --loss-weight True together let its rare classes win on every photo"
+        logger.warning(f"warning: {key}: {problem}; add --ls 0, or --logit-adjustment 1 --loss-weight False")
     for key, labels in data["val"].labels.items():
         if (labels == UNKNOWN).all():
             logger.warning(f"warning: {key}: no label in validation: no score, and no part in the means")
@@ -41,7 +49,7 @@ def header(args, net, data, precision, world):
 
 def machine(device, precision, size=1):
     """What computes: packages, device, threads, precision; `size` is the number of processes."""
-    import torch  # here: evaluate.py of an exported file does without it, and uses what is below
+    import torch  # here, as above
 
     say = logger.info
     processes = f"{size} processes, each with " if size > 1 else ""

@@ -269,7 +269,7 @@ class Run:
             "options": public_options(vars(self.args)),
             "precision": state.precision.name,
             "attributes": state.net.attributes.to_meta(),
-            "prior": state.prior,
+            **state.learned,
             **state.net.describe(),
         }
 

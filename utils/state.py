@@ -66,7 +66,7 @@ class TrainState:
         self.targets = None  # the teacher's logits, dict attribute -> float32 (N, classes), on the device
         self.view = None  # number of the view that they are of
         self.teacher = None  # what is kept of it, see `utils.targets.Teacher.kept`
-        self.prior = None  # log-prior in the network's logits, see `utils.losses.network_prior`
+        self.learned = {}  # what its checkpoints say of that, see `utils.losses.learned`
         self.fingerprint = None  # of the data set
         self.epoch = 1  # the running one
         self.saved_at = None  # time.monotonic() of the last save

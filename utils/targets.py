@@ -11,7 +11,7 @@ import torch
 from clip_model import FashionCLIP
 from networks import load_network
 from utils import engine
-from utils.attributes import prior_of
+from utils.attributes import prior_of, smoothed_of
 from utils.cli import ZERO_SHOT
 from utils.errors import UserError, shortened
 from utils.files import atomic
@@ -28,17 +28,26 @@ class Teacher:
     if what is there of them already is not of these images and `utils.views.Views`.
 
     Attributes: `identity`, hash of a network's weights or of a file; `prior`, the log-prior in its logits, attribute -> list of
-        floats, None where that is not known.
+        floats, None where that is not known; `smoothed`, attributes from whose logits it cannot be taken off.
     """
 
     identity, prior, shift = None, None, None  # the last is added to the logits
+    smoothed = ()
 
     def bring_to(self, prior):
-        """From now on teach logits with this log-prior in them. Raises: UserError if that of its own is not known."""
+        """From now on teach logits with this log-prior in them. Raises: UserError if that of its own is not known, or cannot be
+        taken off."""
         if self.prior is None:
             raise UserError(
                 "--logit-adjustment: the teacher does not say which prior is in its logits; train it anew, or give "
                 f"{PRIOR}<attribute> in --teacher-logits, log-probabilities by class, all the same for none"
+            )
+        if self.smoothed:
+            problem = (
+                f"with label smoothing, which the rare classes of {', '.join(self.smoothed)} would gain by"
+            )
+            raise UserError(
+                f"--logit-adjustment: the teacher was trained {problem}; train it anew with --ls 0"
             )
         self.shift = {key: torch.tensor(prior[key]) - torch.tensor(self.prior[key]) for key in prior}
 
@@ -134,6 +143,7 @@ class Network(Teacher):
             self.net, meta = load()
             prior = prior_of(meta, self.net.attributes.sizes)
             self.prior = prior and {key: [prior[key][i] for i in self._order(key)] for key in attributes}
+            self.smoothed = smoothed_of(meta, self.net.attributes.sizes)
             self.identity = _identity(self.net)
 
     def teach(self, data, poll=None):
@@ -226,7 +236,8 @@ def write_logits(args, teacher, data, views):
     each = [teacher.logits(views.of(data, number)) for number in range(views.count)]
     path, options = args.save_teacher_logits, views.key if views.count > 1 else None
     logits = {key: torch.stack([one[key] for one in each]) for key in each[0]} if options else each[0]
-    save_logits(path, data.names, logits, teacher.prior, options)
+    # A file says no prior that cannot be taken off.
+    save_logits(path, data.names, logits, None if teacher.smoothed else teacher.prior, options)
 
 
 def find_teacher(args, attributes, precision, saved=None):
