@@ -4,7 +4,6 @@ a folder to share on the Hugging Face hub."""
 import copy
 import os
 import shlex
-import shutil
 import sys
 import tempfile
 import timeit
@@ -14,7 +13,7 @@ import numpy as np
 from utils.attributes import UNKNOWN, prior_of
 from utils.cli import ZERO_SHOT, Parser, exit_code, new_path, number
 from utils.errors import UserError, shortened
-from utils.files import atomic
+from utils.files import copy_file
 from utils.hub import find_checkpoint, share
 from utils.inference import load_classifier, read_data
 from utils.photos import SIZE, read_photos
@@ -85,8 +84,7 @@ def main(argv=None):
         if args.format == "hub":
             share_folder(args, checkpoint, exported, compared, photos[1])
             return
-        with open(exported, "rb") as source, atomic(args.output, binary=True) as file:
-            shutil.copyfileobj(source, file)
+        copy_file(exported, args.output)
 
 
 def photos_of(args, checkpoint, split, count):

@@ -2,24 +2,28 @@
 
 import argparse
 import csv
+import errno
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import ATTRIBUTES, assert_same_run
 from torch import nn
 
+from train import parse_args
 from utils import log
-from utils.checkpoint import read_file, save_checkpoint
+from utils.checkpoint import link, read_file, save_checkpoint
 from utils.cli import exit_code, new_file
 from utils.dataset import load_pixels, read_tables
 from utils.errors import DiskFull, UserError
-from utils.files import atomic, is_device, put_in_place, remove_leftovers
+from utils.files import atomic, has_links, is_device, put_in_place, remove_leftovers
 from utils.run import Run
 
 ROOT = Path(__file__).parents[1]
@@ -242,3 +246,46 @@ def test_only_leftovers_are_removed(tmp_path):
         remove_leftovers(tmp_path)  # of all files: but this one's writer lives
         assert set(os.listdir(tmp_path)) == live | others - {"b.txt.0123abcd.tmp"}
     assert (tmp_path / "a.txt").exists()
+
+
+def without_links(monkeypatch):
+    """As on exFAT and some network shares."""
+
+    def refuse(*_, **__):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "symlink", refuse)
+
+
+def test_where_there_are_no_links_best_is_a_copy(tmp_path, monkeypatch):
+    for name in ("model_1.pt", "model_2.pt"):
+        (tmp_path / name).write_text(name)
+    link(tmp_path / "model_1.pt", tmp_path / "best.pt")
+    assert has_links(tmp_path) and os.readlink(tmp_path / "best.pt") == "model_1.pt"
+    without_links(monkeypatch)
+    link(tmp_path / "model_2.pt", tmp_path / "best.pt")
+    assert not has_links(tmp_path) and not (tmp_path / "best.pt").is_symlink()
+    assert (tmp_path / "best.pt").read_text() == "model_2.pt"
+    assert (tmp_path / "model_1.pt").read_text() == "model_1.pt"
+    assert sorted(os.listdir(tmp_path)) == ["best.pt", "model_1.pt", "model_2.pt"]
+
+
+def test_a_copy_needs_room_before_the_run_begins(place, monkeypatch):
+    net, args = nn.Linear(1000, 1000), parse_args("--version a --epochs 3".split())
+    run, weights = Run(args, {}, SimpleNamespace(is_first=True, size=1, agreed=lambda at: at)), 4_005_024
+    usage = SimpleNamespace(free=3 * weights + 6 * weights + 1000)  # and twice last.pt
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    run.check_room(net)
+    without_links(monkeypatch)
+    with pytest.raises(DiskFull, match="4 checkpoints of 4 MB"):
+        run.check_room(net)
+    usage.free += weights
+    run.check_room(net)
+
+
+def test_a_best_of_somebody_stays(train, fails, place):
+    """A teacher from elsewhere, put where --teacher finds it."""
+    os.makedirs("model/a")
+    Path("model/a/best.pt").write_text("mine")
+    assert "model/a has checkpoints already" in fails("--version", "a")
+    assert Path("model/a/best.pt").read_text() == "mine"

@@ -11,7 +11,7 @@ import torch
 from utils import torch112
 from utils.attributes import read_json
 from utils.errors import UserError, first_line, shortened
-from utils.files import atomic, failure
+from utils.files import atomic, copy_file, failure, has_links
 from utils.hub import CONFIG, WEIGHTS
 
 # --- reading -----------------------------------------------------------------------------------------
@@ -126,7 +126,10 @@ def save_checkpoint(path, net, meta, **more):
 
 
 def link(target, path):
-    """Make `path` a symbolic link to `target`, a file in the same folder, in place of what it was."""
+    """Make `path` a symbolic link to `target`, a file in the same folder, in place of what it was; without links, a copy."""
+    if not has_links(os.path.dirname(path)):
+        copy_file(target, path)
+        return
     temporary = f"{path}.tmp"
     try:
         if os.path.lexists(temporary):

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 
 from utils.errors import DiskFull, UserError
 
@@ -51,6 +52,22 @@ def atomic(path, binary=False):
         os.close(descriptor)
     except OSError as error:
         raise failure(path, error, raw.needed if raw else 0) from error
+
+
+def copy_file(source, path):
+    """Copy a file to `path`, as `atomic` writes it."""
+    with open(source, "rb") as content, atomic(path, binary=True) as file:
+        shutil.copyfileobj(content, file)
+
+
+def has_links(folder):
+    """Whether the file system of a folder has symbolic links: exFAT has none, nor have some network shares."""
+    try:
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            os.symlink("nothing", os.path.join(scratch, "link"))
+    except OSError:
+        return False
+    return True
 
 
 def put_in_place(made, folder):

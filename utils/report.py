@@ -132,7 +132,7 @@ def summary(run, data):
         logger.info(line)
     logger.info(f"always the most frequent classes: mean Top-1 {majority_top1(data):.4f}")
     size = os.path.getsize(run.best_file) / 1e6
-    logger.info(f"best weights: {run.best_file} -> {os.readlink(run.best_file)} ({size:.1f} MB)")
+    logger.info(f"best weights: {run.best_file} -> model_{best['epoch']}.pt ({size:.1f} MB)")
     logger.info(f"all epochs:   {run.model_dir}")
     logger.info(f"log:          {run.log_file}")
     logger.info(f"metrics:      {run.metrics_file}")

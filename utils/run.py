@@ -14,7 +14,7 @@ import torch
 
 from utils import checkpoint, log, plots, report
 from utils.errors import DiskFull, UserError
-from utils.files import atomic, failure, remove_leftovers
+from utils.files import atomic, failure, has_links, remove_leftovers
 from utils.hub import is_hub_id
 from utils.state import KEYS, data_fingerprint
 
@@ -129,7 +129,8 @@ class Run:
         self.has_all_logits = has_logits and args.views == 1 and not args.save_teacher_logits
 
     def _check_version(self):
-        has_epochs = bool(epoch_files(self.model_dir))
+        # A best.pt alone may be one that somebody has put there, for --teacher.
+        has_epochs = bool(epoch_files(self.model_dir)) or os.path.exists(self.best_file)
         if self.args.resume and has_epochs and not self.is_begun:
             problem = "has checkpoints but no last.pt, from which a run goes on: "
         elif (self.is_begun or has_epochs) and not (self.args.resume or self.args.overwrite):
@@ -209,10 +210,13 @@ class Run:
         last += weights if self.args.ema else 0
         # With --keep, these many at once: the newest, the best, and one more until the next last.pt is written.
         files = self.args.epochs if self.args.keep is None else min(self.args.epochs, self.args.keep + 2)
+        folder = next(folder for folder in (self.model_dir, MODEL_ROOT, ".") if os.path.isdir(folder))
         present = [*epoch_files(self.model_dir).values(), self.last_file]
+        if not has_links(folder):  # best.pt is a copy
+            files, present = files + 1, [*present, self.best_file]
         present = sum(os.path.getsize(path) for path in present if os.path.exists(path))
         needed = files * weights + 2 * last - present  # last.pt is written beside the one before
-        free = shutil.disk_usage(next(f for f in (self.model_dir, MODEL_ROOT, ".") if os.path.isdir(f))).free
+        free = shutil.disk_usage(folder).free
         if needed > free:
             raise DiskFull(
                 f"{self.model_dir}: {files} checkpoints of {weights / 1e6:,.0f} MB, and last.pt, need another "
