@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from networks import Student, load_network
-from utils.attributes import UNKNOWN, Attributes, attributes_of, read_attributes
-from utils.dataset import load_pixels, read_tables
+from utils.attributes import PARTS, UNKNOWN, Attributes, attributes_of, read_attributes
+from utils.dataset import load_pixels, parts_of_rows, read_tables
 from utils.errors import UserError
 from utils.photos import letterbox, read_rgb
 from utils.tables import read_table
@@ -89,7 +89,7 @@ def test_what_a_file_says():
         ("a photo of a garment, sleeve: Very  long",),
     )
     assert sleeve.names == {"ko": ("none", "반팔", "Very  long")} and shop().languages() == ["ko"]
-    assert layout.train == ("products.csv", "photos") and layout.val is None and layout.share == 0.2
+    assert layout.train == ("products.csv", "photos") and layout.val is None and layout.shares == {"val": 0.2}
     assert (layout.image, layout.unknown, layout.exif, layout.box) == ("file", ("", "n/a"), False, None)
 
 
@@ -100,7 +100,7 @@ def test_only_attributes_are_required():
     assert attributes["kind"][:3] == ("kind", "kind", ("a", "b"))
     assert (layout.train, layout.val) == (("train.csv", "train"), ("val.csv", "val"))
     assert (layout.image, layout.unknown, layout.exif, layout.encoding) == ("image_name", (), False, "utf-8")
-    assert layout.group is None and layout.share == 0 and attributes.sizes == {"kind": 2}
+    assert layout.group is None and layout.shares == {} and attributes.sizes == {"kind": 2}
 
 
 def test_the_competitions_are_a_file_of_the_same_form():
@@ -152,7 +152,8 @@ WRONG = {
     **{f"val {v}": ({**SHOP, "val": v}, "val: ", "0.2") for v in (0, 1, -0.5, 20, float("nan"), float("inf"))},
     "val true": ({**SHOP, "val": True}, "val: must be an object"),
     "val enormous": ({**SHOP, "val": 10**5000}, "val: "),
-    "a group without a share": ({**SHOP, "val": {}, "group": "x"}, "group: ", "val", "0.2"),
+    "nothing left to train on": ({**SHOP, "val": 0.5, "test": 0.5}, "val and test: 1 of the training table", "below 1"),
+    "test true": ({**SHOP, "test": True}, "test: must be an object"),
     "a group that is no text": ({**SHOP, "group": 5}, "group: must be", "not int"),
     "a box of three": ({**SHOP, "box": ["a", "b", "c"]}, "box: must be a list of 4"),
     "a box of numbers": ({**SHOP, "box": [1, 2, 3, 4]}, "box: must be", "not int"),
@@ -347,7 +348,7 @@ def test_to_a_checkpoint_and_back(tmp_path):
 
 def test_an_export_does_not_tell_where_the_data_set_is():
     meta = shop(group="product").to_meta(tables=False)
-    assert not {"train", "val", "group"} & set(meta) and meta["image"] == "file"
+    assert not {"train", "val"} & set(meta) and meta["image"] == "file" and meta["group"] == "product"
     assert attributes_of({"attributes": meta}, "a.onnx") == shop()
 
 
@@ -511,6 +512,64 @@ def test_the_photos_of_one_product_stay_together(products):
     groups = {part: {int(name[:5]) // 4 for name in names if name[0] == "0"} for part, names in parts.items()}
     assert not groups["train"] & groups["val"]
     assert len(groups["val"]) == pytest.approx(100, abs=35)
+
+
+GROUPS = """file,sleeve_type,product
+a/1.JPG,none,Seven
+a/2.JPG,none, seven
+A/3.jpg,none,N/A
+b.jpg,none,
+"""
+
+
+def test_rows_belong_together_as_names_of_classes_do(products):
+    """A group differs from another by more than case and blanks, and a cell that says nothing is none."""
+    for val in ({"table": "products.csv", "photos": "photos"}, 0.2):
+        attributes = shop(group="product", val=val)
+        groups = read_table(str(products(GROUPS) / "products.csv"), "photos", attributes)[2]
+        assert groups == ["seven", "seven", "a/3.jpg", "b.jpg"]
+    tables = read_tables(
+        str(products(GROUPS)), shop(val=val, group="product"), ("train",), skip_unreadable=True
+    )
+    assert len(tables["train"].groups) == len(tables["train"].names)
+    table = str(products(GROUPS) / "products.csv")
+    assert read_table(table, "photos", shop())[2] == ["a/1.jpg", "a/2.jpg", "a/3.jpg", "b.jpg"]
+
+
+def test_a_class_is_held_out_of_where_it_has_five_photos():
+    groups, values = [str(i) for i in range(400)], np.zeros(400, np.int64)
+    before = parts_of_rows(groups, [values], {"val": 0.2}) == "val"
+    rare = np.flatnonzero(~before)[:9]
+    values[rare[:5]], values[rare[5:]] = 1, 2  # five of one class, four of another
+    moved = np.flatnonzero((parts_of_rows(groups, [values], {"val": 0.2}) == "val") != before)
+    assert len(moved) == 1 and moved[0] in rare[:5]
+    order = np.random.RandomState(0).permutation(400)
+    again = parts_of_rows([groups[i] for i in order], [values[order]], {"val": 0.2}) == "val"
+    assert set(order[again]) == set(np.flatnonzero(before)) | set(moved), "another order"
+    together = [("one" if i in rare[:5] else group) for i, group in enumerate(groups)]
+    assert (parts_of_rows(together, [values], {"val": 0.001})[rare[:5]] == "train").all(), (
+        "none is left to train on"
+    )
+
+
+def test_a_third_part(products):
+    folder = products("file,sleeve_type,product\n" + rows(2000))
+    two, three = (read_all_parts(folder, shop(**more)) for more in ({}, {"test": 0.1}))
+    assert three["val"] == two["val"], "a further share moves none of the others"
+    assert not three["test"] & three["train"] and three["train"] | three["test"] == two["train"]
+    assert len(three["test"]) == pytest.approx(200, abs=45)
+    (folder / "last.csv").write_text("file,sleeve_type\n1.jpg,none\n")
+    attributes = shop(test={"table": "last.csv", "photos": "photos"})
+    assert read_all_parts(folder, attributes)["test"] == {"1.jpg"}
+    assert set(read_tables(str(folder), attributes, skip_unreadable=True)) == {"train", "val"}, "unasked"
+    with pytest.raises(UserError, match='the attributes have no "test"'):
+        read_tables(str(folder), shop(), ("test",), skip_unreadable=True)
+
+
+def read_all_parts(folder, attributes):
+    parts = [part for part in PARTS if part in attributes.content]
+    tables = read_tables(str(folder), attributes, parts, skip_unreadable=True)
+    return {name: set(table.names) for name, table in tables.items()}
 
 
 def test_a_share_that_leaves_nothing(products):

@@ -5,12 +5,12 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from tqdm import tqdm
 
-from utils.attributes import UNKNOWN
+from utils.attributes import UNKNOWN, plain_name
 from utils.errors import DiskFull, UserError, shortened
 from utils.files import atomic, remove_leftovers
 from utils.log import logger
@@ -18,6 +18,7 @@ from utils.photos import LETTERBOX_VERSION, SIZE, find_photos, read_photos
 from utils.tables import read_table
 
 SPLITS = ("train", "val")
+FEW = 5  # photos of a class, of which some shall be held out
 MISSING = (-1, -1, 0)  # stamp of a photo that is not there
 LEAVE_OUT = "with --skip-unreadable they are left out"
 
@@ -35,6 +36,9 @@ class Split(NamedTuple):
     pixels: Optional[Any] = None
     unreadable: Tuple[str, ...] = ()  # a line for each photo that was left out
     boxes: Optional[np.ndarray] = None  # float32 (N, 4), in letterboxed pixels; NaN for none
+    groups: Sequence[
+        str
+    ] = ()  # of each row, plain: rows of one group belong together; without a column, the photo's name
 
     def paths(self):
         return [os.path.join(self.folder, name) for name in self.names]
@@ -46,6 +50,7 @@ class Split(NamedTuple):
             labels={name: values[chosen] for name, values in self.labels.items()},
             stamps=[self.stamps[i] for i in chosen],
             boxes=None if self.boxes is None else self.boxes[chosen],
+            groups=[self.groups[i] for i in chosen],
         )
 
 
@@ -124,7 +129,8 @@ def read_unlabelled(folders, tables):
         labels = {key: np.full(len(names), UNKNOWN) for key in train.labels}
         place = _digest(repr((above, own, train.exif)))[:12]
         boxes = None if train.boxes is None else np.full((len(names), 4), np.nan, np.float32)
-        split = Split(names, labels, above, [], place, train.exif, boxes=boxes)
+        groups = list(map(plain_name, names))
+        split = Split(names, labels, above, [], place, train.exif, boxes=boxes, groups=groups)
         found[f"unlabelled {folder}"] = _stamped(split)[0]
     return found
 
@@ -143,33 +149,55 @@ def with_unlabelled(data):
         boxes=None if parts[0].boxes is None else np.concatenate([part.boxes for part in parts]),
         pixels=tuple(part.pixels for part in parts),
         unreadable=tuple(line for part in parts for line in part.unreadable),
+        groups=[group for part in parts for group in part.groups],
     )
     return {"train": whole, "val": data["val"]._replace(pixels=(data["val"].pixels,))}
 
 
 def _read_split(data_dir, layout, name, read):
     """A part of the data set, without stamps; `read` is `read_table` for these attributes."""
-    part = layout.val if name == "val" and layout.val else layout.train
+    part = layout.part(name)
     table, folder = os.path.join(data_dir, part.table), os.path.join(data_dir, part.photos)
     if not os.path.exists(table):
         way_out = "name its folder with --data-dir, or the table in a file of --attributes"
         raise UserError(f"{table}: no such table; {way_out}")
     names, labels, groups, boxes = read(table, folder)
     real = os.path.realpath
-    place = _digest(repr((real(table), real(folder), name, layout.share, layout.group, layout.exif)))[:12]
-    split = Split(names, labels, folder, [MISSING] * len(names), place, layout.exif, boxes=boxes)
-    if not layout.share:
+    place = _digest(repr((real(table), real(folder), name, layout.shares, layout.group, layout.exif)))[:12]
+    stamps = [MISSING] * len(names)
+    split = Split(names, labels, folder, stamps, place, layout.exif, boxes=boxes, groups=groups)
+    if not layout.shares or name not in ("train", *layout.shares):
         return split
-    held_out = np.array([is_held_out(group, layout.share) for group in groups])
-    chosen = np.flatnonzero(held_out == (name == "val"))
+    chosen = np.flatnonzero(parts_of_rows(groups, labels.values(), layout.shares) == name)
     if not len(chosen):
-        raise UserError(f"{table}: a share of {layout.share} leaves no row for {name}; there are too few")
+        shares = " and ".join(f"{share:g} for {part}" for part, share in layout.shares.items())
+        raise UserError(f"{table}: a share of {shares} leaves no row for {name}; there are too few")
     return split.rows(chosen)
 
 
-def is_held_out(text, share):
-    """Whether a photo of this name, or of this group, belongs to the share that is held out; the text alone decides."""
-    return int(_digest(text)[:12], 16) / 16**12 < share
+def parts_of_rows(groups, labels, shares):
+    """The part of a data set that each row of its training table belongs to, array `(N,)` of names.
+
+    A hash of the row's group decides, so that a row stays where it is when others come. A class of 5 photos or more that
+    would have none in a part gives it the group of the lowest hash, if others are left.
+
+    Args: `groups` as in `Split`; `labels`, an int64 array `(N,)` for each attribute; `shares`, part -> its share.
+    """
+    hashes = np.array([int(_digest(group)[:12], 16) / 16**12 for group in groups])
+    parts, start = np.full(len(groups), "train", dtype="U5"), 0.0
+    for name, share in shares.items():
+        # From the part's own start on: a further share takes rows of the training part only.
+        distance = np.where(parts == "train", (hashes - start) % 1, np.inf)
+        chosen = distance < share
+        for values in labels:
+            for one in np.unique(values[values != UNKNOWN]):
+                its = distance[values == one]
+                left = np.unique(its[its < np.inf])
+                if len(its) >= FEW and len(left) > 1:
+                    chosen |= distance == left[0]
+        parts[chosen] = name
+        start += share
+    return parts
 
 
 def _digest(text):

@@ -138,7 +138,7 @@ def read_data(classifiers, args, split):
     elif "export" in first.meta:
         competition = read_attributes()
         given = given if competition.differences(given) else competition
-        table = os.path.join(args.data_dir, getattr(given.layout, split).table)
+        table = os.path.join(args.data_dir, given.layout.part(split).table)
         if os.path.isdir(args.data_dir) and not os.path.isfile(table):
             raise UserError(f"no table {table}, and {source} names none: give a file with --attributes")
     for classifier in classifiers:

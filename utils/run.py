@@ -184,7 +184,8 @@ class Run:
         if progress["data"] != data_fingerprint(data) or (taught or shapes) != shapes:
             raise UserError(
                 f"--resume: {self.args.data_dir} is not the data set that the run began with: names, labels, boxes or sizes "
-                f"of photos differ, or which can be read; name that one with --data-dir, or {BEGIN_ANEW}"
+                "of photos differ, or which can be read, or an earlier version held out another share; "
+                f"name that one with --data-dir, or {BEGIN_ANEW}"
             )
 
     def take_saved(self):

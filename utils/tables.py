@@ -66,13 +66,13 @@ def read_table(path, folder, attributes, labelled=True, boxes=False):
 
     Args: `folder` of the photos, which the names must not leave; whether they are there is not looked at. Without
         `labelled`, only the photos' names are read; with `boxes`, boxes too.
-    Returns: (list of names, dict attribute -> int64 array `(N,)`, list of what decides whether a row is held out, boxes as
-        in `Split`, or None).
+    Returns: (list of names, dict attribute -> int64 array `(N,)`, groups and boxes as in `Split`, the latter or None).
     Raises: UserError for a file, column or cell that is missing, for cells that are no class, names that lead out and
         boxes that do.
     """
     layout, photos = attributes.layout, PhotoFolder(folder)
     unknown = {plain_name(value) for value in layout.unknown}
+    says_nothing = {"", *unknown}
     readers = {key: _cell_reader(one, unknown) for key, one in attributes.items()} if labelled else {}
     columns = [layout.image, *(attributes[key].column for key in readers)]
     columns += [layout.group] if labelled and layout.group else []
@@ -93,7 +93,8 @@ def read_table(path, folder, attributes, labelled=True, boxes=False):
                 break
             continue
         names.append(row[layout.image])
-        groups.append(row.get(layout.group) or row[layout.image])
+        group = plain_name(row.get(layout.group, ""))
+        groups.append(plain_name(row[layout.image]) if group in says_nothing else group)
         for column, value in zip(labels.values(), values):
             column.append(value)
     if problems:

@@ -20,6 +20,7 @@ CONTAINS = {"no": "a photo of a garment without {value}", "yes": "a photo of a g
 MAX_CHARACTERS = 2_000_000  # of a JSON file
 MAX_CLASSES = 1000
 MAX_NAME = 200  # characters
+PARTS = ("train", "val", "test")  # of a data set
 UNKNOWN = -1  # the label of a cell that says nothing
 
 
@@ -53,14 +54,26 @@ class Layout(NamedTuple):
     """What the file says of tables and photos."""
 
     train: Part
-    val: Optional[Part]  # None: a share of the training table is held out
-    share: float  # of it, 0 to 1
+    val: Optional[Part]  # None: a share of the training table
+    test: Optional[Part]  # None: such a share, or there is no such part
+    shares: Dict[str, float]  # part -> its share of the training table, 0 to 1
     image: str = "image_name"  # column with the photo's name
-    group: Optional[str] = None  # column whose value decides what is held out; None: the photo's name
+    group: Optional[str] = (
+        None  # column whose value tells which photos belong together; None: the photo's name
+    )
     unknown: Tuple[str, ...] = ()  # cells that mean "not known"
     box: Optional[Tuple[str, ...]] = None  # columns xmin, ymin, xmax, ymax, in photo pixels
     exif: bool = False  # whether photos are turned as their EXIF says
     encoding: str = "utf-8"  # of the tables
+
+    def part(self, name):
+        """Where the rows of a part are: those of a share in the training table. Raises: UserError if there is no such part."""
+        part = self.train if name in self.shares else getattr(self, name)
+        if part is None:
+            raise UserError(
+                f'the attributes have no "{name}": {{"table": ..., "photos": ...}}, or a share of the training table'
+            )
+        return part
 
 
 class Attributes(Dict[str, Attribute]):
@@ -91,7 +104,7 @@ class Attributes(Dict[str, Attribute]):
 
     def to_meta(self, tables=True):
         """Plain values for a checkpoint; without `tables`, nothing about where the data set is."""
-        return {k: v for k, v in self.content.items() if tables or k not in ("train", "val", "group")}
+        return {k: v for k, v in self.content.items() if tables or k not in PARTS}
 
     def with_prompts(self, prompts, source):
         """The same with other prompts: name -> for each class, in label order, a sentence or a list of them."""
@@ -121,11 +134,16 @@ class Attributes(Dict[str, Attribute]):
 def _layout(content):
     said = {key: content[key] for key in Layout._fields if key in content}
     said.update({key: tuple(said[key]) for key in ("unknown", "box") if key in said})
-    share = 0.0 if isinstance(content.get("val", {}), dict) else float(content["val"])
-    for name in ("train",) if share else ("train", "val"):
+    shares = _shares(content)
+    for name in PARTS:
         part = content.get(name, {})
-        said[name] = Part(part.get("table", f"{name}.csv"), part.get("photos", name))
-    return Layout(**{**said, "val": None if share else said["val"], "share": share})
+        is_table = name not in shares and (name in content or name != "test")
+        said[name] = Part(part.get("table", f"{name}.csv"), part.get("photos", name)) if is_table else None
+    return Layout(**said, shares=shares)
+
+
+def _shares(content):
+    return {name: float(content[name]) for name in PARTS if not isinstance(content.get(name, {}), dict)}
 
 
 def _with_classes(value):
@@ -281,7 +299,7 @@ def _prompt(value):
     return [SENTENCE] * len(value) if isinstance(value, list) and value else SENTENCE
 
 
-def _val(value):
+def _part(value):
     return SHARE if isinstance(value, (int, float)) and not isinstance(value, bool) else PART
 
 
@@ -309,7 +327,8 @@ FILE = {
     "name": TEXT,
     "image": TEXT,
     "train": PART,
-    "val": _val,
+    "val": _part,
+    "test": _part,
     "group": TEXT,
     "unknown": CELLS,
     "box": [TEXT] * 4,
@@ -357,8 +376,8 @@ def _check_form(value, form, place):
 def _check_file(content):
     """ValueError for a file that has not its form, or whose parts do not go together."""
     _check_form(content, FILE, "")
-    shared = not isinstance(content.get("val", {}), dict)
-    _need(shared or "group" not in content, "group", "needs a val that is a share to hold out, such as 0.2")
+    held_out = sum(_shares(content).values())
+    _need(held_out < 1, "val and test", f"{held_out:g} of the training table; together they must be below 1")
     unknown, shorts = set(map(plain_name, content.get("unknown", []))), {}
     for name, value in content["attributes"].items():
         place, short, seen = f"attributes.{name}", value.get("short", name), {}

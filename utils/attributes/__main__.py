@@ -10,9 +10,9 @@ import sys
 
 import pandas
 
-from utils.attributes import CONTAINS, MAX_NAME, PROMPT, Attributes, plain_name
+from utils.attributes import CONTAINS, MAX_NAME, PROMPT, UNKNOWN, Attributes, plain_name
 from utils.cli import Parser, exit_code, new_file
-from utils.dataset import is_held_out
+from utils.dataset import parts_of_rows
 from utils.errors import UserError, excerpt, shortened
 from utils.files import atomic
 from utils.log import table
@@ -40,8 +40,7 @@ def draft(path, image, photos, encoding="utf-8"):
         raise UserError(f"{path}: no rows")
     folder = os.path.join(os.path.dirname(path), photos)
     missing = [name for name in frame[image] if not os.path.isfile(os.path.join(folder, name))]
-    held_out = frame[image].map(lambda name: is_held_out(name, SHARE)).astype(bool)
-    attributes, figures, left_out = {}, [], []
+    attributes, figures, left_out, kept = {}, [], [], []
     for column in frame.columns.drop(image, errors="ignore"):
         cells = frame[column].str.split().str.join(" ")
         known = cells[cells != ""]
@@ -69,12 +68,23 @@ def draft(path, image, photos, encoding="utf-8"):
                 name += " 2"
             attributes[name] = about
             counts = labels.value_counts()
-            unseen = len(counts) - labels[held_out].nunique()
+            kept.append(labels)
             share, few = f"{counts.iloc[0] / len(labels):.0%}", int((counts < FEW).sum())
-            figures.append([text, len(counts), share, len(cells) - len(labels), few, unseen, spellings])
+            figures.append([text, len(counts), share, len(cells) - len(labels), few, spellings])
+    for row, unseen in zip(figures, _none_held_out(frame[image], kept)):
+        row.insert(-1, unseen)
     content = {"image": image, "train": {"table": os.path.basename(path), "photos": photos}, "val": SHARE}
     content.update({"unknown": [""], "exif": True, "attributes": attributes})
     return content if encoding == "utf-8" else {"encoding": encoding, **content}, figures, left_out, missing
+
+
+def _none_held_out(names, kept):
+    """For each attribute the number of its classes of which no photo is held out. Args: `kept`, its labels by row."""
+    numbers = [
+        labels.reindex(names.index).factorize()[0] for labels in kept
+    ]  # -1, as UNKNOWN, where there is none
+    parts = parts_of_rows(names.map(plain_name), numbers, {"val": SHARE})
+    return [len(set(values) - {UNKNOWN} - set(values[parts == "val"])) for values in numbers]
 
 
 def _lists(known):
