@@ -205,6 +205,56 @@ def test_unknown_labels_leave_images_out_of_one_attribute():
     assert metrics.compare(nothing, *hits)["mean_top1"] == {"difference": None, "interval": None, "p": None}
 
 
+def test_groups_are_drawn_and_turned_round_as_a_whole():
+    """Five photos of each of 60 products, right or wrong together: as sure as one photo of each, and not more."""
+    rng = np.random.default_rng(1)
+    labels, first, second = ({"a": rng.integers(2, size=60)} for _ in range(3))
+    hits = [{"a": values["a"] == 1} for values in (first, second)]
+    single = metrics.compare(labels, *hits)["mean_top1"]
+    order = rng.permutation(300)  # a group's photos need not stand together
+    groups = [f"product {number}" for number in np.arange(60).repeat(5)[order]]
+    many, *both = ({"a": values["a"].repeat(5)[order]} for values in (labels, *hits))
+    found = metrics.compare(many, *both, groups)
+    assert found["mean_top1"]["difference"] == pytest.approx(single["difference"])
+    assert found["mean_top1"]["interval"] == pytest.approx(single["interval"], abs=0.02)
+    assert found["mean_top1"]["p"] == pytest.approx(single["p"], abs=0.02)
+    assert found["attributes"]["a"]["p"] == pytest.approx(found["mean_top1"]["p"])
+    assert metrics.compare(many, *both)["attributes"]["a"]["p"] < found["attributes"]["a"]["p"] / 2
+    probabilities = {"a": np.eye(2)[np.where(both[0]["a"], many["a"], 1 - many["a"])]}
+    widths = []
+    for ids in (groups, None):
+        result = metrics.evaluation(probabilities, many, ids)
+        assert result["groups"] == (60 if ids else 300) and result["images"] == 300
+        widths.append(np.ptp(result["mean_top1_interval"]))
+    assert widths[0] == pytest.approx(math.sqrt(5) * widths[1], rel=0.15)
+
+
+def test_the_interval_of_groups_holds_the_truth():
+    """Networks that are right for 0.7 of the products, each of them with five photos or one."""
+    rng, covered, different = np.random.default_rng(1), [], []
+    groups = np.arange(40).repeat([1, 5] * 20)
+    labels = {"a": np.zeros(len(groups), np.int64)}
+    for _ in range(150):
+        first, second = ({"a": (rng.random(40) < 0.7)[groups]} for _ in range(2))
+        low, high = metrics.interval(metrics.bootstrap(labels, first, groups, resamples=200)["mean_top1"])
+        covered.append(low <= 0.7 <= high)
+        gains = np.bincount(groups, first["a"].astype(float) - second["a"])
+        different.append(metrics.sign_flip_test(gains, flips=200) < 0.05)
+    assert np.mean(covered) >= 0.9 and np.mean(different) <= 0.1
+
+
+def test_groups_of_one_photo_change_nothing():
+    labels, good = random_set(60, skill=1.0)
+    hits = [hits_of(labels, values) for values in (good, random_set(60, skill=0.3)[1])]
+    names = [f"{number}.jpg" for number in range(60)]
+    assert metrics.compare(labels, *hits) == metrics.compare(labels, *hits, names)
+    assert metrics.evaluation(good, labels) == metrics.evaluation(good, labels, names)
+    key = next(iter(labels))  # of an attribute with a label in each group once, McNemar's test stays exact
+    labels[key][30:] = -1
+    exact = metrics.compare(labels, *hits)["attributes"][key]["p"]
+    assert metrics.compare(labels, *hits, names[:30] * 2)["attributes"][key]["p"] == exact
+
+
 # --- the command -------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,9 @@
 
 Everything here takes arrays over the N images of one data set: labels and predictions int `(N,)`, probabilities
 or logits float `(N, classes)`, hits (prediction == label) bool `(N,)`, or dicts of them by attribute. An image
-whose label of an attribute is not known (-1) counts in no figure of that attribute.
+whose label of an attribute is not known (-1) counts in no figure of that attribute. `groups` holds an id for each image:
+those of one group, such as the photos of one product, are right or wrong together, and are drawn and turned round
+together; None: each image is its own.
 """
 
 import numpy as np
@@ -110,11 +112,11 @@ def calibration(probabilities, labels, bins=BINS):
     }
 
 
-def evaluation(probabilities, labels):
+def evaluation(probabilities, labels, groups=None):
     """Everything that evaluate.py reports of one network on one data set.
 
-    Args: dicts attribute -> probabilities, labels.
-    Returns: plain values: {"images", "mean_top1", "mean_acsa", "mean_macro_f1", "mean_ece", "mean_average_precision",
+    Args: dicts attribute -> probabilities, labels; `groups` of the images.
+    Returns: plain values: {"images", "groups", "mean_top1", "mean_acsa", "mean_macro_f1", "mean_ece", "mean_average_precision",
         "mean_top1_interval", "mean_acsa_interval", "attributes": {attribute: {"images" with a known label, "top1", "acsa", "macro_f1",
         "ece", "matrix", "reliability", and "average_precision" where there are two classes}}}; the intervals are
         [lower, upper] of 95 %. What has no label is None.
@@ -134,11 +136,12 @@ def evaluation(probabilities, labels):
         }
         if len(matrix) == 2:
             attributes[key]["average_precision"] = average_precision(labels[key], probabilities[key][:, 1])
-    result = {"images": len(next(iter(labels.values())))}
+    images = len(next(iter(labels.values())))
+    result = {"images": images, "groups": int(_numbers(groups, images).max()) + 1}
     for name in ("top1", "acsa", "macro_f1", "ece", "average_precision"):
         result[f"mean_{name}"] = mean(figures.get(name) for figures in attributes.values())
     hits = {key: probabilities[key].argmax(axis=1) == labels[key] for key in labels}
-    for name, values in bootstrap(labels, hits).items():
+    for name, values in bootstrap(labels, hits, groups).items():
         result[f"{name}_interval"] = interval(values)
     return {**result, "attributes": attributes}
 
@@ -146,25 +149,33 @@ def evaluation(probabilities, labels):
 # --- how sure they are -------------------------------------------------------------------------------
 
 
-def bootstrap(labels, hits, resamples=RESAMPLES, seed=0):
-    """Mean Top-1 and mean ACSA of data sets drawn from this one, with replacement, image by image.
+def _numbers(groups, images):
+    """The number of each image's group, int64 `(N,)`, in the order in which they come."""
+    order = {}
+    groups = range(images) if groups is None else groups
+    return np.array([order.setdefault(group, len(order)) for group in groups])
 
-    The same seed draws the same images, so that the figures of two networks can be subtracted pairwise.
 
-    Args: dicts attribute -> labels, hits.
+def bootstrap(labels, hits, groups=None, resamples=RESAMPLES, seed=0):
+    """Mean Top-1 and mean ACSA of data sets drawn from this one, with replacement, group by group.
+
+    The same seed draws the same groups, so that the figures of two networks can be subtracted pairwise.
+
+    Args: dicts attribute -> labels, hits; `groups` of the images.
     Returns: {"mean_top1": float64 `(resamples,)`, "mean_acsa": likewise}; masked where no known label was drawn.
     """
     rng = np.random.default_rng(seed)
-    images = len(next(iter(labels.values())))
+    numbers = _numbers(groups, len(next(iter(labels.values()))))
+    count = numbers.max() + 1
     # For each attribute, which images are hits of each class, and which are of it at all; unknown labels are in none.
     parts = []
     for key, values in labels.items():
         one_hot = values[:, None] == np.arange(max(values.max() + 1, 1))
         parts += [one_hot & hits[key][:, None], one_hot]
     cells = np.hstack(parts).astype(float)
-    draws = (rng.integers(images, size=images) for _ in range(resamples))
-    # An image counts as often as it was drawn.
-    sums = [np.bincount(drawn, minlength=images) @ cells for drawn in draws]
+    draws = (rng.integers(count, size=count) for _ in range(resamples))
+    # An image counts as often as its group was drawn.
+    sums = [np.bincount(drawn, minlength=count)[numbers] @ cells for drawn in draws]
     counts = np.split(np.array(sums), np.cumsum([part.shape[1] for part in parts])[:-1], axis=1)
     pairs = [np.ma.stack(accuracies(right, count)) for right, count in zip(counts[::2], counts[1::2])]
     return dict(zip(("mean_top1", "mean_acsa"), np.ma.stack(pairs).mean(axis=0)))
@@ -179,17 +190,19 @@ def interval(values, level=0.95):
 # --- two networks ------------------------------------------------------------------------------------
 
 
-def compare(labels, first, second, seed=0):
+def compare(labels, first, second, groups=None, seed=0):
     """How sure the difference (first - second) of two networks on the same images is.
 
-    Args: dicts attribute -> labels, hits of the first network, hits of the second.
+    Args: dicts attribute -> labels, hits of the first network, hits of the second; `groups` of the images.
     Returns: {"mean_top1", "mean_acsa": {"difference", "interval" of 95 %, "p" of a permutation test},
         "attributes": {attribute: {"top1", "acsa": differences, "only_first", "only_second": images that one alone
-        had right, "p" of an exact McNemar test of the Top-1}}}. All p-values are two-sided. What has no label is None.
+        had right, "p" of an exact McNemar test of the Top-1, or of a permutation test where a group has several
+        images}}}. All p-values are two-sided. What has no label is None.
     """
     from scipy.stats import binomtest  # here: training does without it, and it takes a second
 
     result, gains = {"attributes": {}}, []
+    numbers = _numbers(groups, len(next(iter(labels.values()))))
     for key, values in labels.items():
         known = values != UNKNOWN
         difference = np.where(known, first[key].astype(int) - second[key], 0)
@@ -199,8 +212,10 @@ def compare(labels, first, second, seed=0):
         gains.append([np.ma.divide(difference, divisor) for divisor in (known.sum(), by_class)])
         top1, acsa = (values.sum().tolist() for values in gains[-1])
         only_first, only_second = int((difference > 0).sum()), int((difference < 0).sum())
-        # McNemar's: of the images that one alone had right, are as many the first's as the second's?
-        p = float(binomtest(only_first, max(only_first + only_second, 1)).pvalue)
+        if np.bincount(numbers[known]).max(initial=0) > 1:
+            p = sign_flip_test(np.bincount(numbers, difference), seed=seed)
+        else:  # McNemar's: of the images that one alone had right, are as many the first's as the second's?
+            p = float(binomtest(only_first, max(only_first + only_second, 1)).pvalue)
         result["attributes"][key] = {
             "top1": top1,
             "acsa": acsa,
@@ -208,20 +223,21 @@ def compare(labels, first, second, seed=0):
             "only_second": only_second,
             "p": p if known.any() else None,
         }
-    resampled = [bootstrap(labels, hits, seed=seed) for hits in (first, second)]
+    resampled = [bootstrap(labels, hits, groups, seed=seed) for hits in (first, second)]
     for name, by_attribute in zip(("mean_top1", "mean_acsa"), zip(*gains)):
         by_image = np.ma.stack(by_attribute).mean(axis=0)
+        by_group = np.bincount(numbers, by_image.filled(0))
         result[name] = {
             "difference": by_image.sum().tolist(),
             "interval": interval(resampled[0][name] - resampled[1][name]),
-            "p": sign_flip_test(by_image.compressed(), seed=seed) if by_image.count() else None,
+            "p": sign_flip_test(by_group, seed=seed) if by_image.count() else None,
         }
     return result
 
 
 def sign_flip_test(differences, flips=FLIPS, seed=0):
-    """Two-sided p-value of a paired permutation test: how often the sum of the images' differences would be
-    as far from 0 if for each image a coin were tossed which of the two networks was which."""
+    """Two-sided p-value of a paired permutation test: how often the sum of the groups' differences would be
+    as far from 0 if for each group a coin were tossed which of the two networks was which."""
     differences = differences[differences != 0]
     rng = np.random.default_rng(seed)
     sums = [differences @ rng.choice([-1.0, 1.0], len(differences)) for _ in range(flips)]
