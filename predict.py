@@ -11,10 +11,12 @@ from tqdm import tqdm
 
 from utils.attributes import read_attributes
 from utils.cli import CLIP_MODEL, ZERO_SHOT, Parser, exit_code, new_file, number
-from utils.errors import SkippedPhotos, UserError
+from utils.errors import SkippedPhotos, UserError, shortened
 from utils.files import atomic
+from utils.folders import PhotoFolder, find_photos
 from utils.inference import load_classifier, prediction_header, probability_columns
-from utils.photos import find_photos, read_photos
+from utils.log import logger
+from utils.photos import read_photos
 from utils.tables import read_table
 
 
@@ -30,6 +32,7 @@ def get_args_parser():
     p.switch(p, "--probabilities", "also write the probability of each class, 0 to 1")
     p.add_argument("--names", help="write the classes' names: en their own, another language those of the attributes' file; without it their numbers", metavar="LANG")
     p.prior_option(p)
+    p.photo_options(p, skip=False)
     p.add_argument("--batch-size", type=number(int, 1), default=8, help="photos per step of the network", metavar="N")
     return p
 # fmt: on
@@ -44,7 +47,8 @@ def main(argv=None):
     classify = load_classifier(args.checkpoint, **options)
     attributes = classify.attributes
     texts = class_texts(attributes, args.names)
-    photos = [photo for path in args.paths for photo in photos_of(path, args.images, attributes)]
+    how = (args.images, attributes, args.follow_links)
+    photos = [photo for path in args.paths for photo in photos_of(path, *how)]
     photos, skipped = told_apart(photos), []
     good = readable(photos, attributes.layout.exif, skipped)
     with atomic(args.output) as file:
@@ -58,7 +62,7 @@ def main(argv=None):
         raise SkippedPhotos(f"{len(skipped)} of {len(photos)} photos cannot be read and were skipped")
 
 
-def photos_of(path, images, attributes):
+def photos_of(path, images, attributes, follow_links=False):
     """(name in the output, path of the file) of every photo that `path` stands for, folders in order of names.
 
     Raises: UserError for a path that does not exist, a folder without photos, a CSV without their column.
@@ -66,14 +70,21 @@ def photos_of(path, images, attributes):
     if not os.path.exists(path):
         raise UserError(f"{path}: no such file or folder")
     if os.path.isdir(path):
-        return [(name, os.path.join(path, name)) for name in find_photos(path)]
+        return [(name, os.path.join(path, name)) for name in find_photos(path, follow_links)]
     if not path.lower().endswith(".csv"):
         return [(os.path.basename(path), path)]
     folder = os.path.dirname(path) if images is None else images
     if not os.path.isdir(folder or "."):
         raise UserError(f"--images {folder}: no such folder")
-    names = read_table(path, folder, attributes, labelled=False)[0]
-    return [(name, os.path.join(folder, name)) for name in names]
+    there = PhotoFolder(folder, follow_links)
+    names = read_table(path, there, attributes, labelled=False)[0]
+    photos = [(name, there.path(name)) for name in names]
+    near = [
+        f"{file}{there.near(name)}" for name, file in photos if not os.path.exists(file) and there.near(name)
+    ]
+    if near:
+        logger.warning(f"warning: {path}: photos that are not there, and what is:\n{shortened(near)}")
+    return photos
 
 
 def told_apart(photos):

@@ -17,6 +17,7 @@ from networks import Student, load_network
 from utils.attributes import PARTS, UNKNOWN, Attributes, attributes_of, read_attributes
 from utils.dataset import load_pixels, parts_of_rows, read_tables
 from utils.errors import UserError
+from utils.folders import PhotoFolder
 from utils.photos import letterbox, read_rgb
 from utils.tables import read_table
 
@@ -323,7 +324,7 @@ def test_several_attributes_of_one_column(products):
     attributes = Attributes(
         {**SHOP, "attributes": {**each, "tags": {"classes": {"cotton": {}, "floral|cotton": {}}}}}, "s"
     )
-    found = read_table(str(folder / "products.csv"), str(folder / "photos"), attributes)[1]
+    found = read_table(str(folder / "products.csv"), PhotoFolder(str(folder / "photos")), attributes)[1]
     assert {key: values.tolist() for key, values in found.items()} == {
         "floral": [1, 0, -1], "cotton": [1, 1, -1], "silk": [0, 0, -1], "tags": [1, 0, -1],
     }  # fmt: skip
@@ -407,7 +408,9 @@ def products(tmp_path):
 
 
 def labels(folder, attributes):
-    names, found, *_ = read_table(str(folder / "products.csv"), str(folder / "photos"), attributes)
+    names, found, *_ = read_table(
+        str(folder / "products.csv"), PhotoFolder(str(folder / "photos")), attributes
+    )
     return dict(zip(names, next(iter(found.values())).tolist()))
 
 
@@ -421,7 +424,7 @@ def test_separators_and_encodings(products, separator, encoding):
     assert labels(folder, attributes) == {"가.jpg": 0, "b.jpg": 2}
 
 
-@pytest.mark.parametrize("said, encoding", [("utf-8", "cp949"), ("ascii", "utf-8"), ("utf-8", "utf-16")])
+@pytest.mark.parametrize("said, encoding", [("utf-8", "cp949"), ("ascii", "utf-8")])
 def test_another_encoding_than_it_says(products, said, encoding):
     folder = products("file,sleeve_type\n가나다.jpg,none\n", encoding)
     with pytest.raises(UserError, match=rf'products\.csv: not {said} .*"encoding": "cp949"') as error:
@@ -429,8 +432,118 @@ def test_another_encoding_than_it_says(products, said, encoding):
     assert "\n" not in str(error.value)
 
 
+HEADER = "file,title,sleeve_type"
+SHIFTED = "cells, and the header has 3; a cell that holds ',' needs quotation marks"
+SWALLOWED = "lines in one row; a quotation begins there and swallows the rows after it"
+
+
+@pytest.mark.parametrize(
+    "lines, problem",
+    [
+        ([HEADER, "a.jpg,Coat,none", "b.jpg,Coat, warm,short"], f"line 3: 4 {SHIFTED}"),
+        ([HEADER, "a.jpg,Coat", "b.jpg,Coat", "c.jpg,x,none"], f"line 2 and 1 more: 2 {SHIFTED}"),
+        (["sep=,", HEADER, "a.jpg,x,y,none", "b.jpg,x,none"], f"line 3: 4 {SHIFTED}"),
+        ([HEADER, "", 'a.jpg,"x\ny",none', "b.jpg,x,y,none"], f"line 5: 4 {SHIFTED}"),
+        ([HEADER, 'a.jpg,"Coat,none', 'b.jpg,12",none', "c.jpg,x,none"], f"line 2: 2 {SWALLOWED}"),
+        ([HEADER, 'a.jpg,"Coat,none', "b.jpg,x,none", 'c.jpg,"Coat",none'], f"line 2: 3 {SWALLOWED}"),
+        ([HEADER, "a.jpg,x,none", 'b.jpg,x,"none', "c.jpg,x,none"], f"line 3: 2 {SWALLOWED}"),
+        (["title,sleeve_type,file", '"x,none,a.jpg', 'Coat 12",none,b.JPG'], f"line 2: 2 {SWALLOWED}"),
+        ([HEADER, *(f'{i}.jpg,{chr(34) * (i == 0)}x,none' for i in range(20_000))], "line 2: a row of more than 10000 lines; a quot"),
+    ],
+)  # fmt: skip
+def test_rows_that_lost_their_form(products, lines, problem):
+    with pytest.raises(UserError) as error:
+        labels(products("\n".join(lines)), shop())
+    assert problem in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [
+            "file,title,sleeve_type",
+            'a.jpg,"Coat, warm,\nlong, or,\n12"" long",short',
+            "b.jpg,x,none",
+        ],
+        ["title,sleeve_type,file", '"Coat, warm\r\nand long",short,a.jpg', "x,none,b.jpg"],
+        ["file,title,sleeve_type", 'a.jpg,"Coat" long,short', 'b.jpg,12",none'],
+        ["file,sleeve_type,,", "a.jpg,short,,", "b.jpg,none"],
+        ["file,sleeve_type", "a.jpg,short,, ", "", ",", "b.jpg,none,"],
+        ["sep=;", "file;sleeve_type", "a.jpg;short", "b.jpg;none", ";;"],
+        ["file,title,sleeve_type", f"a.jpg,{'x' * 200_000},short", f'b.jpg,"{"y," * 100_000}",none'],
+    ],
+)
+def test_rows_that_only_look_odd(products, lines):
+    assert labels(products("\n".join(lines) + "\n"), shop()) == {"a.jpg": 1, "b.jpg": 0}
+
+
+@pytest.mark.parametrize(
+    "content, kind",
+    [
+        (b"PK\x03\x04\x14\0\6\0", "a workbook"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1", "an old workbook"),
+        (b"PAR1\x15\4", "a Parquet file"),
+        (b"\x1f\x8b\x08\0", "compressed"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE html><table>", "HTML or XML"),
+        ("file,sleeve_type\na.jpg,none\n".encode("utf-16"), "in UTF-16"),
+        ("file,sleeve_type\na.jpg,none\n".encode("utf-16-le"), "in UTF-16"),
+        ("file,sleeve_type\na.jpg,none\n".encode("utf-16-be"), "in UTF-16"),
+    ],
+)
+def test_files_that_are_no_tables(products, content, kind):
+    folder = products("")
+    (folder / "products.csv").write_bytes(content)
+    with pytest.raises(
+        UserError, match=rf'csv: not a readable CSV file: it is {kind}.*; save it as "CSV UTF-8"'
+    ):
+        labels(folder, shop())
+
+
+# Name in the table, name on the disk.
+SAME = [
+    ("\uc0ac\uc9c4.jpg", "\u1109\u1161\u110c\u1175\u11ab.jpg"),
+    ("\u1109\u1161/1.jpg", "\uc0ac/1.jpg"),
+    ("a\\b\\1.JPG", "a/b/1.jpg"),
+    ("1.jpg ", "1.jpg"),
+    ("Red Coat /IMG_1.jpeg", "red coat/img_1.JPEG"),
+    ("a\\1.jpg", "a\\1.jpg"),
+    ("./a/1.jpg", "a/1.JPG"),
+]
+NEAR = [
+    ("1.jpg", "sub/1.jpg"),
+    ("shop/photos/1.jpg", "1.jpg"),
+    ("C:\\shop\\1.jpg", "1.jpg"),
+    ("1.jpg", "1.png"),
+    ("img-1", "IMG_0001.jpg"),
+]
+
+
+@pytest.mark.parametrize("said, there", SAME + NEAR)
+def test_names_of_photos_that_miss_by_a_little(products, said, there):
+    """One and the same photo is found, and keeps the table's name; what only comes near is named."""
+    folder = products(f"file,sleeve_type\n{said},none\n")
+    photo = folder / "photos" / there
+    photo.parent.mkdir(parents=True, exist_ok=True)
+    photo.touch()
+    attributes = shop(val={"table": "products.csv", "photos": "photos"})
+    if (said, there) in NEAR:
+        with pytest.raises(UserError, match=rf"; there is {there}$"):
+            read_tables(str(folder), attributes, ("train",))
+    else:
+        split = read_tables(str(folder), attributes, ("train",))["train"]
+        assert split.names == [said] and split.paths() == [str(photo)]
+
+
+def test_a_name_that_could_be_several(products):
+    folder = products("file,sleeve_type\na.jpg,none\n")
+    for name in ("A.jpg", "a.JPG"):
+        (folder / "photos" / name).touch()
+    with pytest.raises(UserError, match=r"a\.jpg: No such file or directory; there is A\.jpg, a\.JPG$"):
+        read_tables(str(folder), shop(val={"table": "products.csv"}), ("train",))
+
+
 def test_cells_that_say_nothing(products):
-    folder = products("file,sleeve_type\na.jpg,\nb.jpg, N/A \nc.jpg,short\nd.jpg\n")
+    folder = products("file,sleeve_type\na.jpg,\nb.jpg, N/A \nc.jpg,short\nd.jpg,\n")
     assert labels(folder, shop()) == {"a.jpg": UNKNOWN, "b.jpg": UNKNOWN, "c.jpg": 1, "d.jpg": UNKNOWN}
     with pytest.raises(UserError, match=r'line 2 and 1 more: sleeve_type is empty; "unknown": \[""\]'):
         labels(folder, shop(unknown=[]))
@@ -448,6 +561,9 @@ def test_na_and_none_are_values_like_others(products):
     [
         (["a", "b", "c"], ["0", "2", "01", "b"], [0, 2, 1, 1]),
         (["3", "2", "1"], ["1", "2", "3"], [2, 1, 0]),
+        (["a", "b", "c"], ["1.0", "0.0", " 2.00"], [1, 0, 2]),
+        (["36", "38"], ["38.0", "36"], [1, 0]),
+        (["a", "b", "c"], ["1.5"], "is 1.5, which is no class; there are 0 a, 1 b"),
         (["nan", "infinity"], ["0", "1", "NaN"], [0, 1, 0]),
         (["b", "5"], ["0"], "is 0, which is no class; there are 0 b, 1 5"),
         (["b", "1.5"], ["1"], "is 1, which is no class"),
@@ -479,7 +595,9 @@ def test_the_columns_of_one_table_may_have_any_name(products):
     content = {"image": "photo", "attributes": {name: {"classes": CLASSES} for name in NAMES}}
     folder = products("photo," + ",".join(NAMES) + "\nx.jpg" + ",b" * len(NAMES) + "\n")
     attributes = Attributes(content, "shop.json")
-    names, found, *_ = read_table(str(folder / "products.csv"), str(folder / "photos"), attributes)
+    names, found, *_ = read_table(
+        str(folder / "products.csv"), PhotoFolder(str(folder / "photos")), attributes
+    )
     assert names == ["x.jpg"] and list(found) == NAMES
     assert all(values.tolist() == [1] for values in found.values())
 
@@ -526,14 +644,14 @@ def test_rows_belong_together_as_names_of_classes_do(products):
     """A group differs from another by more than case and blanks, and a cell that says nothing is none."""
     for val in ({"table": "products.csv", "photos": "photos"}, 0.2):
         attributes = shop(group="product", val=val)
-        groups = read_table(str(products(GROUPS) / "products.csv"), "photos", attributes)[2]
+        groups = read_table(str(products(GROUPS) / "products.csv"), PhotoFolder("photos"), attributes)[2]
         assert groups == ["seven", "seven", "a/3.jpg", "b.jpg"]
     tables = read_tables(
         str(products(GROUPS)), shop(val=val, group="product"), ("train",), skip_unreadable=True
     )
     assert len(tables["train"].groups) == len(tables["train"].names)
     table = str(products(GROUPS) / "products.csv")
-    assert read_table(table, "photos", shop())[2] == ["a/1.jpg", "a/2.jpg", "a/3.jpg", "b.jpg"]
+    assert read_table(table, PhotoFolder("photos"), shop())[2] == ["a/1.jpg", "a/2.jpg", "a/3.jpg", "b.jpg"]
 
 
 def test_a_class_is_held_out_of_where_it_has_five_photos():

@@ -200,7 +200,7 @@ def test_no_dataset(fails):
         (HEADER + "a.jpg,0,0,0,0,6,1,1\n", "line 2: Daily is 6"),
         (HEADER + "a.jpg,0,0,0,0,1,1,1\na.jpg,0,0,0,0,1,-1,1\n", "line 3: Gender is -1"),
         (HEADER + "a.jpg,0,0,0,0,1,1,\n", "line 2: Embellishment is empty"),
-        (HEADER + "a.jpg,0,0,0,0,1\n", "line 2: Gender is empty"),
+        (HEADER + "a.jpg,0,0,0,0,1\n", "line 2: 6 cells, and the header has 8"),
         (HEADER + ",0,0,0,0,1,1,1\n", "line 2: image_name is empty"),
         (HEADER + "a.jpg,0,0,0,0,one,1,1\n", "line 2: Daily is one"),
         ("\x00\xff", "Fashion-How24_sub1_train.csv"),

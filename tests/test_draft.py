@@ -118,18 +118,74 @@ def test_bad_input_is_one_line(shop, capsys, kind):
 
 
 def test_what_the_draft_points_out(shop, capsys):
-    """Photos that are not where the table says, a column that may tell products, prices."""
-    header = ["file", "kind", "sku", "price"]
-    rows = [[f"{i}.jpg", "ab"[i % 2], f"s{i // 2}", f"{i % 3 + 9},99 €"] for i in range(ROWS)]
-    write(shop / "table.csv", [header, ["\x1b[31m", "a", "s1", ""], *rows], separator=";")
-    draft(shop, "--output", str(shop / "first.json"))
-    assert "such as '\\x1b[31m': names" in capsys.readouterr().out  # not what it does to a terminal
-    write(shop / "table.csv", [header, *rows, ["women/1.jpg", "a", "s1", ""]], separator=";")
-    draft(shop)
+    """Photos that are not where the table says, columns that may tell products, prices."""
+    header = ["file", "kind", "sku", "price", "style"]
+    rows = [[f"{i}.jpg", "ab"[i % 2], f"s{i // 2}", f"{i % 3 + 9},99 €", 7000 + i // 3] for i in range(ROWS)]
+    write(shop / "table.csv", [header, *rows, ["women/1.jpg", "a", "s1", "", 7000]], separator=";")
+    assert exit_code(lambda: draft(shop)) == 2 and not (shop / "draft.json").exists()
+    said = capsys.readouterr().err
+    assert "1 photos of the table are missing; with --skip-unreadable they are left out" in said
+    assert "women/1.jpg: No such file or directory; there is 1.jpg\n" in said
+    draft(shop, "--skip-unreadable")
     said = capsys.readouterr().out
-    assert "1 photos of the table are not in photos, such as women/1.jpg: names are relative to it" in said
+    assert "1 photos of the table are missing and left out" in said
     assert 'more than 50; if it tells products, each with several photos, add "group": "sku"' in said
-    assert "left out: price: numbers that look like a measure" in said
+    assert "left out: price: numbers that look like a measure or an id\n" in said
+    assert (
+        'style: numbers that look like a measure or an id; if it tells products, each with several photos, add "group": "style"'
+        in said
+    )
+
+
+def links(shop):
+    """The photos are links out of their folder, as in the hub's cache."""
+    (shop / "photos").rename(shop / "blobs")
+    (shop / "photos").mkdir()
+    for i in range(ROWS):
+        (shop / "photos" / f"{i}.jpg").symlink_to(f"../blobs/{i}.jpg")
+
+
+@pytest.mark.parametrize(
+    "change, problem",
+    [
+        (lambda rows: rows.append(["/etc/passwd", "a"]), "line 122: file /etc/passwd leads out of"),
+        (lambda rows: rows.append(["\x1b[31m", "a"]), "line 122: file '\\x1b[31m' has characters"),
+        (lambda rows: rows.append(["1.jpg"]), "line 122: 1 cells, and the header has 2"),
+        (lambda rows: [row.append(row[1]) for row in rows], "more than one column kind; rename all but one"),
+    ],
+)
+def test_what_training_refuses_the_draft_does(shop, capsys, change, problem):
+    rows = [["file", "kind"], *([f"{i}.jpg", "ab"[i % 2]] for i in range(ROWS))]
+    change(rows)
+    write(shop / "table.csv", rows)
+    assert exit_code(lambda: draft(shop)) == 2 and problem in capsys.readouterr().err
+    assert not (shop / "draft.json").exists()
+
+
+def test_absolute_names_and_links(shop, capsys):
+    """What training takes the draft does, too."""
+    rows = [["file", "kind"], *([str(shop / "photos" / f"{i}.jpg"), "ab"[i % 2]] for i in range(ROWS))]
+    write(shop / "table.csv", rows)
+    draft(shop)
+    tables = read_tables(str(shop), read_attributes(str(shop / "draft.json")))
+    assert sum(len(split.names) for split in tables.values()) == ROWS
+    links(shop)
+    (shop / "draft.json").unlink()
+    assert exit_code(lambda: draft(shop)) == 2
+    assert "leads out of" in capsys.readouterr().err
+    draft(shop, "--follow-links")
+    attributes = read_attributes(str(shop / "draft.json"))
+    with pytest.raises(UserError, match="by a link; --follow-links allows it"):
+        read_tables(str(shop), attributes)
+    assert len(read_tables(str(shop), attributes, follow_links=True)["train"].names) > 60
+
+
+def test_one_class_in_two_forms_of_unicode(shop):
+    forms = "\uc2a4\ucee4\ud2b8", "\u1109\u1173\u110f\u1165\u1110\u1173"  # composed, and as a Mac writes it
+    rows = [["file", "kind"], *([f"{i}.jpg", ("b", *forms)[i % 3 % (2 + i % 2)]] for i in range(ROWS))]
+    write(shop / "table.csv", rows)
+    draft(shop)
+    assert len(read_attributes(str(shop / "draft.json"))["kind"].classes) == 2
 
 
 def test_a_table_without_rows(shop, capsys):

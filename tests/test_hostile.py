@@ -26,6 +26,7 @@ from utils.attributes import read_attributes
 from utils.checkpoint import read_file
 from utils.dataset import load_pixels, read_tables
 from utils.errors import UserError
+from utils.folders import PhotoFolder
 from utils.tables import read_table
 
 ROOT = Path(__file__).parents[1]
@@ -336,7 +337,9 @@ def test_names_that_lead_out(own, name):
     with pytest.raises(UserError, match=rf"(?s)Fashion-How24_sub1_val\.csv.*(line 3: image_name|{nul})"):
         tables(own)
     with pytest.raises(UserError, match=rf"(?s)Fashion-How24_sub1_val\.csv.*(line 3: image_name|{nul})"):
-        read_table(str(own / "Fashion-How24_sub1_val.csv"), str(photos), ATTRIBUTES, labelled=False)
+        read_table(
+            str(own / "Fashion-How24_sub1_val.csv"), PhotoFolder(str(photos)), ATTRIBUTES, labelled=False
+        )
 
 
 def test_links_that_stay_inside_and_folders_that_are_links(own, tmp_path):
@@ -359,7 +362,7 @@ def test_a_table_beside_its_photos(own, monkeypatch):
     photos = table(own, "T/a.jpg", "b.jpg")
     shutil.move(own / "Fashion-How24_sub1_val.csv", photos / "a.csv")
     monkeypatch.chdir(photos)
-    assert read_table("a.csv", "", ATTRIBUTES)[0] == ["T/a.jpg", "b.jpg"]
+    assert read_table("a.csv", PhotoFolder(""), ATTRIBUTES)[0] == ["T/a.jpg", "b.jpg"]
 
 
 @pytest.mark.parametrize("line", ["a", '"', ",", "\0"])
@@ -384,7 +387,7 @@ def test_a_quotation_that_does_not_end(own, tmp_path):
     path = own / "Fashion-How24_sub1_val.csv"
     path.write_text(path.read_text().splitlines()[0] + '\n"' + "x\n" * 10_000_000)
     message, megabytes, seconds = measured(own, tmp_path / "cache")
-    assert "field larger than field limit" in message and megabytes < 20 and seconds < 5
+    assert "a quotation begins there" in message and megabytes < 20 and seconds < 5
 
 
 # --- prompts and caches ------------------------------------------------------------------------------

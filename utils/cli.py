@@ -111,7 +111,14 @@ class Parser(argparse.ArgumentParser):
         group.add_argument("--data-dir", default="./Dataset", help="folder of the data set", metavar="DIR")
         if cached:
             group.add_argument("--cache-dir", default=cache_folder(), help="folder for what is computed once: decoded pixels, teacher's logits", metavar="DIR")
-        Parser.switch(group, "--skip-unreadable", "leave out photos that cannot be read, instead of ending with a list of them")
+        Parser.photo_options(group)
+
+    @staticmethod
+    def photo_options(group, skip=True):
+        """Add the options that say which photos are read; with `skip`, what is done with those that cannot be."""
+        if skip:
+            Parser.switch(group, "--skip-unreadable", "leave out photos that cannot be read, instead of ending with a list of them")
+        Parser.switch(group, "--follow-links", "read photos wherever links in their folder lead, out of it, too, and the sub-folders that are links")
 
     @staticmethod
     def prior_option(group):

@@ -13,8 +13,9 @@ from tqdm import tqdm
 from utils.attributes import UNKNOWN, plain_name
 from utils.errors import DiskFull, UserError, shortened
 from utils.files import atomic, remove_leftovers
+from utils.folders import PhotoFolder, find_photos
 from utils.log import logger
-from utils.photos import LETTERBOX_VERSION, SIZE, find_photos, read_photos
+from utils.photos import LETTERBOX_VERSION, SIZE, read_photos
 from utils.tables import read_table
 
 SPLITS = ("train", "val")
@@ -28,7 +29,7 @@ class Split(NamedTuple):
 
     names: List[str]  # of the photos, one for each row
     labels: Dict[str, np.ndarray]  # attribute -> int64 (N,), -1 where it is not known
-    folder: str  # of the photos
+    photos: PhotoFolder  # in which the photos are
     stamps: List[Tuple[int, int, int]]  # photo's size in bytes, time of change in ns, who may read it
     place: str  # hash of where it comes from
     exif: bool  # whether photos are turned as their EXIF says
@@ -41,7 +42,7 @@ class Split(NamedTuple):
     ] = ()  # of each row, plain: rows of one group belong together; without a column, the photo's name
 
     def paths(self):
-        return [os.path.join(self.folder, name) for name in self.names]
+        return [self.photos.path(name) for name in self.names]
 
     def rows(self, chosen):
         """The same with these rows only, indices; without pixels."""
@@ -57,11 +58,11 @@ class Split(NamedTuple):
 # --- tables ------------------------------------------------------------------------------------------
 
 
-def read_tables(data_dir, attributes, splits=SPLITS, skip_unreadable=False, boxes=False):
+def read_tables(data_dir, attributes, splits=SPLITS, skip_unreadable=False, boxes=False, follow_links=False):
     """Read the tables of a data set, and look whether the photos are there: what takes no time.
 
     Args: `attributes` with the layout of `data_dir`; with `skip_unreadable`, photos may be missing; with
-        `boxes`, those of the table are read, too.
+        `boxes`, those of the table are read, too; with `follow_links`, links may lead out of the photos' folder.
     Returns: dict split -> Split, without pixels.
     Raises: UserError for what is wrong with a table, and one that lists all missing photos of all splits.
     """
@@ -72,7 +73,8 @@ def read_tables(data_dir, attributes, splits=SPLITS, skip_unreadable=False, boxe
 
     @functools.lru_cache(maxsize=1)  # once for both parts, if one is held out of the other
     def read(table, folder):
-        return read_table(table, folder, attributes, boxes=boxes)
+        photos = PhotoFolder(folder, follow_links)
+        return (photos, *read_table(table, photos, attributes, boxes=boxes))
 
     tables, missing = {}, []
     for name in splits:
@@ -85,27 +87,28 @@ def read_tables(data_dir, attributes, splits=SPLITS, skip_unreadable=False, boxe
 
 def read_all_tables(args, attributes):
     """The tables of --data-dir and the folders of --unlabelled, as `read_tables` and `read_unlabelled` return them."""
-    tables = read_tables(args.data_dir, attributes, SPLITS, args.skip_unreadable, args.crop_to_box)
-    return {**tables, **read_unlabelled(args.unlabelled or [], tables)}
+    follow = args.follow_links
+    tables = read_tables(args.data_dir, attributes, SPLITS, args.skip_unreadable, args.crop_to_box, follow)
+    return {**tables, **read_unlabelled(args.unlabelled or [], tables, follow)}
 
 
 def _stamped(split):
     """(The split with its photos' stamps, a line for each photo that is not there)."""
     stamps, missing = [], []
-    for path in split.paths():
+    for name, path in zip(split.names, split.paths()):
         try:
             stat = os.stat(path)
             stamps.append((stat.st_size, stat.st_mtime_ns, stat.st_mode))
         except OSError as error:
             stamps.append(MISSING)
-            missing.append(f"{path}: {error.strerror}")
+            missing.append(f"{path}: {error.strerror}{split.photos.near(name)}")
     return split._replace(stamps=stamps), missing
 
 
-def read_unlabelled(folders, tables):
+def read_unlabelled(folders, tables, follow_links=False):
     """The photos of some folders, without labels, but for those that are in the tables.
 
-    Args: `folders`, paths; `tables` of `read_tables`.
+    Args: `folders`, paths; `tables` of `read_tables`; `follow_links` as of `find_photos`.
     Returns: dict "unlabelled FOLDER" -> Split, without pixels; its names begin with the folder's own.
     Raises: UserError for a folder that has no photos for itself, or that is called like another.
     """
@@ -116,7 +119,10 @@ def read_unlabelled(folders, tables):
         if not os.path.isdir(folder):
             raise UserError(f"--unlabelled {folder}: no such folder")
         above, own = os.path.split(real(folder))
-        photos = {f"{own}/{name}": real(os.path.join(above, own, name)) for name in find_photos(folder)}
+        photos = {
+            f"{own}/{name}": real(os.path.join(above, own, name))
+            for name in find_photos(folder, follow_links)
+        }
         names = [name for name, path in photos.items() if not (path in seen or seen.add(path))]
         others = len(photos) - len(names)
         if not names:
@@ -130,7 +136,7 @@ def read_unlabelled(folders, tables):
         place = _digest(repr((above, own, train.exif)))[:12]
         boxes = None if train.boxes is None else np.full((len(names), 4), np.nan, np.float32)
         groups = list(map(plain_name, names))
-        split = Split(names, labels, above, [], place, train.exif, boxes=boxes, groups=groups)
+        split = Split(names, labels, PhotoFolder(above), [], place, train.exif, boxes=boxes, groups=groups)
         found[f"unlabelled {folder}"] = _stamped(split)[0]
     return found
 
@@ -161,11 +167,11 @@ def _read_split(data_dir, layout, name, read):
     if not os.path.exists(table):
         way_out = "name its folder with --data-dir, or the table in a file of --attributes"
         raise UserError(f"{table}: no such table; {way_out}")
-    names, labels, groups, boxes = read(table, folder)
+    photos, names, labels, groups, boxes = read(table, folder)
     real = os.path.realpath
     place = _digest(repr((real(table), real(folder), name, layout.shares, layout.group, layout.exif)))[:12]
     stamps = [MISSING] * len(names)
-    split = Split(names, labels, folder, stamps, place, layout.exif, boxes=boxes, groups=groups)
+    split = Split(names, labels, photos, stamps, place, layout.exif, boxes=boxes, groups=groups)
     if not layout.shares or name not in ("train", *layout.shares):
         return split
     chosen = np.flatnonzero(parts_of_rows(groups, labels.values(), layout.shares) == name)
@@ -236,7 +242,7 @@ def load_pixels(tables, cache_dir, skip_unreadable=False):
             raise UserError(f"none of the photos of {name} can be read:\n{shortened(split.unreadable)}")
         unknown = all((labels == UNKNOWN).all() for labels in split.labels.values())
         if unknown and not (learns and name != "val"):
-            raise UserError(f"{split.folder}: none of the photos of {name} has a label that is known")
+            raise UserError(f"{split.photos.prefix}: none of the photos of {name} has a label that is known")
     return data
 
 

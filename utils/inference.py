@@ -127,7 +127,7 @@ def read_data(classifiers, args, split):
     An exported file does not tell where they were: the competition's classes mean the competition's tables.
     Zero-shot has been trained on none.
 
-    Args: `args` with the options `attributes`, `data_dir` and `skip_unreadable`; `split`, "train" or "val".
+    Args: `args` with the options `attributes`, `data_dir`, `skip_unreadable` and `follow_links`; `split`, "train" or "val".
     Returns: for each network a `utils.dataset.Split`, without pixels.
     Raises: UserError if a network has other attributes or classes, whose order may differ, and as `read_tables`.
     """
@@ -152,7 +152,8 @@ def read_data(classifiers, args, split):
 def _read_as_trained(classifier, given, args, split):
     own = classifier.attributes
     turned = Attributes(dict(given.content, exif=own.layout.exif), classifier.path)
-    data = read_tables(args.data_dir, turned, (split,), args.skip_unreadable)[split]
+    how = {"skip_unreadable": args.skip_unreadable, "follow_links": args.follow_links}
+    data = read_tables(args.data_dir, turned, (split,), **how)[split]
     labels = {}
     for key, attribute in own.items():  # read first: a cell may be a number in the other order of classes
         numbers = [attribute.classes.index(name) for name in given[key].classes]

@@ -10,16 +10,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import scipy.sparse
-from PIL import Image
+from PIL import Image, PngImagePlugin, features
 
-from utils.errors import UserError, excerpt, first_line, is_utf8
+from utils.errors import UserError, excerpt, first_line
 
 SIZE = 224  # side of the letterboxed image, pixels
-LETTERBOX_VERSION = 2  # part of the cache's key: raise it when the pixels change, or which photos can be read
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+LETTERBOX_VERSION = 3  # part of the cache's key: raise it when the pixels change, or which photos can be read
+AVIF = "avif" in features.modules and features.check("avif")  # a Pillow of Python 3.8 has none
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+SUFFIXES += (".avif",) if AVIF else ()
 
 # Beyond these a photo is refused before it is decoded: it would fill the memory.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # Pillow knows some that start other programs
+FORMATS += ("AVIF",) if AVIF else ()
 MAX_PIXELS = 64_000_000
 MAX_SIDE = 16_384
 PART = 2**22  # values of a photo that are resized at a time
@@ -152,6 +155,8 @@ def read_rgb(path, exif=False):
 def _opened(path):
     """A photo of a permitted size. A TIFF is decoded: Pillow then turns it by its EXIF, whoever asks, and only then is its
     size that of all versions."""
+    # For the whole process: one text or colour profile of a PNG may unfold to what all of a photo's may, 64 MB.
+    PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
     with Image.open(path, formats=FORMATS) as photo:
         _check_size(photo, os.path.getsize(path))
         if photo.format == "TIFF":
@@ -210,43 +215,3 @@ def read_photos(paths, exif=False, prepare=letterbox, lasting=False):
         warnings.filterwarnings("ignore", module=r"PIL\.")
         for start in range(0, len(paths), ahead):
             yield from pool.map(read, paths[start : start + ahead])
-
-
-def find_photos(folder):
-    """Names of the photos in a folder and its sub-folders, relative to it, in order. Raises: UserError if there is none."""
-    found = []
-    for place, folders, files in os.walk(folder, onerror=_refuse_folder):
-        folders.sort()
-        found += [os.path.join(place, name) for name in sorted(files) if name.lower().endswith(SUFFIXES)]
-    if not found:
-        raise UserError(f"{folder}: a folder without photos ({' '.join(SUFFIXES)})")
-    names = [os.path.relpath(photo, folder).replace(os.sep, "/") for photo in found]
-    for name in names:
-        if not is_utf8(name):
-            raise UserError(f"{folder}: photo {excerpt(ascii(name))} is not in UTF-8; rename it")
-    return names
-
-
-def _refuse_folder(error):
-    raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
-
-
-class PhotoFolder:
-    """A folder of photos, which may be a link itself: no name may lead out of where it really lies."""
-
-    def __init__(self, folder):
-        self.prefix = os.path.join(folder, "")  # empty for the working directory's own name, ""
-        self.inside = os.path.join(os.path.realpath(folder), "")
-        self.real = functools.lru_cache(maxsize=None)(os.path.realpath)  # few folders, many photos
-
-    def check(self, name, column="image_name"):
-        """ValueError for a name that leads out, or is none; `column` is where it stands."""
-        if not name:
-            raise ValueError(f"{column} is empty")
-        if not name.isprintable():
-            raise ValueError(f"{column} {excerpt(ascii(name))} has characters that cannot be printed")
-        path = self.prefix + name
-        folder, last = os.path.split(path)
-        real = os.path.realpath(path) if os.path.islink(path) else os.path.join(self.real(folder), last)
-        if name.startswith("/") or ".." in name.split("/") or not real.startswith(self.inside):
-            raise ValueError(f"{column} {excerpt(name)} leads out of {self.inside}")

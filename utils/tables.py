@@ -5,46 +5,64 @@ import collections
 import csv
 import functools
 import itertools
+import re
 
 import numpy as np
 
 from utils.attributes import MAX_CLASSES, UNKNOWN, plain_name
 from utils.errors import UserError, excerpt, shortened
-from utils.photos import PhotoFolder, letterboxed_box
+from utils.log import logger
+from utils.photos import SUFFIXES, letterboxed_box
 
 SEPARATORS = ",;\t"
-MAX_LINE = 65_536  # characters
+SEPARATOR_LINE = re.compile(r'"?sep=([,;|\t])"?\s*', re.IGNORECASE)  # before the header, as Excel has it
+MAX_CELL = 2**20  # characters of a cell, and of a line
+MAX_LINES = 10_000  # of a row
 MAX_PROBLEMS = 1000  # of a table, until the rest is not looked at
+OPENED = "; a quotation begins there and swallows the rows after it: close it, or remove the quotation mark"
+# What begins like this is no CSV file, in whatever encoding; then, what is none in UTF-8.
+NO_TABLES = {
+    b"PK\x03\x04": "a workbook (.xlsx, .ods) or another zip",
+    b"\xd0\xcf\x11\xe0": "an old workbook (.xls)",
+    b"PAR1": "a Parquet file",
+    b"\x1f\x8b": "compressed, by gzip",
+    b"<": "HTML or XML",
+}
 
 
 def read_rows(path, columns, encoding="utf-8"):
-    """Rows of a CSV file with a header: comma, semicolon or tab, as the first line shows.
+    """Rows of a CSV file with a header: comma, semicolon or tab, as the first line shows; empty rows are passed over.
 
-    Args: `columns` that it must have; `encoding`, where UTF-8 may begin with a mark.
-    Yields: (line number, dict column -> cell; empty where the row is too short).
-    Raises: UserError for a file that is none, or that lacks a column.
+    Args: `columns` that it must have, that of the photos' names first; `encoding`, where UTF-8 may begin with a mark.
+    Yields: (number of its first line, dict column -> cell).
+    Raises: UserError for a file that is none, or that lacks a column; in the end, for rows that do not fit the header.
     """
     try:
-        if codecs.lookup(encoding).name == "utf-8":
-            encoding = "utf-8-sig"
-        with open(path, newline="", encoding=encoding) as file:
+        codec = codecs.lookup(encoding).name
+        _refuse_other_files(path, codec)
+        csv.field_size_limit(MAX_CELL)  # for the whole process: not before a table is read
+        with open(path, newline="", encoding="utf-8-sig" if codec == "utf-8" else encoding) as file:
             lines = _short_lines(file)
             first = next(lines, "")
-            separator = max(SEPARATORS, key=first.count)
-            reader = csv.DictReader(itertools.chain([first], lines), restval="", delimiter=separator)
-            header = list(reader.fieldnames or [])
-            absent = [column for column in dict.fromkeys(columns) if column not in header]
-            if absent:
-                raise UserError(f"{path}: no column {', '.join(absent)}; there are {', '.join(header)}")
-            twice = [column for column in columns if header.count(column) > 1]
-            if twice:
-                raise UserError(f"{path}: more than one column {twice[0]}; rename all but one")
-            for row in reader:
-                row.pop(None, None)  # cells beyond the header
-                yield reader.line_num, row
+            said = SEPARATOR_LINE.fullmatch(first)
+            separator = said.group(1) if said else max(SEPARATORS, key=first.count)
+            lines = lines if said else itertools.chain([first], lines)
+            records = _records(lines, separator, 2 if said else 1)
+            header = next(records, (1, [], []))[1]
+            _check_header(path, header, columns)
+            misfit, problems = _misfit_of(header, header.index(columns[0]), separator), Problems(path)
+            for line, cells, texts in records:
+                if not any(map(str.strip, cells)):
+                    continue
+                problem = misfit(cells, texts)
+                if problem:
+                    problems.add(line, problem)
+                else:
+                    yield line, dict(zip(header, cells))
+            problems.refuse()
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path}: not {encoding.replace('-sig', '')} ({error.reason}); save it so, or name its own: --encoding of the "
+            f"{path}: not {encoding} ({error.reason}); save it so, or name its own: --encoding of the "
             'draft, or in the file of attributes "encoding": "cp949", which Korean spreadsheets write, or "cp1252", western ones'
         ) from error
     except FileNotFoundError as error:
@@ -53,24 +71,107 @@ def read_rows(path, columns, encoding="utf-8"):
         raise UserError(f"{path}: not a readable CSV file ({error})") from error
 
 
+def _refuse_other_files(path, codec):
+    with open(path, "rb") as file:
+        head = file.read(1024).lstrip(codecs.BOM_UTF8 + b" \t\r\n")
+    kind = next((kind for start, kind in NO_TABLES.items() if head.startswith(start)), None)
+    wide = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in head.split(b"\n")[0]
+    if wide and not codec.startswith(("utf-16", "utf-32")):
+        kind = kind or 'in UTF-16, whose "encoding" is utf-16, or no text at all'
+    if kind:
+        way_out = 'save it as "CSV UTF-8" in a spreadsheet, or by to_csv of pandas'
+        raise UserError(f"{path}: not a readable CSV file: it is {kind}; {way_out}")
+
+
+def _check_header(path, header, columns):
+    absent = [column for column in dict.fromkeys(columns) if column not in header]
+    if absent:
+        raise UserError(f"{path}: no column {', '.join(absent)}; there are {', '.join(header)}")
+    twice = [column for column in columns if header.count(column) > 1]
+    if twice:
+        raise UserError(f"{path}: more than one column {twice[0]}; rename all but one")
+
+
 def _short_lines(file):
     """Lines of a text file, none of them longer than a line can reasonably be."""
-    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), ""), 1):
-        if len(line) > MAX_LINE:
-            raise csv.Error(f"line {number} is longer than {MAX_LINE} characters")
+    for number, line in enumerate(iter(lambda: file.readline(MAX_CELL + 1), ""), 1):
+        if len(line) > MAX_CELL:
+            raise csv.Error(f"line {number} is longer than {MAX_CELL} characters")
         yield line
 
 
-def read_table(path, folder, attributes, labelled=True, boxes=False):
+def _records(lines, separator, number):
+    """Yields (number of its first line, cells, lines) of each row; the first line of all has this `number`."""
+    texts = []
+
+    def taken():
+        for text in lines:
+            if len(texts) == MAX_LINES:
+                raise csv.Error(f"a row of more than {MAX_LINES} lines")
+            texts.append(text)
+            yield text
+
+    try:
+        for cells in csv.reader(taken(), delimiter=separator):
+            yield number, cells, texts
+            number += len(texts)
+            texts.clear()
+    except csv.Error as error:
+        raise csv.Error(f"line {number}: {error}{OPENED if len(texts) > 1 else ''}") from error
+
+
+def _misfit_of(header, place, separator):
+    """A function of a row's cells and lines: why this header cannot take it, or None. Args: `place` of the photo's name."""
+    least = max((number for number, name in enumerate(header, 1) if name.strip()), default=0)
+
+    def is_row(text):
+        cells = text.rstrip("\r\n").split(separator)
+        return len(cells) >= least and cells[place].strip(' "').lower().endswith(SUFFIXES)
+
+    def misfit(cells, texts):
+        if len(texts) > 1 and sum(map(is_row, texts)) > 1:  # a cell may hold line breaks, but no rows
+            return f"{len(texts)} lines in one row{OPENED}"
+        if len(cells) < least or any(map(str.strip, cells[len(header) :])):
+            way_out = f"a cell that holds {separator!r} needs quotation marks, an empty one its separator"
+            return f"{len(cells)} cells, and the header has {len(header)}; {way_out}"
+        return None
+
+    return misfit
+
+
+class Problems:
+    """Problems of a table, each with its lines."""
+
+    def __init__(self, path):
+        self.path, self.lines, self.count = path, collections.defaultdict(list), 0
+
+    def add(self, line, problem):
+        self.lines[str(problem)].append(line)
+        self.count += 1
+        if self.count == MAX_PROBLEMS:
+            self.refuse()
+
+    def refuse(self):
+        """UserError, if there are any."""
+        each = [
+            f"line {first}{f' and {len(others)} more' if others else ''}: {problem}"
+            for problem, (first, *others) in self.lines.items()
+        ]
+        if each:
+            count = f"{self.count} bad rows" + (" or more" if self.count == MAX_PROBLEMS else "")
+            raise UserError(f"{self.path}: {count}, to be mended or removed:\n{shortened(each)}")
+
+
+def read_table(path, photos, attributes, labelled=True, boxes=False):
     """Rows of a table.
 
-    Args: `folder` of the photos, which the names must not leave; whether they are there is not looked at. Without
-        `labelled`, only the photos' names are read; with `boxes`, boxes too.
+    Args: `photos`, the `PhotoFolder` of the names, which they must not leave; whether they are there is not looked at.
+        Without `labelled`, only the photos' names are read; with `boxes`, boxes too.
     Returns: (list of names, dict attribute -> int64 array `(N,)`, groups and boxes as in `Split`, the latter or None).
     Raises: UserError for a file, column or cell that is missing, for cells that are no class, names that lead out and
         boxes that do.
     """
-    layout, photos = attributes.layout, PhotoFolder(folder)
+    layout = attributes.layout
     unknown = {plain_name(value) for value in layout.unknown}
     says_nothing = {"", *unknown}
     readers = {key: _cell_reader(one, unknown) for key, one in attributes.items()} if labelled else {}
@@ -78,34 +179,31 @@ def read_table(path, folder, attributes, labelled=True, boxes=False):
     columns += [layout.group] if labelled and layout.group else []
     columns += layout.box if boxes else []
     names, labels, groups, places = [], {key: [] for key in readers}, [], []
-    problems, bad = collections.defaultdict(list), 0  # problem -> lines; number of all these lines
+    problems = Problems(path)
     for line, row in read_rows(path, columns, layout.encoding):
         try:
-            photos.check(row[layout.image], layout.image)
+            file = photos.find(row[layout.image], layout.image)
             values = [read(row[attributes[key].column]) for key, read in readers.items()]
             if boxes:
                 box = [row[column] for column in layout.box]
-                places.append(letterboxed_box(photos.prefix + row[layout.image], box, layout.exif))
+                places.append(letterboxed_box(photos.prefix + file, box, layout.exif))
         except ValueError as error:
-            problems[str(error)].append(line)
-            bad += 1
-            if bad == MAX_PROBLEMS:
-                break
+            problems.add(line, error)
             continue
         names.append(row[layout.image])
         group = plain_name(row.get(layout.group, ""))
-        groups.append(plain_name(row[layout.image]) if group in says_nothing else group)
+        groups.append(plain_name(file) if group in says_nothing else group)
         for column, value in zip(labels.values(), values):
             column.append(value)
-    if problems:
-        each = [
-            f"line {first}{f' and {len(others)} more' if others else ''}: {problem}"
-            for problem, (first, *others) in problems.items()
-        ]
-        count = f"{bad} bad rows" + (" or more" if bad == MAX_PROBLEMS else "")
-        raise UserError(f"{path}: {count}, to be mended or removed:\n{shortened(each)}")
+    problems.refuse()
     if not names:
         raise UserError(f"{path}: no rows")
+    if photos.found:
+        name, file = next(iter(photos.found.items()))
+        how = "by path, case, blanks, Unicode form or \\"
+        logger.warning(
+            f"warning: {path}: {len(photos.found)} photos are called otherwise on the disk, {how}, such as {excerpt(name)}: {excerpt(file)}"
+        )
     labels = {key: np.array(values, dtype=np.int64) for key, values in labels.items()}
     return names, labels, groups, np.array(places, np.float32) if boxes else None
 
@@ -122,8 +220,9 @@ def _cell_reader(attribute, unknown):
             if values:
                 return int(plain_name(attribute.contains) in values)
             name = ""  # separators only
-        if name not in numbers and name.isascii() and name.isdigit() and len(name) < 9:
-            name = str(int(name))  # 01 is 1
+        number = re.fullmatch(r"([0-9]{1,8})(\.0*)?", name)
+        if name not in numbers and number:
+            name = str(int(number.group(1)))  # 01 is 1, and so is 1.0, as pandas writes it beside empty cells
         if name in numbers:
             return numbers[name]
         if not name:

@@ -12,8 +12,8 @@ import pandas
 
 from utils.attributes import CONTAINS, MAX_NAME, PROMPT, UNKNOWN, Attributes, plain_name
 from utils.cli import Parser, exit_code, new_file
-from utils.dataset import parts_of_rows
-from utils.errors import UserError, excerpt, shortened
+from utils.dataset import MISSING, read_tables
+from utils.errors import UserError, shortened
 from utils.files import atomic
 from utils.log import table
 from utils.tables import read_rows
@@ -32,15 +32,12 @@ def draft(path, image, photos, encoding="utf-8"):
     whose cells are lists, each value that 20 photos or more have.
 
     Args: `image`, the column with the photo's name; `photos`, their folder, relative to the table's.
-    Returns: (content of the file, a row of figures for each attribute, a line for each column that is left out, the photos that
-        are missing).
+    Returns: (content of the file, a row of figures for each attribute, a line for each column that is left out).
     """
     frame = pandas.DataFrame([row for _, row in read_rows(path, [image], encoding)], dtype=str)
     if frame.empty:
         raise UserError(f"{path}: no rows")
-    folder = os.path.join(os.path.dirname(path), photos)
-    missing = [name for name in frame[image] if not os.path.isfile(os.path.join(folder, name))]
-    attributes, figures, left_out, kept = {}, [], [], []
+    attributes, figures, left_out = {}, [], []
     for column in frame.columns.drop(image, errors="ignore"):
         cells = frame[column].str.split().str.join(" ")
         known = cells[cells != ""]
@@ -68,23 +65,11 @@ def draft(path, image, photos, encoding="utf-8"):
                 name += " 2"
             attributes[name] = about
             counts = labels.value_counts()
-            kept.append(labels)
             share, few = f"{counts.iloc[0] / len(labels):.0%}", int((counts < FEW).sum())
             figures.append([text, len(counts), share, len(cells) - len(labels), few, spellings])
-    for row, unseen in zip(figures, _none_held_out(frame[image], kept)):
-        row.insert(-1, unseen)
     content = {"image": image, "train": {"table": os.path.basename(path), "photos": photos}, "val": SHARE}
     content.update({"unknown": [""], "exif": True, "attributes": attributes})
-    return content if encoding == "utf-8" else {"encoding": encoding, **content}, figures, left_out, missing
-
-
-def _none_held_out(names, kept):
-    """For each attribute the number of its classes of which no photo is held out. Args: `kept`, its labels by row."""
-    numbers = [
-        labels.reindex(names.index).factorize()[0] for labels in kept
-    ]  # -1, as UNKNOWN, where there is none
-    parts = parts_of_rows(names.map(plain_name), numbers, {"val": SHARE})
-    return [len(set(values) - {UNKNOWN} - set(values[parts == "val"])) for values in numbers]
+    return content if encoding == "utf-8" else {"encoding": encoding, **content}, figures, left_out
 
 
 def _lists(known):
@@ -125,6 +110,8 @@ def _attributes_of_list(column, separator, groups, photos):
 def _why_not(column, known, separator):
     """Why a column is no attribute; None if it is one. Args: its cells that say something; as of `_lists`."""
     count = known.map(plain_name).nunique()
+    hint = f'; if it tells products, each with several photos, add "group": "{column}"'
+    hint = hint if len(known) > 1.5 * count else ""
     amounts = known.str.replace(",", ".", regex=False).str.replace(r"[€$£¥₩]|EUR|USD|KRW", "", regex=True)
     numbers = pandas.to_numeric(amounts, errors="coerce")
     if not (column.strip() and column.isprintable() and len(column) <= MAX_NAME):
@@ -133,13 +120,13 @@ def _why_not(column, known, separator):
         return "fewer than 2 different values"
     if numbers.notna().all():
         apart = numbers.max() - numbers.min() >= 2 * count
-        if (numbers % 1 != 0).any() or apart or len(known) < 5 * count:
-            return "numbers that look like a measure or an id"
+        parts = (numbers % 1 != 0).any()
+        if parts or apart or len(known) < 5 * count:
+            return f"numbers that look like a measure or an id{'' if parts else hint}"
     if separator is not None:
         return None
     if count > MOST:
-        hint = f'; if it tells products, each with several photos, add "group": "{column}"'
-        return f"{count} different values, more than {MOST}{hint if len(known) > 1.5 * count else ''}"
+        return f"{count} different values, more than {MOST}{hint}"
     if len(known) < 2 * count:
         return "nearly every row has a value of its own"
     if not all(one.isprintable() and len(one) <= MAX_NAME for one in known.unique()):
@@ -155,6 +142,7 @@ def get_args_parser():
     p.add_argument("--photos", required=True, help="folder of the photos, relative to the table's", metavar="FOLDER")
     p.add_argument("--output", type=new_file, required=True, help="file to write", metavar="FILE.json")
     p.add_argument("--encoding", default="utf-8", help="of the table, such as cp949", metavar="NAME")
+    p.photo_options(p)
     return p
 # fmt: on
 
@@ -166,16 +154,18 @@ def main(argv=None):
         raise UserError(f"--photos {args.photos}: no such folder in {data_dir}, the table's")
     if os.path.exists(args.output):
         raise UserError(f"--output {args.output}: is there already, perhaps edited; name another file")
-    content, figures, left_out, missing = draft(args.table, args.image, args.photos, args.encoding)
+    content, figures, left_out = draft(args.table, args.image, args.photos, args.encoding)
     if not figures:
         raise UserError(f"{args.table}: no column can be an attribute:\n{shortened(left_out)}")
-    Attributes(content, args.output)  # which finds what is wrong with it
+    how = {"skip_unreadable": args.skip_unreadable, "follow_links": args.follow_links}
+    tables = read_tables(data_dir, Attributes(content, args.output), **how)  # as training will
+    for row, (key, labels) in zip(figures, tables["train"].labels.items()):
+        row.insert(-1, len({*labels} - {*tables["val"].labels[key], UNKNOWN}))
     print("\n".join(table(figures, HEADER)))
     print("".join(f"left out: {line}\n" for line in left_out), end="")
+    missing = sum(split.stamps.count(MISSING) for split in tables.values())
     if missing:
-        shown = excerpt(missing[0] if missing[0].isprintable() else ascii(missing[0]))
-        names = "names are relative to it, with sub-folder and ending, one in a row"
-        print(f"{len(missing)} photos of the table are not in {args.photos}, such as {shown}: {names}")
+        print(f"{missing} photos of the table are missing and left out")
     with atomic(args.output) as file:
         file.write(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
     print(f"{args.output}: {len(figures)} attributes; mend its prompts, in English. Then train with")

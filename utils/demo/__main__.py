@@ -21,8 +21,9 @@ from PIL import Image
 from utils.cli import Parser, cache_folder, exit_code
 from utils.errors import UserError
 from utils.files import atomic, put_in_place
+from utils.folders import find_photos
 from utils.inference import load_classifier
-from utils.photos import SIZE, find_photos, read_photos
+from utils.photos import SIZE, read_photos
 
 HERE = Path(__file__).parent
 PACKAGE = "onnxruntime-web@1.30.0"  # MIT licence
