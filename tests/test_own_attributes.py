@@ -189,18 +189,23 @@ def test_unknown_labels_play_no_part_in_class_weights_and_metrics():
 
 
 def without_labels(path, column, split):
-    """Empty a column of the rows that `split` gets; returns how many there are."""
-    names = set(read_tables(str(path.parent), read_attributes(path))[split].names)
-    table = path.parent / "shop.csv"
-    with open(table, newline="", encoding="utf-8") as file:
+    """Empty a column of a part's rows, and give both parts tables of their own: a share would be held out of those that have
+    labels. Returns the number of these rows."""
+    parts = {
+        name: set(one.names) for name, one in read_tables(str(path.parent), read_attributes(path)).items()
+    }
+    content, folder = json.loads(path.read_text()), path.parent
+    with open(folder / "shop.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter=";"))
-    for row in rows:
-        row[column] = "" if row["shot"] in names else row[column]
-    with open(table, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), delimiter=";")
-        writer.writeheader()
-        writer.writerows(rows)
-    return len(names)
+    for part, names in parts.items():
+        content[part] = {"table": f"{part}.csv", "photos": "shots"}
+        with open(folder / f"{part}.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]), delimiter=";")
+            writer.writeheader()
+            mine = [row for row in rows if row["shot"] in names]
+            writer.writerows({**row, column: ""} if part == split else row for row in mine)
+    path.write_text(json.dumps(content))
+    return len(parts[split])
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
