@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ATTRIBUTES, odd_exif
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from skimage.transform import resize
 
 from utils import photos as reader
@@ -93,6 +93,32 @@ def test_alpha_is_composited_before_rounding(tmp_path):
     rgba((300, 200)).save(tmp_path / "a.png")
     expected = reference(over_white(Image.open(tmp_path / "a.png")) / 255)
     assert np.abs(letterbox(read_rgb(tmp_path / "a.png")) - expected).max() <= 0.51
+
+
+def test_avif_where_pillow_reads_it(tmp_path, monkeypatch):
+    path = tmp_path / "a.avif"
+    if not reader.AVIF:
+        path.write_bytes(b"\0\0\0\x1cftypavif")
+        assert ".avif" not in reader.SUFFIXES
+        with pytest.raises(UnidentifiedImageError):
+            read_rgb(path)
+        return
+    Image.new("RGB", (40, 30), (200, 40, 40)).save(path)
+    assert np.abs(read_rgb(path).mean((0, 1)) - (200, 40, 40)).max() < 5
+    monkeypatch.setattr(reader, "MAX_PIXELS", 1199)
+    with pytest.raises(ValueError, match="40 x 30: more than"):
+        read_rgb(path)
+
+
+def test_megabytes_of_text_and_a_large_profile_beside_the_pixels(tmp_path):
+    path, said = tmp_path / "a.png", PngImagePlugin.PngInfo()
+    said.add_text("prompt", "x" * 3_000_000, zip=True)
+    Image.new("RGB", (9, 9), 7).save(path, pnginfo=said, icc_profile=RANDOM.bytes(2_000_000))
+    assert read_rgb(path).shape == (9, 9, 3)
+    said.add_text("bomb", "x" * 70_000_000, zip=True)
+    Image.new("RGB", (9, 9), 7).save(path, pnginfo=said)
+    with pytest.raises(ValueError, match="too large"):
+        read_rgb(path)
 
 
 def test_exif_rotation_is_not_applied(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import predict
+from utils import folders
 from utils.attributes import Attributes, read_attributes
 from utils.cli import exit_code
 from utils.errors import SkippedPhotos, UserError
@@ -102,6 +103,42 @@ def test_a_name_that_two_photos_have_is_their_path(photos):
         for row in run(folder / "b.jpg", folder / "b" / "b.jpg", folder / "a.png", folder / "a.png")[1:]
     ]
     assert named == [str(folder / "b.jpg"), str(folder / "b" / "b.jpg"), "a.png", "a.png"]
+
+
+def test_what_a_folder_holds(photos, tmp_path, monkeypatch):
+    """Photos by whatever ending; what is not read is told, by kind."""
+    folder, _ = photos
+    said = []
+    monkeypatch.setattr(folders.logger, "warning", said.append)
+    for name in ("b.jfif", "._b.jpg", ".trash/b.jpg", "__MACOSX/b.jpg", "b.HEIC", "c.heic", "../other/d.jpg"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(folder / "b.jpg", folder / name)
+    (folder / "linked").symlink_to("../other")
+    (folder / "loop").symlink_to(".")
+    names = ["a.png", "b.jfif", "b.jpg", "SUB 2019/c.JPG"]
+    assert [row[0] for row in run(folder)[1:]] == names
+    assert len(said) == 1
+    told = "2 hidden folders, 2 linked folders (--follow-links), 2 .heic, 1 hidden files, 1 .txt"
+    assert said[0].startswith(f"warning: {folder}: 4 photos; not read: ") and sorted(
+        said[0].partition("read: ")[2].split(", ")
+    ) == sorted(told.split(", "))
+    assert [row[0] for row in run(folder, "--follow-links")[1:]] == [*names, "linked/d.jpg"]
+    (tmp_path / "other" / "d.jpg").rename(tmp_path / "other" / "d.heic")
+    with pytest.raises(UserError, match=r"other: a folder without photos \(.*\); not read: 1 .heic$"):
+        run(tmp_path / "other")
+
+
+def test_a_list_whose_names_miss_by_a_little(photos, monkeypatch):
+    folder, _ = photos
+    said = []
+    monkeypatch.setattr(predict.logger, "warning", said.append)
+    (folder / "list.csv").write_text("image_name\nsub 2019\\C.jpg\nc.jpg\nb.jpg\n")
+    with pytest.raises(SkippedPhotos, match="1 of 3"):
+        run(folder / "list.csv")
+    assert [row[0] for row in read()[1:]] == ["sub 2019\\C.jpg", "b.jpg"], "the table's own names"
+    found, near = said
+    assert "1 photos are called otherwise" in found and "sub 2019\\C.jpg: SUB 2019/c.JPG" in found
+    assert near.endswith("c.jpg; there is SUB 2019/c.JPG")
 
 
 def test_names_of_a_folder_that_are_not_in_utf8(photos):

@@ -93,7 +93,8 @@ class PhotoFolder:
         folder, last = os.path.split(path)
         real = os.path.realpath(path) if os.path.islink(path) else os.path.join(self.real(folder), last)
         if file.startswith("/") or ".." in file.split("/"):
-            raise ValueError(f"{column} {excerpt(name)} leads out of {self.inside}")
+            hint = f"; names are relative to it{self.near(name)}"
+            raise ValueError(f"{column} {excerpt(name)} leads out of {self.inside}{hint}")
         if not (self.follow_links or real.startswith(self.inside)):
             raise ValueError(
                 f"{column} {excerpt(name)} leads out of {self.inside} by a link; --follow-links allows it"
