@@ -149,7 +149,7 @@ def links(shop):
     "change, problem",
     [
         (lambda rows: rows.append(["/etc/passwd", "a"]), "line 122: file /etc/passwd leads out of"),
-        (lambda rows: rows.append(["/home/ann/001.JPG", "a"]), "; names are relative to it; there is 1.jpg"),
+        (lambda rows: rows.append(["/home/ann/001.JPG", "a"]), "/photos/; there is 1.jpg"),
         (lambda rows: rows.append(["\x1b[31m", "a"]), "line 122: file '\\x1b[31m' has characters"),
         (lambda rows: rows.append(["1.jpg"]), "line 122: 1 cells, and the header has 2"),
         (lambda rows: [row.append(row[1]) for row in rows], "more than one column kind; rename all but one"),

@@ -387,7 +387,7 @@ def test_a_quotation_that_does_not_end(own, tmp_path):
     path = own / "Fashion-How24_sub1_val.csv"
     path.write_text(path.read_text().splitlines()[0] + '\n"' + "x\n" * 10_000_000)
     message, megabytes, seconds = measured(own, tmp_path / "cache")
-    assert "a quotation begins there" in message and megabytes < 20 and seconds < 5
+    assert "a quotation that begins there" in message and megabytes < 20 and seconds < 5
 
 
 # --- prompts and caches ------------------------------------------------------------------------------

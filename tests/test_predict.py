@@ -118,7 +118,7 @@ def test_what_a_folder_holds(photos, tmp_path, monkeypatch):
     names = ["a.png", "b.jfif", "b.jpg", "SUB 2019/c.JPG"]
     assert [row[0] for row in run(folder)[1:]] == names
     assert len(said) == 1
-    told = "2 hidden folders, 2 linked folders (--follow-links), 2 .heic, 1 hidden files, 1 .txt"
+    told = "3 hidden, 2 linked folders (--follow-links), 2 .heic, 1 .txt"
     assert said[0].startswith(f"warning: {folder}: 4 photos; not read: ") and sorted(
         said[0].partition("read: ")[2].split(", ")
     ) == sorted(told.split(", "))

@@ -10,6 +10,8 @@ from utils.errors import UserError, excerpt, is_utf8
 from utils.log import logger
 from utils.photos import SUFFIXES
 
+HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/)")  # of a name: what programs leave beside photos
+
 
 def find_photos(folder, follow_links=False):
     """Names of the photos in a folder and its sub-folders, relative to it, in order. What is not read is told.
@@ -18,43 +20,47 @@ def find_photos(folder, follow_links=False):
     Raises: UserError if there is none.
     """
     names, others = [], collections.Counter()
-    for place, folders, files in _walk(folder, follow_links, _refuse_folder):
-        links = [] if follow_links else [one for one in folders if os.path.islink(os.path.join(place, one))]
-        hidden = [one for one in folders if one.startswith((".", "__MACOSX"))]
-        folders[:] = [one for one in folders if one not in hidden]
-        others.update({"hidden folders": len(hidden), "linked folders (--follow-links)": len(links)})
-        for name in files:
-            path = os.path.join(place, name)
-            ending = os.path.splitext(name)[1].lower()
-            if name.startswith("."):
-                others["hidden files"] += 1
-            elif ending in SUFFIXES:
-                names.append(os.path.relpath(path, folder or ".").replace(os.sep, "/"))
-            else:
-                others[ascii(ending)[1:-1] or "without an ending"] += 1
-    left_out = ", ".join(f"{count} {kind}" for kind, count in others.most_common() if count)
-    left_out = f"; not read: {excerpt(left_out, 200)}" if left_out else ""
+    for name in _files(folder, follow_links, _refuse_folder):
+        ending = os.path.splitext(name)[1].lower()
+        if HIDDEN.search(name):
+            others["hidden"] += 1
+        elif name.endswith("/"):
+            others["linked folders (--follow-links)"] += 1
+        elif ending in SUFFIXES:
+            names.append(name)
+        else:
+            others[ascii(ending)[1:-1] or "without an ending"] += 1
+    others = ", ".join(f"{count} {kind}" for kind, count in others.most_common())
+    others = f"; not read: {excerpt(others, 200)}" if others else ""
     if not names:
-        raise UserError(f"{folder}: a folder without photos ({' '.join(SUFFIXES)}){left_out}")
+        raise UserError(f"{folder}: a folder without photos ({' '.join(SUFFIXES)}){others}")
     for name in names:
         if not is_utf8(name):
             raise UserError(f"{folder}: photo {excerpt(ascii(name))} is not in UTF-8; rename it")
-    if left_out:
-        logger.warning(f"warning: {folder}: {len(names)} photos{left_out}")
+    if others:
+        logger.warning(f"warning: {folder}: {len(names)} photos{others}")
     return names
 
 
-def _walk(folder, follow_links, onerror=None):
-    """As os.walk, in order of names; with `follow_links` into linked folders, too, into each once."""
-    seen = set()
-    for place, folders, files in os.walk(folder or ".", onerror=onerror, followlinks=follow_links):
+def _files(folder, follow_links, onerror=None):
+    """Names of all files in a folder and its sub-folders, relative to it, in order.
+
+    Linked sub-folders are gone into with `follow_links`, each once. Otherwise their names are among the files', with a / at the end.
+    """
+    prefix, seen = os.path.join(folder or ".", ""), set()
+    for place, folders, files in os.walk(prefix, onerror=onerror, followlinks=follow_links):
         real = os.path.realpath(place)
         if real in seen:
             folders.clear()
             continue
         seen.add(real)
         folders.sort()
-        yield place, folders, sorted(files)
+        paths = [os.path.join(place, name) for name in sorted(files)]
+        if not follow_links:
+            paths += [
+                os.path.join(place, name, "") for name in folders if os.path.islink(os.path.join(place, name))
+            ]
+        yield from (path[len(prefix) :] for path in paths)
 
 
 def _refuse_folder(error):
@@ -79,22 +85,25 @@ class PhotoFolder:
         return self.prefix + self.found.get(name, name)
 
     def find(self, name, column="image_name"):
-        """Name on the disk of the photo that a table's name means, the same if there is none.
+        """Name on the disk of the photo that a table's name means; the same if there is none, or if it could be several.
 
         Args: `column`, where the name stands.
         Raises: ValueError for a name that leads out, or is none.
         """
         if not name.strip():
             raise ValueError(f"{column} is empty")
-        file = self.same(name)
+        file = name
+        if name.startswith("/"):
+            file = os.path.relpath(self._real_path(name), self.inside)
+        if not os.path.lexists(self.prefix + file):
+            same = [other for other in self._near(file) if _plain_path(other) == _plain_path(file)]
+            file = same[0] if len(same) == 1 else file
         if not file.isprintable():
             raise ValueError(f"{column} {excerpt(ascii(name))} has characters that cannot be printed")
         path = self.prefix + file
-        folder, last = os.path.split(path)
-        real = os.path.realpath(path) if os.path.islink(path) else os.path.join(self.real(folder), last)
-        if file.startswith("/") or ".." in file.split("/"):
-            hint = f"; names are relative to it{self.near(name)}"
-            raise ValueError(f"{column} {excerpt(name)} leads out of {self.inside}{hint}")
+        real = os.path.realpath(path) if os.path.islink(path) else self._real_path(path)
+        if ".." in file.split("/"):
+            raise ValueError(f"{column} {excerpt(name)} leads out of {self.inside}{self.near(name)}")
         if not (self.follow_links or real.startswith(self.inside)):
             raise ValueError(
                 f"{column} {excerpt(name)} leads out of {self.inside} by a link; --follow-links allows it"
@@ -103,33 +112,25 @@ class PhotoFolder:
             self.found[name] = file
         return file
 
-    def same(self, name):
-        """The name as the disk has it; the given one if there is no such photo, or if it could be several."""
-        for start in (
-            (os.path.join(os.path.abspath(self.prefix), ""), self.inside) if name.startswith("/") else ()
-        ):
-            name = name[len(start) :] if name.startswith(start) else name
-        if os.path.lexists(self.prefix + name):
-            return name
-        same = self._names[0].get(_plain_path(name), ())
-        return same[0] if len(same) == 1 else name
+    def _real_path(self, path):
+        folder, last = os.path.split(path)
+        return os.path.join(self.real(folder), last)
 
     def near(self, name):
         """For a message about a photo that is not there: those with nearly its name."""
-        near = self._names[1].get(_trunk(name), ())
+        near = [other for other in self._near(name) if other.isprintable()]
         return f"; there is {excerpt(', '.join(near[:3]))}" if near else ""
 
+    def _near(self, name):
+        return self._by_trunk.get(_trunk(name), ())
+
     @functools.cached_property
-    def _names(self):
-        """Names of all that is in the folder: (by plain path, by trunk). It is looked at once a photo is not there."""
-        same, near = collections.defaultdict(list), collections.defaultdict(list)
-        for place, _, files in _walk(self.prefix, self.follow_links):
-            for file in files:
-                name = os.path.relpath(os.path.join(place, file), self.prefix or ".").replace(os.sep, "/")
-                same[_plain_path(name)].append(name)
-                if name.isprintable():
-                    near[_trunk(name)].append(name)
-        return same, near
+    def _by_trunk(self):
+        """Trunk -> names of all that is in the folder. It is looked at once a photo is not there."""
+        names = collections.defaultdict(list)
+        for name in _files(self.prefix, self.follow_links):
+            names[_trunk(name)].append(name)
+        return names
 
 
 def _plain_path(name):
@@ -139,5 +140,5 @@ def _plain_path(name):
 
 def _trunk(name):
     """What is left of a path without folders, ending, signs and leading zeros."""
-    trunk = os.path.splitext(_plain_path(name).rsplit("/", 1)[-1])[0]
-    return re.sub(r"[\W_]+|(?<!\d)0+(?=\d)", "", trunk) or trunk
+    trunk = os.path.splitext(os.path.basename(_plain_path(name)))[0]
+    return re.sub(r"[\W_]+|(?<!\d)0+(?=\d)", "", trunk)

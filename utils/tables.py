@@ -17,10 +17,9 @@ from utils.photos import SUFFIXES, letterboxed_box
 SEPARATORS = ",;\t"
 SEPARATOR_LINE = re.compile(r'"?sep=([,;|\t])"?\s*', re.IGNORECASE)  # before the header, as Excel has it
 MAX_CELL = 2**20  # characters of a cell, and of a line
-MAX_LINES = 10_000  # of a row
 MAX_PROBLEMS = 1000  # of a table, until the rest is not looked at
-OPENED = "; a quotation begins there and swallows the rows after it: close it, or remove the quotation mark"
-# What begins like this is no CSV file, in whatever encoding; then, what is none in UTF-8.
+OPENED = "; a quotation that begins there may not be closed: close it, or remove its mark"
+# How files begin that are no CSV, in whatever encoding.
 NO_TABLES = {
     b"PK\x03\x04": "a workbook (.xlsx, .ods) or another zip",
     b"\xd0\xcf\x11\xe0": "an old workbook (.xls)",
@@ -37,6 +36,7 @@ def read_rows(path, columns, encoding="utf-8"):
     Yields: (number of its first line, dict column -> cell).
     Raises: UserError for a file that is none, or that lacks a column; in the end, for rows that do not fit the header.
     """
+    line = last = 0
     try:
         codec = codecs.lookup(encoding).name
         _refuse_other_files(path, codec)
@@ -46,18 +46,21 @@ def read_rows(path, columns, encoding="utf-8"):
             first = next(lines, "")
             said = SEPARATOR_LINE.fullmatch(first)
             separator = said.group(1) if said else max(SEPARATORS, key=first.count)
-            lines = lines if said else itertools.chain([first], lines)
-            records = _records(lines, separator, 2 if said else 1)
-            header = next(records, (1, [], []))[1]
-            _check_header(path, header, columns)
-            misfit, problems = _misfit_of(header, header.index(columns[0]), separator), Problems(path)
-            for line, cells, texts in records:
-                if not any(map(str.strip, cells)):
-                    continue
-                problem = misfit(cells, texts)
+            reader = csv.reader(itertools.chain(["\n" if said else first], lines), delimiter=separator)
+            header = next(filter(None, reader), [])
+            absent = [column for column in dict.fromkeys(columns) if column not in header]
+            if absent:
+                raise UserError(f"{path}: no column {', '.join(absent)}; there are {', '.join(header)}")
+            twice = [column for column in columns if header.count(column) > 1]
+            if twice:
+                raise UserError(f"{path}: more than one column {twice[0]}; rename all but one")
+            problems, last = Problems(path), reader.line_num
+            for cells in reader:
+                line, last = last + 1, reader.line_num
+                problem = _misfit(cells, header, header.index(columns[0]), separator)
                 if problem:
                     problems.add(line, problem)
-                else:
+                elif any(map(str.strip, cells)):
                     yield line, dict(zip(header, cells))
             problems.refuse()
     except UnicodeDecodeError as error:
@@ -67,7 +70,9 @@ def read_rows(path, columns, encoding="utf-8"):
         ) from error
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such table") from error
-    except (OSError, LookupError, UnicodeError, csv.Error) as error:
+    except csv.Error as error:
+        raise UserError(f"{path}: not a readable CSV file (line {last + 1}: {error}{OPENED})") from error
+    except (OSError, LookupError, UnicodeError) as error:
         raise UserError(f"{path}: not a readable CSV file ({error})") from error
 
 
@@ -83,60 +88,28 @@ def _refuse_other_files(path, codec):
         raise UserError(f"{path}: not a readable CSV file: it is {kind}; {way_out}")
 
 
-def _check_header(path, header, columns):
-    absent = [column for column in dict.fromkeys(columns) if column not in header]
-    if absent:
-        raise UserError(f"{path}: no column {', '.join(absent)}; there are {', '.join(header)}")
-    twice = [column for column in columns if header.count(column) > 1]
-    if twice:
-        raise UserError(f"{path}: more than one column {twice[0]}; rename all but one")
-
-
 def _short_lines(file):
     """Lines of a text file, none of them longer than a line can reasonably be."""
-    for number, line in enumerate(iter(lambda: file.readline(MAX_CELL + 1), ""), 1):
+    for line in iter(lambda: file.readline(MAX_CELL + 1), ""):
         if len(line) > MAX_CELL:
-            raise csv.Error(f"line {number} is longer than {MAX_CELL} characters")
+            raise csv.Error(f"longer than {MAX_CELL} characters")
         yield line
 
 
-def _records(lines, separator, number):
-    """Yields (number of its first line, cells, lines) of each row; the first line of all has this `number`."""
-    texts = []
-
-    def taken():
-        for text in lines:
-            if len(texts) == MAX_LINES:
-                raise csv.Error(f"a row of more than {MAX_LINES} lines")
-            texts.append(text)
-            yield text
-
-    try:
-        for cells in csv.reader(taken(), delimiter=separator):
-            yield number, cells, texts
-            number += len(texts)
-            texts.clear()
-    except csv.Error as error:
-        raise csv.Error(f"line {number}: {error}{OPENED if len(texts) > 1 else ''}") from error
-
-
-def _misfit_of(header, place, separator):
-    """A function of a row's cells and lines: why this header cannot take it, or None. Args: `place` of the photo's name."""
-    least = max((number for number, name in enumerate(header, 1) if name.strip()), default=0)
-
-    def is_row(text):
-        cells = text.rstrip("\r\n").split(separator)
-        return len(cells) >= least and cells[place].strip(' "').lower().endswith(SUFFIXES)
-
-    def misfit(cells, texts):
-        if len(texts) > 1 and sum(map(is_row, texts)) > 1:  # a cell may hold line breaks, but no rows
-            return f"{len(texts)} lines in one row{OPENED}"
-        if len(cells) < least or any(map(str.strip, cells[len(header) :])):
-            way_out = f"a cell that holds {separator!r} needs quotation marks, an empty one its separator"
-            return f"{len(cells)} cells, and the header has {len(header)}; {way_out}"
-        return None
-
-    return misfit
+def _misfit(cells, header, place, separator):
+    """Why a row cannot be taken by this header; None if it can. Args: `place` of the photo's name in it."""
+    least = max(number for number, name in enumerate(header, 1) if name.strip())
+    # A cell may hold line breaks, but no rows.
+    lines = [line.split(separator) for line in separator.join(cells).splitlines()]
+    full = [
+        line for line in lines if len(line) >= least and line[place].strip(' "').lower().endswith(SUFFIXES)
+    ]
+    if len(full) > 1:
+        return f"{len(lines)} lines in one row{OPENED}"
+    if cells and (len(cells) < least or any(map(str.strip, cells[len(header) :]))):
+        way_out = f"a cell that holds {separator!r} needs quotation marks, an empty one its separator"
+        return f"{len(cells)} cells, and the header has {len(header)}; {way_out}"
+    return None
 
 
 class Problems:
@@ -200,10 +173,8 @@ def read_table(path, photos, attributes, labelled=True, boxes=False):
         raise UserError(f"{path}: no rows")
     if photos.found:
         name, file = next(iter(photos.found.items()))
-        how = "by path, case, blanks, Unicode form or \\"
-        logger.warning(
-            f"warning: {path}: {len(photos.found)} photos are called otherwise on the disk, {how}, such as {excerpt(name)}: {excerpt(file)}"
-        )
+        said = f"{len(photos.found)} photos are called otherwise on the disk"
+        logger.warning(f"warning: {path}: {said}, such as {excerpt(name)}: {excerpt(file)}")
     labels = {key: np.array(values, dtype=np.int64) for key, values in labels.items()}
     return names, labels, groups, np.array(places, np.float32) if boxes else None
 
