@@ -6,7 +6,7 @@ import os
 import sys
 
 from utils import log, metrics, pictures, plots
-from utils.attributes import UNKNOWN, read_attributes
+from utils.attributes import PARTS, UNKNOWN, read_attributes
 from utils.cli import ZERO_SHOT, Parser, exit_code, number
 from utils.dataset import load_pixels
 from utils.errors import UserError
@@ -14,7 +14,7 @@ from utils.files import atomic
 from utils.hub import weights_file
 from utils.inference import load_classifier, prediction_header, probability_columns, read_data
 from utils.log import logger, table
-from utils.report import score, unreadable
+from utils.report import CHOSEN, score, unreadable
 
 MAX_MB = 25  # of the competition, 10^6 bytes
 
@@ -24,7 +24,7 @@ def get_args_parser():
     p = Parser(prog="evaluate.py", description=__doc__)
     p.add_argument("--checkpoint", nargs="+", required=True, help="checkpoint (.pt, student or teacher), exported .onnx, or a folder of export.py --format hub, also as owner/name of the hub; or zero-shot: FashionCLIP as it comes, with the prompts of --attributes, else of the other checkpoint, else of the competition; with two, the first is compared with the second", metavar="FILE")
     p.data_options(p)
-    p.add_argument("--split", choices=("val", "train"), default="val", help="part of the data set")
+    p.add_argument("--split", choices=PARTS, default="val", help="part of the data set; test is a third one that the attributes name, from which nothing was chosen")
     p.add_argument("--output", help="folder for the files; without it, the first checkpoint's name with the split: model/student/best.pt writes model/student/best_val/, zero-shot model/zero-shot_val/", metavar="DIR")
     p.add_argument("--clip-model", help="for zero-shot, and for a published teacher, which does not say what it began from: hub name or local folder; without it, FashionCLIP from the hub", metavar="NAME")
     p.add_argument("--prompts", help="for the same two: JSON file, attribute -> a sentence for each class; without it, zero-shot has the attributes' own, a published teacher those of utils/attributes/fashion_how.json", metavar="FILE")
@@ -63,7 +63,7 @@ def load_classifiers(args):
 def evaluate(classifier, data, args):
     """(Figures of a network, plain values; dict attribute -> probabilities)."""
     probabilities = classifier.predict(data.pixels, args.batch_size)
-    figures = metrics.evaluation(probabilities, data.labels)
+    figures = metrics.evaluation(probabilities, data.labels, data.groups)
     about = {"checkpoint": classifier.path, "role": classifier.role, "split": args.split, "prior": args.prior}
     if classifier.path == ZERO_SHOT:  # its weights in float32
         about["size_mb"] = sum(weight.numel() for weight in classifier.net.parameters()) * 4 / 1e6
@@ -81,7 +81,7 @@ def compare(splits, done):
         {key: values.argmax(axis=1) == own[key] for key, values in probabilities.items()}
         for own, (_, probabilities) in zip(labels, done)
     ]
-    return {"checkpoint": done[1][0]["checkpoint"], **metrics.compare(labels[0], *hits)}
+    return {"checkpoint": done[1][0]["checkpoint"], **metrics.compare(labels[0], *hits, splits[0].groups)}
 
 
 # --- files -------------------------------------------------------------------------------------------
@@ -130,8 +130,11 @@ def say_evaluation(result, attributes):
         excess = "" if result["size_mb"] <= MAX_MB else ": too large to hand in"
         size += f", of {MAX_MB} allowed{excess}"
         size = f"competition's score (mean Top-1): {score(result['score'])}; {size}"
-    logger.info(f"{result['checkpoint']}: {result['role']}, {result['images']} images of {result['split']}")
+    images = f"{result['images']} images of {result['split']}{shown_groups(result)}"
+    logger.info(f"{result['checkpoint']}: {result['role']}, {images}")
     logger.info("\n".join(table(rows, ["", *names.values()])))
+    if result["split"] == "val" and result["checkpoint"] != ZERO_SHOT:
+        logger.info(CHOSEN)
     logger.info(f"{size}\n")
 
 
@@ -149,7 +152,14 @@ def say_comparison(first, second):
         rows.append([f"{title} mean", *both, *between, shown_p(mean["p"])])
     logger.info(f"first:  {first['checkpoint']}\nsecond: {second['checkpoint']}")
     logger.info("\n".join(table(rows, ["", "first", "second", "difference", "95 % interval", "p"])))
-    logger.info("p, two-sided: attributes by McNemar's exact test, means by permutation of the pairs\n")
+    tests = "attributes by McNemar's exact test, means by permutation of the pairs"
+    if first["groups"] < first["images"]:
+        tests = f"by permutation of the pairs{shown_groups(first)}; McNemar's exact test where none has two"
+    logger.info(f"p, two-sided: {tests}\n")
+
+
+def shown_groups(result):
+    return f", in {result['groups']} groups" if result["groups"] < result["images"] else ""
 
 
 def shown_interval(ends, form=".4f"):

@@ -10,7 +10,7 @@ import timeit
 
 import numpy as np
 
-from utils.attributes import UNKNOWN, prior_of
+from utils.attributes import UNKNOWN, prior_of, read_attributes
 from utils.cli import ZERO_SHOT, Parser, exit_code, new_path, number
 from utils.errors import UserError, shortened
 from utils.files import copy_file
@@ -20,6 +20,7 @@ from utils.photos import SIZE, read_photos
 
 DATA_DIR = "./Dataset"
 MAX_DROP = 0.01  # in mean Top-1, from the checkpoint to the file
+WORDS = {"val": "validation", "test": "test"}  # of a part
 BATCH = 16  # photos at a time, for the comparison
 
 
@@ -36,7 +37,7 @@ def get_args_parser():
     p.data_options(p, cached=False)
     p.set_defaults(data_dir=None)  # to tell a folder that is asked for from one that may be there
     p.add_argument("--calibration", type=number(int, 1), default=128, help="number of training photos that int8 is calibrated on", metavar="N")
-    p.add_argument("--compare", type=number(int, 1), default=400, help="number of validation photos that are compared, at most", metavar="N")
+    p.add_argument("--compare", type=number(int, 1), default=400, help="number of validation photos that are compared, at most; for the card of --format hub all, or those of \"test\"", metavar="N")
     return p
 # fmt: on
 
@@ -73,24 +74,32 @@ def main(argv=None):
         raise UserError(f"--checkpoint {args.checkpoint}: a teacher's; only a student can be exported")
     calibration, photos = None, None
     if args.precision == "int8":
-        calibration = photos_of(args, checkpoint, "train", args.calibration)[0]
+        calibration = photos_of(args, checkpoint, "train", args.calibration).pixels
     if args.data_dir:
-        photos = photos_of(args, checkpoint, "val", sys.maxsize if args.format == "hub" else args.compare)
+        photos = photos_of(args, checkpoint, *compared_part(args, checkpoint))
     with tempfile.TemporaryDirectory() as scratch:
         exported = os.path.join(scratch, "student.pt" if args.format == "pt" else "student.onnx")
         write(checkpoint.net, exported, export_meta(checkpoint, args), calibration)
         check_size(args, exported)
         compared = compare(args, checkpoint, exported, photos)
         if args.format == "hub":
-            share_folder(args, checkpoint, exported, compared, photos[1])
+            share_folder(args, checkpoint, exported, compared, photos)
             return
         copy_file(exported, args.output)
+
+
+def compared_part(args, checkpoint):
+    """(Part of the data set that is compared on, number of its photos): for the card all photos, and of "test", if there is one."""
+    if args.format != "hub":
+        return "val", args.compare
+    attributes = read_attributes(args.attributes) if args.attributes else checkpoint.attributes
+    return "test" if "test" in attributes.content else "val", sys.maxsize
 
 
 def photos_of(args, checkpoint, split, count):
     """Letterboxed photos, evenly spread over a part of the data set, as the checkpoint's network was trained on it.
 
-    Returns: (uint8 `(N, 224, 224, 3)`, dict attribute -> int64 `(N,)`, -1 where it is not known).
+    Returns: `utils.dataset.Split`, its pixels an array in memory.
     Raises: UserError if one of the photos chosen cannot be read, unless such are to be left out, or all.
     """
     table = read_data([checkpoint], args, split)[0]
@@ -103,7 +112,7 @@ def photos_of(args, checkpoint, split, count):
             f"{len(bad)} of {len(pixels)} photos of {split} cannot be read; --skip-unreadable leaves out such:\n"
             + shortened(bad)
         )
-    return np.stack([pixels[i] for i in good]), table.rows(good).labels
+    return table.rows(good)._replace(pixels=np.stack([pixels[i] for i in good]))
 
 
 def export_meta(checkpoint, args):
@@ -119,8 +128,8 @@ def export_meta(checkpoint, args):
     return {**checkpoint.meta, **checkpoint.net.describe(), **about}
 
 
-def share_folder(args, checkpoint, exported, compared, labels):
-    """Write the folder of --format hub, and say how it is uploaded. Args: `compared`, of `compare`."""
+def share_folder(args, checkpoint, exported, compared, photos):
+    """Write the folder of --format hub, and say how it is uploaded. Args: `compared`, of `compare`; `photos`, on which."""
     from networks import load_network
     from utils import metrics
 
@@ -129,7 +138,8 @@ def share_folder(args, checkpoint, exported, compared, labels):
     if args.prior == "balanced":
         net.take_off(prior_of(own, net.attributes.sizes))
     meta = {**export_meta(checkpoint, args), **net.describe(), "folded": bool(checkpoint.meta.get("folded"))}
-    old, new = (metrics.evaluation(probabilities, labels) for probabilities in compared)
+    old, new = (metrics.evaluation(probabilities, photos.labels, photos.groups) for probabilities in compared)
+    old["split"] = WORDS[compared_part(args, checkpoint)[0]]
     card = share.model_card(net, meta, args.license, old, new["mean_top1"])
     share.write_folder(args.output, exported, net, meta, card)
     print(f"{args.output}: written. To share it, under a name of yours:")
@@ -186,11 +196,11 @@ def compare(args, checkpoint, path, photos):
     if photos is None:
         print(f"nothing was compared with the checkpoint: no {DATA_DIR}; name a data set with --data-dir")
         return None
-    pixels, labels = photos
-    expected, got = (classifier.predict(pixels, BATCH) for classifier in (checkpoint, exported))
+    labels = photos.labels
+    expected, got = (classifier.predict(photos.pixels, BATCH) for classifier in (checkpoint, exported))
     difference = max(abs(expected[key] - got[key]).max() for key in labels)
     same = {key: (expected[key].argmax(axis=1) == got[key].argmax(axis=1)).mean() for key in labels}
-    name = f"{len(pixels)} validation photos"
+    name = f"{len(photos.names)} {WORDS[compared_part(args, checkpoint)[0]]} photos"
     print(f"probabilities differ by at most {difference:.1e} on {name}; the same classes: "
           + ", ".join(f"{key} {share:.4f}" for key, share in same.items()))  # fmt: skip
     check_accuracy(args, name, labels, expected, got)

@@ -3,7 +3,17 @@
 import argparse
 import sys
 
-from utils.cli import CLIP_MODEL, STUDENT, Parser, StopSignals, exit_code, new_file, number, version_name
+from utils.cli import (
+    CLIP_MODEL,
+    STUDENT,
+    VIEW_OPTIONS,
+    Parser,
+    StopSignals,
+    exit_code,
+    new_file,
+    number,
+    version_name,
+)
 
 # Torch is imported by main(), once the options are known to be right: --help and typing errors answer at once.
 
@@ -98,6 +108,12 @@ def parse_args(argv=None):
         parser.error("--resume goes on with a run, --overwrite removes it: give one of the two")
     if args.decay_epoch <= args.warmup_epoch:
         parser.error(f"--decay-epoch {args.decay_epoch} must be above --warmup-epoch {args.warmup_epoch}")
+    peak = args.lr * min(1.0, args.cos_gamma) ** ((args.epochs - 1) // args.decay_epoch)
+    if args.scheduler and peak < args.min_lr:
+        of = "" if args.lr < args.min_lr else f", times --cos-gamma {args.cos_gamma:g} in each cycle,"
+        parser.error(
+            f"--lr {args.lr:g}{of} is below --min-lr {args.min_lr:g}, where cycles start and end: add a lower --min-lr"
+        )
     if args.distils and not (args.teacher or args.teacher_logits):
         parser.error("distillation needs --teacher FILE (in model/) or zero-shot, or --teacher-logits FILE")
     if args.logit_adjustment and args.loss_weight:
@@ -116,6 +132,38 @@ def parse_args(argv=None):
     if args.save_teacher_logits and not (args.distils and args.teacher):
         parser.error("--save-teacher-logits needs a --teacher to ask: --kd-learning True --teacher")
     return args
+
+
+def without_effect(args):
+    """Lines: which options have other values than their defaults, and change nothing. No errors, since train.sh gives some that
+    further ones make void, and its sample gives its own to teacher and student."""
+    parser = get_args_parser()
+    needs = {
+        "--kd-learning True": (args.kd_learning, ["student", "student_weights"]),
+        "a student that learns from a teacher": (
+            args.distils,
+            ["teacher", "teacher_logits", "distillation_alpha"],
+        ),
+        "--distillation-type soft": (
+            args.distils and args.distillation_type == "soft",
+            ["distillation_tau", "distillation_reduction"],
+        ),
+        "--scheduler True": (
+            args.scheduler,
+            ["schedule_by", "min_lr", "warmup_epoch", "decay_epoch", "cos_gamma"],
+        ),
+        # A run's first epoch sees the photos themselves.
+        "--views above 1": (args.views > 1 or args.epochs == 1, VIEW_OPTIONS),
+    }
+    lines = []
+    for needed, (is_there, names) in needs.items():
+        idle = [name for name in names if getattr(args, name) != parser.get_default(name) and not is_there]
+        if idle:
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
+            lines.append(f"{options}: without effect, for want of {needed}")
+    if args.scheduler and args.warmup_epoch >= args.epochs:
+        lines.append(f"--epochs {args.epochs}: ends within --warmup-epoch {args.warmup_epoch}, below --lr")
+    return lines
 
 
 def main(argv=None):
@@ -142,6 +190,7 @@ def train(args, run, signals, world):
     from utils.dataset import load_pixels, read_all_tables, with_unlabelled
     from utils.engine import train_one_epoch, validate
     from utils.hardware import choose_precision, make_reproducible
+    from utils.log import logger
     from utils.losses import build_criterion, class_shares, learned, learned_before, log_prior
     from utils.pixels import on_device
     from utils.state import TrainState
@@ -176,6 +225,8 @@ def train(args, run, signals, world):
         teacher.check(data["train"], views)
     run.open(data)
     report.header(args, net, data, precision, world)
+    for line in without_effect(args):
+        logger.warning(f"warning: {line}")
     state = TrainState(net, args, precision, world, run, signals)
     if not run.began_with:  # so that last.pt has it from the beginning
         state.learn_from(teacher, views.of_epoch(data["train"], 1))

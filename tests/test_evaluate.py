@@ -376,7 +376,7 @@ def test_two_checkpoints(place, capsys):
     assert line.endswith(f"{p:.4f}")
 
 
-def write_onnx(path):
+def write_onnx(path, meta=None):
     """A file with export.py's input and outputs: the mean colour, by fixed matrices, through softmax."""
     from onnx import TensorProto, helper, numpy_helper, save
 
@@ -394,7 +394,9 @@ def write_onnx(path):
         outputs.append(helper.make_tensor_value_info(key, TensorProto.FLOAT, shape))
     pixels = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["N", 224, 224, 3])
     graph = helper.make_graph(nodes, "colour", [pixels], outputs, weights)
-    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    helper.set_model_props(model, {"meta": json.dumps(meta or {})})
+    save(model, path)
 
 
 def test_onnx_without_torch(place):
@@ -412,6 +414,38 @@ def test_onnx_without_torch(place):
     result, rows = read("onnx_out")
     assert result["images"] == len(rows) == COUNTS["val"]
     assert len({row[f"{attribute.short}_0"] for row in rows for attribute in ATTRIBUTES.values()}) > 3
+
+
+def test_groups_and_a_third_part(place, without_matplotlib, tmp_path, capsys):
+    """Two photos of each product: an exported file knows the column. Only validation photos may have chosen the epoch."""
+    own = {
+        key: {**value, "classes": {f"a {name}": {} for name in value["classes"]}}
+        for key, value in ATTRIBUTES.content["attributes"].items()
+    }
+    third = {"table": "third.csv", "photos": "val"}
+    content = {"image": "image_name", "group": "product", "test": third, "attributes": own}
+    write_onnx("groups.onnx", {"attributes": Attributes(content, "").to_meta(tables=False), "export": {}})
+    table = (place / "data" / "Fashion-How24_sub1_val.csv").read_text().splitlines()
+    rows = [f"{row},{'product' if i == 0 else i // 2}" for i, row in enumerate(table)]
+    (tmp_path / "val.csv").write_text("\n".join(rows))
+    (tmp_path / "third.csv").write_text("\n".join(rows[:6]))
+    (tmp_path / "val").symlink_to(place / "data" / "val")
+    options = ["--checkpoint", "groups.onnx", "--data-dir", str(tmp_path), "--output", str(tmp_path / "out")]
+    assert run(*options) == 0
+    said = capsys.readouterr().out
+    assert "7 images of val, in 4 groups" in said and "a little too good" in said
+    result = read(tmp_path / "out")[0]
+    assert (result["images"], result["groups"]) == (7, 4)
+    assert run(*options, "--split", "test") == 2
+    assert 'no "test"' in capsys.readouterr().err
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    two = ["--attributes", str(tmp_path / "a.json"), *options[2:]]
+    assert run("--checkpoint", "groups.onnx", "./groups.onnx", *two, "--split", "test") == 0
+    said = capsys.readouterr().out
+    assert "5 images of test, in 3 groups" in said and "a little too good" not in said
+    assert "by permutation of the pairs, in 3 groups" in said
+    result = read(tmp_path / "out")[0]
+    assert (result["split"], result["comparison"]["mean_top1"]["p"]) == ("test", 1)
 
 
 def test_teacher_train_split_without_matplotlib(place, without_matplotlib, capsys):

@@ -1,5 +1,6 @@
 """The exported student is the checkpoint: folded, merged, in one small file that needs no PyTorch."""
 
+import argparse
 import csv
 import json
 import os
@@ -235,9 +236,14 @@ def test_labels_follow_the_networks_classes(work, tmp_path, cells):
     table = read_data([checkpoint], args, "val")[0]
     assert table.exif  # as the network was trained
     assert table.labels["sleeve"].tolist() == ([1, 0, UNKNOWN] * 4)[:10]
-    assert (
-        export.photos_of(args, checkpoint, "val", 10)[1]["sleeve"].tolist() == table.labels["sleeve"].tolist()
-    )
+    photos = export.photos_of(args, checkpoint, "val", 10)
+    assert photos.labels["sleeve"].tolist() == table.labels["sleeve"].tolist()
+    assert photos.groups == table.groups and photos.pixels.shape == (10, 224, 224, 3)
+    card = argparse.Namespace(format="hub", attributes=f"{tmp_path}/a.json", compare=3)
+    assert export.compared_part(card, checkpoint) == ("val", sys.maxsize)
+    (tmp_path / "a.json").write_text(json.dumps({**content, "test": part}))
+    assert export.compared_part(card, checkpoint) == ("test", sys.maxsize)
+    assert export.compared_part(argparse.Namespace(format="onnx", compare=3), checkpoint) == ("val", 3)
     content["attributes"]["sleeve"]["classes"] = {"long": {}, "none": {}}
     (tmp_path / "a.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="of the first only: none; of the second only: short"):

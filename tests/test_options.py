@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from train import parse_args
+from train import parse_args, without_effect
 from utils.cli import exit_code
 from utils.errors import UserError
 
@@ -120,6 +120,51 @@ def test_refused(line, named):
     with pytest.raises(UserError) as error:
         parse_args(line.split())
     assert named in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "line, named",
+    [
+        ("--lr 1e-5 --min-lr 4e-5 --scheduler", "--lr 1e-05 is below --min-lr 4e-05"),
+        ("--lr 1e-7 --scheduler True", "--min-lr 1e-06"),  # the default
+        ("--lr 1e-3 --min-lr 4e-5 --cos-gamma 0.1 --epochs 61 --scheduler", "--cos-gamma 0.1"),
+    ],
+)
+def test_a_schedule_that_is_upside_down(line, named):
+    with pytest.raises(UserError) as error:
+        parse_args(["--version", "a", *line.split()])
+    assert named in str(error.value) and "--lr" in str(error.value) and "--min-lr" in str(error.value)
+
+
+def test_a_schedule_that_is_not(tmp_path):
+    for line in (
+        "--lr 1e-7",  # without schedule
+        "--lr 1e-6 --scheduler",  # flat
+        "--lr 1e-3 --min-lr 4e-5 --cos-gamma 0.1 --epochs 60 --scheduler",  # two cycles, the last one's peak 1e-4
+        "--cos-gamma 1e9 --decay-epoch 11 --epochs 1000 --scheduler",
+    ):
+        parse_args(["--version", "a", *line.split()])
+    with pytest.raises(UserError, match="--min-lr 4e-05"):
+        options_of(tmp_path, "student --lr 1e-5 --epochs 3".split())
+    assert options_of(tmp_path, "student --lr 1e-5 --min-lr 1e-6".split()).lr == 1e-5
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        ("teacher", []),
+        ("student", []),
+        ("best --crop-scale 0.4", []),
+        ("best --epochs 1 --crop-scale 0.4", []),  # a smoke test
+        ("student --flip 0.3 --crop-to-box", ["--flip, --crop-to-box: without effect, for want of --views above 1"]),
+        ("teacher --warmup-epoch 2", ["--warmup-epoch: without effect, for want of --scheduler True"]),
+        ("teacher --student resnet18", ["--student: without effect, for want of --kd-learning True"]),
+        ("student --distillation-type hard", ["--distillation-tau: without effect, for want of --distillation-type soft"]),
+        ("student --epochs 5", ["--epochs 5: ends within --warmup-epoch 5, below --lr"]),
+    ],
+)  # fmt: skip
+def test_options_without_effect_are_told(tmp_path, words, expected):
+    assert without_effect(options_of(tmp_path, words.split())) == expected
 
 
 def test_logits_take_the_place_of_the_teacher_of_the_script(tmp_path):

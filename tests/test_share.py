@@ -94,7 +94,8 @@ def test_what_it_began_with(tmp_path, options, base, said):
     save_student(tmp_path / "s.pt", "odd")
     net, _ = load_network(tmp_path / "s.pt")
     labels = {key: np.array([0, 1, -1]) for key in net.attributes}
-    figures = metrics.evaluation({key: np.eye(3, dtype=np.float32) for key in net.attributes}, labels)
+    said_of = {key: np.eye(3, dtype=np.float32) for key in net.attributes}
+    figures = {"split": "validation", **metrics.evaluation(said_of, labels)}
     meta = {"options": options, "export": {"precision": "int8"}}
     card = share.model_card(net, meta, None, figures, None)
     assert (f"\nbase_model: {base}\n" in card) if base else ("base_model" not in card)

@@ -15,6 +15,8 @@ _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 CLIP_MODEL = "patrickjohncyh/fashion-clip"  # the hub's FashionCLIP
 ZERO_SHOT = "zero-shot"  # in place of a checkpoint: FashionCLIP as it comes
 NO_MEMORY = re.compile("out of memory|can't allocate memory")  # in a RuntimeError of PyTorch
+# Of `Parser.view_options`, but for --views.
+VIEW_OPTIONS = ("views_seed", "flip", "crop_scale", "crop_ratio", "crop_to_box", "color_jitter")
 STUDENT = "tiny_vit_5m_224"  # timm's name of the recipe's backbone
 
 

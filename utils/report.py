@@ -11,6 +11,11 @@ from utils.log import logger, table
 from utils.metrics import mean
 
 NVIDIA_DRIVER = "/proc/driver/nvidia/version"  # is there where the driver is loaded
+# Beside the scores of a checkpoint on the validation photos.
+CHOSEN = (
+    "best.pt is the epoch with the best score on these photos, so that it is a little too good: others, of a "
+    '"test" in the attributes, tell more (evaluate.py --split test)'
+)
 PACKAGES = "torch torchvision transformers timm scikit-image scikit-learn scipy numpy pillow".split()
 
 
@@ -130,6 +135,7 @@ def summary(run, data):
     logger.info("")
     for line in score_table(f"best: epoch {best['epoch']}", best, data["train"].labels):
         logger.info(line)
+    logger.info(CHOSEN)
     logger.info(f"always the most frequent classes: mean Top-1 {majority_top1(data):.4f}")
     size = os.path.getsize(run.best_file) / 1e6
     logger.info(f"best weights: {run.best_file} -> model_{best['epoch']}.pt ({size:.1f} MB)")

@@ -20,6 +20,7 @@ TASK = "image-classification"
 # The hub's names, and the card's.
 SCORES = {"top1": ("accuracy", "Top-1"), "acsa": ("balanced_accuracy", "ACSA")}
 UNKNOWN = "not on record"
+CHOSEN = ", but its epoch may have been chosen by them, so that the scores are a little too good"
 MOST = 20  # classes of an attribute whose confusion matrix is shown
 ESCAPED = {ord(sign): f"\\{sign}" for sign in "\\`*_[]<>|&~$#"}  # those that mean something in markdown
 
@@ -59,7 +60,7 @@ def write_folder(output, student, net, meta, card):
 def model_card(net, meta, license, figures, onnx_top1):
     """Text of README.md, with the hub's head. The hub is not asked.
 
-    Args: `net` and its public `meta`; `license`, the hub's name of one, or None; `figures` of all validation photos,
+    Args: `net` and its public `meta`; `license`, the hub's name of one, or None; `figures` of all photos of a part, "split",
         see `utils.metrics.evaluation`; `onnx_top1`, the ONNX file's mean Top-1 on them.
     """
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -69,7 +70,7 @@ def model_card(net, meta, license, figures, onnx_top1):
     weights = options.get("student_weights", UNKNOWN) or own or UNKNOWN
     base = weights if is_hub_id(weights) else None
     found = [*figures["attributes"].items(), ("mean", {key: figures[f"mean_{key}"] for key in SCORES})]
-    place = {"dataset_type": "custom", "dataset_name": data_set, "dataset_split": "validation"}
+    place = {"dataset_type": "custom", "dataset_name": data_set, "dataset_split": figures["split"]}
     results = [
         EvalResult(
             TASK, metric_type=kind, metric_value=round(scores[key], 4), metric_name=f"{title}, {of}", **place
@@ -111,6 +112,11 @@ def _parts(attributes, figures, found):
         "attributes": _table(["attribute", "classes, in label order"], classes),
         "example": json.dumps(example, ensure_ascii=False),
         "images": figures["images"],
+        "split": figures["split"],
+        "chosen": CHOSEN if figures["split"] == "validation" else "",
+        "drawn": "photos"
+        if figures["groups"] == figures["images"]
+        else f"{figures['groups']} groups of photos",
         "interval": " to ".join(map(score, figures["mean_top1_interval"] or [None])),
         "matrices": "\n\n".join(matrices),
         "most": MOST,
