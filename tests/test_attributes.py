@@ -447,6 +447,7 @@ SWALLOWED = "lines in one row; a quotation that begins there may not be closed"
         ([HEADER, 'a.jpg,"Coat,none', 'b.jpg,12",none', "c.jpg,x,none"], f"line 2: 2 {SWALLOWED}"),
         ([HEADER, 'a.jpg,"Coat,none', "b.jpg,x,none", 'c.jpg,"Coat",none'], f"line 2: 3 {SWALLOWED}"),
         ([HEADER, "a.jpg,x,none", 'b.jpg,x,"none', "c.jpg,x,none"], f"line 3: 2 {SWALLOWED}"),
+        ([HEADER, 'a,"Coat,none', "b,x,none", 'c,12",none'], f"line 2: 3 {SWALLOWED}"),
         (["title,sleeve_type,file", '"x,none,a.jpg', 'Coat 12",none,b.JPG'], f"line 2: 2 {SWALLOWED}"),
         ([HEADER, *(f'{i}.jpg,{chr(34) * (i == 0)}x,none' for i in range(100_000))], "line 2: field larger than field limit (1048576); a quotation that begins"),
     ],

@@ -5,6 +5,7 @@ import collections
 import csv
 import functools
 import itertools
+import os
 import re
 
 import numpy as np
@@ -98,13 +99,14 @@ def _short_lines(file):
 
 def _misfit(cells, header, place, separator):
     """Why a row cannot be taken by this header; None if it can. Args: `place` of the photo's name in it."""
+    lines = separator.join(cells).splitlines()
+    if len(cells) == len(header) and len(lines) < 2:
+        return None
     least = max(number for number, name in enumerate(header, 1) if name.strip())
-    # A cell may hold line breaks, but no rows.
-    lines = [line.split(separator) for line in separator.join(cells).splitlines()]
-    full = [
-        line for line in lines if len(line) >= least and line[place].strip(' "').lower().endswith(SUFFIXES)
-    ]
-    if len(full) > 1:
+    # A cell may hold line breaks, but no rows: as many cells, the photo's name among them.
+    endings = (*SUFFIXES, os.path.splitext("".join(cells[place : place + 1]))[1].lower())
+    rows = [one for one in (line.split(separator) for line in lines) if len(one) >= least]
+    if sum(one[place].strip(' "').lower().endswith(endings) for one in rows) > 1:
         return f"{len(lines)} lines in one row{OPENED}"
     if cells and (len(cells) < least or any(map(str.strip, cells[len(header) :]))):
         way_out = f"a cell that holds {separator!r} needs quotation marks, an empty one its separator"
