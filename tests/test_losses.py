@@ -9,7 +9,15 @@ from conftest import ATTRIBUTES
 
 from utils.attributes import prior_of, smoothed_of
 from utils.errors import UserError
-from utils.losses import build_criterion, class_shares, learned, log_prior, log_shares, soft_distillation
+from utils.losses import (
+    build_criterion,
+    class_shares,
+    learned,
+    learned_before,
+    log_prior,
+    log_shares,
+    soft_distillation,
+)
 from utils.targets import Network, Teacher
 
 SIZES = {"kind": 3, "one": 2}
@@ -198,6 +206,25 @@ def test_hard_distillation_learns_the_shares_of_decisions(adjustment):
     assert bias.log_softmax(0).tolist() == pytest.approx(said["prior"]["a"], abs=1e-3)
     old = {"prior": said["prior"], "options": vars(args)}
     assert prior_of(said, sizes) and prior_of(old, sizes) is None, "earlier versions said another one"
+
+
+def test_a_run_that_an_earlier_version_began():
+    """It goes on unless its loss is another one now."""
+    before = {"prior": {"kind": [0.0]}}
+    for same in (
+        options(),
+        options(ls=0.1),
+        options(logit_adjustment=1.0),
+        options(distils=True, distillation_type="hard"),
+    ):
+        assert learned_before(same, before)["prior"] == before["prior"]
+    smoothed = options(ls=0.1, logit_adjustment=1.0)
+    hard = options(distils=True, distillation_type="hard", logit_adjustment=1.0)
+    for changed in (smoothed, hard):
+        with pytest.raises(UserError, match="--resume: an earlier version began this run"):
+            learned_before(changed, before)
+        now = learned(changed, LABELS, SIZES, None, {key: torch.eye(size) for key, size in SIZES.items()})
+        assert learned_before(changed, now) == now
 
 
 def test_shares_of_heads():
