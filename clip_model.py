@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from utils.checkpoint import read_file
-from utils.errors import UserError, first_line, shortened
+from utils.errors import LibraryError, UserError, first_line, shortened
 from utils.hardware import attend, keep_norms_float
 from utils.photos import SIZE
 from utils.pixels import Normalize
@@ -278,7 +278,7 @@ def _load_pretrained(name_or_path, prompts):
             # The slow tokenizer of 4.27 splits apostrophes differently.
             tokenizer = CLIPTokenizerFast.from_pretrained(name_or_path)
     except Exception as error:  # a dozen kinds: no network, no such repository, a broken file, a wrong layout
-        raise UserError(
+        raise LibraryError(
             f"CLIP model {name_or_path} cannot be loaded ({first_line(error)}); with --clip-model FOLDER it is read from a "
             "local folder in Hugging Face layout (config.json, weights, vocab.json, merges.txt)"
         ) from error

@@ -29,6 +29,7 @@ def get_args_parser():
     p.add_argument("--clip-model", help="for zero-shot, and for a published teacher, which does not say what it began from: hub name or local folder; without it, FashionCLIP from the hub", metavar="NAME")
     p.add_argument("--prompts", help="for the same two: JSON file, attribute -> a sentence for each class; without it, zero-shot has the attributes' own, a published teacher those of utils/attributes/fashion_how.json", metavar="FILE")
     p.prior_option(p)
+    p.encoding_option(p)
     p.add_argument("--batch-size", type=number(int, 1), default=32, help="images per step", metavar="N")
     return p
 # fmt: on
@@ -87,12 +88,12 @@ def compare(splits, done):
 # --- files -------------------------------------------------------------------------------------------
 
 
-def write_files(folder, result, classifier, data, probabilities):
+def write_files(folder, result, classifier, data, probabilities, encoding):
     """evaluation.json, predictions.csv and, where matplotlib is installed, the pictures."""
     attributes = classifier.attributes
     with atomic(os.path.join(folder, "evaluation.json")) as file:
         file.write(json.dumps(result, indent=1, allow_nan=False) + "\n")
-    with atomic(os.path.join(folder, "predictions.csv")) as file:
+    with atomic(os.path.join(folder, "predictions.csv"), encoding=encoding) as file:
         write_predictions(file, attributes, data, probabilities)
     title = f"{plots.shortened_name(result['checkpoint'])}, {result['split']}, {result['images']} images"
     page = f"{title}\nabove each photo the prediction, below it the label, each with its probability"
@@ -193,7 +194,7 @@ def main(argv=None):
         done[0][0]["comparison"] = compare(splits, done)
         say_comparison(done[0][0], done[1][0])
     for folder, classifier, data, (result, probabilities) in zip(folders, classifiers, splits, done):
-        write_files(folder, result, classifier, data, probabilities)
+        write_files(folder, result, classifier, data, probabilities, args.encoding)
     logger.info(f"written: {os.path.join(args.output, '')}")
 
 

@@ -11,8 +11,8 @@ import timeit
 import numpy as np
 
 from utils.attributes import UNKNOWN, prior_of, read_attributes
-from utils.cli import ZERO_SHOT, Parser, exit_code, new_path, number
-from utils.errors import UserError, shortened
+from utils.cli import ZERO_SHOT, Parser, exit_code, is_full_memory, new_path, number
+from utils.errors import LibraryError, UserError, cause_of, shortened
 from utils.files import copy_file
 from utils.hub import find_checkpoint, share
 from utils.inference import load_classifier, read_data
@@ -161,12 +161,21 @@ def write(net, path, meta, calibration=None):
         from utils import onnx_graph
     except ImportError as error:
         raise UserError(f"--format onnx needs {error.name}: pip install onnx onnxruntime") from error
-    model = onnx_graph.trace(net)
-    if precision == "fp16":
-        onnx_graph.to_fp16(model)
-    elif precision == "int8":
-        model = onnx_graph.to_int8(model, calibration)
-    onnx_graph.save(model, path, meta, net.attributes)
+    try:
+        model = onnx_graph.trace(net)
+        if precision == "fp16":
+            onnx_graph.to_fp16(model)
+        elif precision == "int8":
+            model = onnx_graph.to_int8(model, calibration)
+        onnx_graph.save(model, path, meta, net.attributes)
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # a dozen kinds, of torch.onnx, onnx and onnxruntime
+        if is_full_memory(error):
+            raise
+        problem = f"cannot be written as ONNX in {precision} ({cause_of(error)})"
+        way_out = "--format pt writes it for PyTorch; or train another --student"
+        raise LibraryError(f"{net.title}: {problem}; {way_out}") from error
 
 
 def check_size(args, path):

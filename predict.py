@@ -11,10 +11,10 @@ from tqdm import tqdm
 
 from utils.attributes import read_attributes
 from utils.cli import CLIP_MODEL, ZERO_SHOT, Parser, exit_code, new_file, number
-from utils.errors import SkippedPhotos, UserError, shortened
+from utils.errors import SkippedPhotos, UserError, shortened, visible
 from utils.files import atomic
 from utils.folders import PhotoFolder, find_photos
-from utils.inference import load_classifier, prediction_header, probability_columns
+from utils.inference import load_classifier, prediction_header, probability_columns, table_text
 from utils.log import logger
 from utils.photos import read_photos
 from utils.tables import read_table
@@ -32,6 +32,7 @@ def get_args_parser():
     p.switch(p, "--probabilities", "also write the probability of each class, 0 to 1")
     p.add_argument("--names", help="write the classes' names: en their own, another language those of the attributes' file; without it their numbers", metavar="LANG")
     p.prior_option(p)
+    p.encoding_option(p)
     p.photo_options(p, skip=False)
     p.add_argument("--batch-size", type=number(int, 1), default=8, help="photos per step of the network", metavar="N")
     return p
@@ -51,7 +52,7 @@ def main(argv=None):
     photos = [photo for path in args.paths for photo in photos_of(path, *how)]
     photos, skipped = told_apart(photos), []
     good = readable(photos, attributes.layout.exif, skipped)
-    with atomic(args.output) as file:
+    with atomic(args.output, encoding=args.encoding) as file:
         writer = csv.writer(file)
         writer.writerow(prediction_header(attributes, probabilities=args.probabilities))
         for batch in iter(lambda: list(itertools.islice(good, args.batch_size)), []):
@@ -70,9 +71,9 @@ def photos_of(path, images, attributes, follow_links=False):
     if not os.path.exists(path):
         raise UserError(f"{path}: no such file or folder")
     if os.path.isdir(path):
-        return [(name, os.path.join(path, name)) for name in find_photos(path, follow_links)]
+        return [(table_text(name), os.path.join(path, name)) for name in find_photos(path, follow_links)]
     if not path.lower().endswith(".csv"):
-        return [(os.path.basename(path), path)]
+        return [(table_text(os.path.basename(path)), path)]
     folder = os.path.dirname(path) if images is None else images
     if not os.path.isdir(folder or "."):
         raise UserError(f"--images {folder}: no such folder")
@@ -92,7 +93,7 @@ def told_apart(photos):
     paths = defaultdict(set)
     for name, path in photos:
         paths[name].add(path)
-    return [(name if len(paths[name]) == 1 else path, path) for name, path in photos]
+    return [(name if len(paths[name]) == 1 else table_text(path), path) for name, path in photos]
 
 
 def readable(photos, exif, skipped):
@@ -100,7 +101,7 @@ def readable(photos, exif, skipped):
     read = read_photos([path for _, path in photos], exif)
     for (name, _), (pixels, problem) in zip(photos, tqdm(read, "photos", len(photos), disable=None)):
         if problem:
-            tqdm.write(f"skipped {problem}", file=sys.stderr)
+            tqdm.write(visible(f"skipped {problem}"), file=sys.stderr)
             skipped.append(problem)
         else:
             yield name, pixels
@@ -111,12 +112,13 @@ def class_texts(attributes, language):
     if language is None:
         return {key: range(size) for key, size in attributes.sizes.items()}
     if language == "en":
-        return {key: attribute.classes for key, attribute in attributes.items()}
+        return {key: list(map(table_text, attribute.classes)) for key, attribute in attributes.items()}
     known = attributes.languages()
     if language not in known:
         others = ", ".join(["en", *(other for other in known if other != "en")])
         raise UserError(f"--names {language}: there are no such names; there are {others}")
-    return {key: attribute.names.get(language, attribute.classes) for key, attribute in attributes.items()}
+    names = {key: attribute.names.get(language, attribute.classes) for key, attribute in attributes.items()}
+    return {key: list(map(table_text, own)) for key, own in names.items()}
 
 
 def columns(results, texts, probabilities):

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import onnx
@@ -328,6 +329,27 @@ def test_ctrl_c_is_one_line_and_no_file(work, tmp_path, monkeypatch, capsys):
     error = capsys.readouterr().err
     assert "SIGINT: stopped" in error and "Traceback" not in error
     assert not list(tmp_path.iterdir())
+
+
+def test_what_the_exporter_says_is_one_line(work, tmp_path, monkeypatch, capsys):
+    """Its cause and the way out; the graph is in a file."""
+    from utils import onnx_graph
+
+    def graph(net):
+        try:
+            raise NotImplementedError("aten::roll is not there\nand more")
+        except NotImplementedError as error:
+            raise RuntimeError("step 1/3\n" + "%1 : Tensor\n" * 1496) from error
+
+    monkeypatch.setattr(onnx_graph, "trace", graph)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    capsys.readouterr()
+    assert exit_code(lambda: export.main(command(work, tmp_path / "x.onnx"))) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "NotImplementedError: aten::roll is not there" in error
+    assert "--format pt" in error
+    (kept,) = tmp_path.iterdir()
+    assert str(kept) in error and kept.read_text().count("%1 : Tensor") > 1490
 
 
 def test_teacher_is_refused(tmp_path):

@@ -5,14 +5,15 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
-import torch
 
 from train import parse_args, without_effect
+from utils import log
 from utils.cli import exit_code
-from utils.errors import UserError
+from utils.errors import UserError, shortened
 
 ROOT = Path(__file__).parents[1]
 
@@ -251,8 +252,68 @@ def test_a_full_memory_is_one_line(capsys, kind):
     assert exit_code(full) == 2
     said = capsys.readouterr().err
     assert "smaller --batch-size" in said and said.count("\n") == 1
-    with pytest.raises(RuntimeError, match="mat1"):
-        exit_code(lambda: torch.zeros(2, 3) @ torch.zeros(2, 3))
+
+
+def test_what_nobody_expected_is_one_line(tmp_path, capsys, monkeypatch):
+    """With its cause, and the file that has the traceback: beside the log once there is one."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def graph():
+        try:
+            raise KeyError("aten::odd")
+        except KeyError as error:
+            raise RuntimeError("cannot convert\n" + "%1 : Tensor\n" * 1496) from error
+
+    for folder in (tmp_path, tmp_path / "logs"):
+        assert exit_code(graph) == 1
+        said = capsys.readouterr().err
+        assert said.startswith("error: unexpected: KeyError: 'aten::odd'; ") and said.count("\n") == 1
+        kept = Path(said.split()[-1])
+        assert kept.parent == folder and kept.read_text().count("%1 : Tensor") > 1490
+        assert "in graph\n" in kept.read_text()
+        (tmp_path / "logs").mkdir(exist_ok=True)
+        log.start()
+        log.to_file(tmp_path / "logs" / "log")
+    log.stop()
+    with pytest.raises(SystemExit):
+        exit_code(lambda: sys.exit(3))
+
+
+def test_signs_that_are_not_to_be_seen(tmp_path, capsys):
+    """Of a name from elsewhere, neither terminal nor log get escape sequences, or lines that look like ours."""
+    hostile = "\x1b[2J\x9b1m\u202egpj.\r\udcb0 반팔"
+
+    def fails():
+        raise UserError(
+            f"t.csv: no column a; there are {hostile}\nerror: all is lost\n{shortened([hostile])}"
+        )
+
+    expected = r"\x1b[2J\x9b1m\u202egpj.\r\udcb0 반팔"
+    for started in (False, True):
+        if started:
+            log.start()
+            log.to_file(tmp_path / "log")
+            log.logger.info(f"first\nsecond {hostile}")
+        assert exit_code(fails) == 2
+        said = capsys.readouterr()
+        first, second = said.err.splitlines()
+        assert first == rf"error: t.csv: no column a; there are {expected}\nerror: all is lost"
+        assert second == f"  {expected}".replace(r"\r", " ")
+    log.stop()
+    assert said.out == f"first\nsecond {expected}\n"
+    text = (tmp_path / "log").read_text(encoding="utf-8")
+    assert text.count(expected) == 2 and "\x1b" not in text
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp949", "utf-8"])
+def test_a_terminal_that_is_not_utf8(encoding):
+    """Signs that it does not have are question marks, also in what print and the logger say."""
+    talk = "import sys; from utils import cli, log; sys.stdout.write(''); "
+    talk += "sys.exit(cli.exit_code(lambda: [print('반팔 Ünï'), log.start(), log.logger.info('반팔 Ünï')]))"
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", talk], cwd=ROOT, env=env, capture_output=True)
+    assert done.returncode == 0 and done.stderr == b""
+    assert done.stdout == b"\n".join(["반팔 Ünï".encode(encoding, "replace")] * 2 + [b""])
 
 
 def test_words_that_are_not_utf8():

@@ -94,6 +94,51 @@ def test_csv(photos):
     assert [row[0] for row in run("list.csv", "--images", folder)[1:]] == ["SUB 2019/c.JPG", "b.jpg"]
 
 
+FORMULAS = ["=1+1.jpg", "+1.jpg", "-1.jpg", "@a.jpg", "\ta.jpg", "\ra.jpg", "＝a.jpg"]
+
+
+def test_no_cell_is_a_formula(photos):
+    """Names of files get an apostrophe; a user's own table has its names unchanged, and finds them again."""
+    folder, _ = photos
+    for name in FORMULAS:
+        shutil.copy(folder / "b.jpg", folder / name)
+    names = {row[0] for row in run(folder)[1:]}
+    assert names == {"a.png", "b.jpg", "SUB 2019/c.JPG", *(f"'{name}" for name in FORMULAS)}
+    assert run(folder / FORMULAS[0])[1][0] == "'=1+1.jpg"
+    printable = [name for name in FORMULAS if name.isprintable()]  # as names in a table must be
+    with open("list.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["image_name"], *([name] for name in printable)])
+    assert [row[0] for row in run("list.csv", "--images", folder)[1:]] == printable
+
+
+def test_classes_and_headers_are_no_formulas(photos):
+    """They may be a stranger's; numbers stay numbers."""
+    classes = {"=1+1": {}, "-0.5": {}, "+3": {}, "- ": {"names": {"ko": "@x"}}, "plain": {}}
+    content = {"image": "@name", "attributes": {"=a": {"classes": classes}, "-1": {"classes": classes}}}
+    attributes = Attributes(content, "test")
+    shown = ["'=1+1", "-0.5", "+3", "'- ", "plain"]
+    assert predict.class_texts(attributes, "en")["=a"] == shown
+    assert predict.class_texts(attributes, "ko")["=a"] == [*shown[:3], "'@x", "plain"]
+    header = prediction_header(attributes, labels=True)
+    assert header == ["'@name", "'=a", "-1", "'=a_label", "'-1_label"]
+
+
+def test_a_mark_for_excel(photos):
+    folder, _ = photos
+    run(folder, "--encoding", "utf-8-sig")
+    with open("out.csv", "rb") as file:
+        assert file.read(13) == b"\xef\xbb\xbfimage_name"
+
+
+def test_escape_sequences_of_a_name_are_not_said(photos, capsys):
+    folder, _ = photos
+    (folder / "\x1b[2Jbroken.jpg").write_bytes(b"no photo")
+    with pytest.raises(SkippedPhotos):
+        run(folder)
+    said = capsys.readouterr().err
+    assert r"\x1b[2Jbroken.jpg" in said and "\x1b[2J" not in said
+
+
 def test_a_name_that_two_photos_have_is_their_path(photos):
     folder, _ = photos
     (folder / "b").mkdir()

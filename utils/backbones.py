@@ -12,7 +12,7 @@ from torch import nn
 from tiny_vit import timm_names, tiny_vit
 from utils import hub
 from utils.checkpoint import load_state, read_checkpoint
-from utils.errors import UserError, first_line
+from utils.errors import LibraryError, UserError, first_line
 from utils.hardware import keep_convolutions_float, keep_norms_float
 from utils.photos import SIZE
 
@@ -39,7 +39,7 @@ def build_backbone(name, weights=None):
             _, width = net.eval()(torch.zeros(1, 3, SIZE, SIZE)).shape
     except Exception as error:  # whatever a network of timm raises at a size or a tag that is not its own
         problem = f"gives no pooled features at {SIZE} x {SIZE} pixels ({first_line(error)})"
-        raise UserError(f"student {name}: {problem}; choose another of timm's backbones") from error
+        raise LibraryError(f"student {name}: {problem}; choose another of timm's backbones") from error
     keep_norms_float(net)
     for module in net.train().modules():
         if type(module) is nn.Conv2d and module.kernel_size == (1, 1) and module.in_channels < 16:

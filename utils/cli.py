@@ -1,14 +1,26 @@
 """What every command shares: strict options, errors of one line with an exit code, and signals."""
 
 import argparse
+import io
 import logging
 import math
 import os
 import re
 import signal
 import sys
+import tempfile
+import traceback
 
-from utils.errors import DiskFull, Interrupted, UserError, first_line, is_utf8
+from utils.errors import (
+    DiskFull,
+    Interrupted,
+    LibraryError,
+    UserError,
+    cause_of,
+    first_line,
+    is_utf8,
+    visible_lines,
+)
 from utils.files import NO_ROOM, is_device
 
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
@@ -17,6 +29,7 @@ ZERO_SHOT = "zero-shot"  # in place of a checkpoint: FashionCLIP as it comes
 NO_MEMORY = re.compile("out of memory|can't allocate memory")  # in a RuntimeError of PyTorch
 # Of `Parser.view_options`, but for --views.
 VIEW_OPTIONS = ("views_seed", "flip", "crop_scale", "crop_ratio", "crop_to_box", "color_jitter")
+UNEXPECTED = 1  # exit code of an exception that nobody expected, as Python's own
 STUDENT = "tiny_vit_5m_224"  # timm's name of the recipe's backbone
 
 
@@ -123,6 +136,10 @@ class Parser(argparse.ArgumentParser):
         Parser.switch(group, "--follow-links", "read photos wherever links in their folder lead, out of it, too, and the sub-folders that are links")
 
     @staticmethod
+    def encoding_option(group):
+        group.add_argument("--encoding", choices=("utf-8", "utf-8-sig"), default="utf-8", help="of the table of predictions: utf-8-sig begins with a mark by which Excel knows it")
+
+    @staticmethod
     def prior_option(group):
         group.add_argument("--prior", choices=("trained", "balanced"), default="trained", help="balanced: as if all classes were equally frequent, by taking off what is left of the training images' shares in the logits")
 
@@ -147,7 +164,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def exit_code(main):
-    """Run a command's `main`: 0, or the exit code of a UserError or of a signal, whose message is the last line."""
+    """Run a command's `main`: 0, or the exit code of an exception or of a signal, whose message is the last line."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # of a terminal that is not in UTF-8
     try:
         main()
         sys.stdout.flush()
@@ -162,24 +181,49 @@ def exit_code(main):
             _say(logging.WARNING, message)
         return 128 + signal.SIGPIPE
     except UserError as error:
-        _say(logging.ERROR, f"error: {error}")
+        kept = f"; the traceback is in {_kept_traceback(error)}" if isinstance(error, LibraryError) else ""
+        # Lines of a list are indented; other ends of lines came with a name.
+        _say(logging.ERROR, re.sub(r"\n(?!  )", r"\\n", f"error: {error}{kept}"))
         return error.exit_code
     except Interrupted as stop:
         _say(logging.WARNING, str(stop))
         return stop.exit_code
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not NO_MEMORY.search(str(error)):
-            raise
-        way_out = "end other programs, or give a smaller --batch-size where there is one"
-        _say(logging.ERROR, f"error: the memory is full ({first_line(error)}); {way_out}")
-        return UserError.exit_code
-    except OSError as error:  # of a disk or a network, where nobody expected it
-        _say(logging.ERROR, f"error: {error}")
-        return (DiskFull if error.errno in NO_ROOM else UserError).exit_code
     except KeyboardInterrupt:
         _say(logging.WARNING, "SIGINT: stopped; no file is half written")
         return 128 + signal.SIGINT
+    except Exception as error:
+        message, code = _of_others(error)
+        _say(logging.ERROR, f"error: {message}")
+        return code
     return 0
+
+
+def is_full_memory(error):
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and bool(NO_MEMORY.search(str(error)))
+    )
+
+
+def _of_others(error):
+    """(Message, exit code) of an exception that no code of ours has raised: of the memory, a disk or network, a library."""
+    if is_full_memory(error):
+        way_out = "end other programs, or give a smaller --batch-size where there is one"
+        return f"the memory is full ({first_line(error)}); {way_out}", UserError.exit_code
+    if isinstance(error, OSError):
+        return str(error), (DiskFull if error.errno in NO_ROOM else UserError).exit_code
+    problem = f"unexpected: {cause_of(error)}"
+    way_out = "look whether the packages are those of requirements.txt, otherwise please report it"
+    return f"{problem}; {way_out}, with the traceback, which is in {_kept_traceback(error)}", UNEXPECTED
+
+
+def _kept_traceback(error):
+    """The file that an exception's traceback was written to: beside the run's log, or else where temporary files are."""
+    handlers = logging.getLogger("fashion").handlers
+    logs = [os.path.dirname(one.baseFilename) for one in handlers if isinstance(one, logging.FileHandler)]
+    about = {"prefix": "traceback-", "suffix": ".txt", "dir": logs[0] if logs else None, "delete": False}
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", errors="backslashreplace", **about) as file:
+        file.writelines(traceback.format_exception(type(error), error, error.__traceback__))
+    return file.name
 
 
 def _say(level, message):
@@ -188,7 +232,7 @@ def _say(level, message):
     if any(handler.name == "terminal" for handler in logger.handlers):
         logger.log(level, message)
     else:
-        print(message, file=sys.stderr)
+        print(visible_lines(message), file=sys.stderr)
 
 
 class StopSignals:

@@ -2,6 +2,9 @@
 
 import re
 
+# What moves the cursor, colours, turns the direction of writing round, or cannot be encoded.
+UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
 
 class UserError(Exception):
     """Bad input. The message names the file, row or option, and the way out."""
@@ -33,6 +36,10 @@ class SkippedPhotos(UserError):
     exit_code = 6
 
 
+class LibraryError(UserError):
+    """A library cannot do what is asked of it; its traceback is kept in a file, see `utils.cli.exit_code`."""
+
+
 class Interrupted(KeyboardInterrupt):
     """SIGINT or SIGTERM ends the run. Not an Exception, so that no handler of errors on the way takes it for one.
 
@@ -50,10 +57,17 @@ def first_line(error):
     return lines[0] if lines else type(error).__name__
 
 
+def cause_of(error):
+    """What an exception of a library says that began it all, on one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return excerpt(f"{type(error).__name__}: {first_line(error)}", 300)
+
+
 def shortened(items, most=20):
     """Lines for a list of problems, cut after `most`, each after 300 characters."""
     items = list(items)
-    lines = ["  " + " ".join(str(item)[:300].splitlines()) for item in items[:most]]
+    lines = ["  " + visible(" ".join(str(item)[:300].splitlines())) for item in items[:most]]
     if len(items) > most:
         lines.append(f"  ... and {len(items) - most} more")
     return "\n".join(lines)
@@ -62,6 +76,16 @@ def shortened(items, most=20):
 def excerpt(text, most=80):
     """A text that may be long, for a message."""
     return text if len(text) <= most else f"{text[:most]}..."
+
+
+def visible(text):
+    """A text of others for the terminal and the log: what is no sign to be seen is written as an escape."""
+    return UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def visible_lines(text):
+    """The same of a message of several lines."""
+    return "\n".join(map(visible, text.split("\n")))
 
 
 def is_utf8(text):

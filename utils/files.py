@@ -16,14 +16,14 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's quot
 
 
 @contextlib.contextmanager
-def atomic(path, binary=False):
+def atomic(path, binary=False, encoding="utf-8"):
     """A file to write, that takes the place of `path` once all of it is on the disk: `with atomic(path) as file`.
 
     It is written beside `path` under a name of its own, flushed to the disk, and renamed. If that fails, or the block
     raises, what was at `path` before is still there and nothing else is. What a process that was killed leaves behind
     is removed by the next one that writes the same path. The file can be written only from beginning to end.
 
-    Args: `binary`, for bytes; otherwise text, in UTF-8 and with line ends as they are written.
+    Args: `binary`, for bytes; otherwise text, in an `encoding` and with line ends as they are written.
     Raises: DiskFull, with the bytes that are needed; UserError if it cannot be written for another reason.
     """
     if os.path.isdir(path) or is_device(path):
@@ -35,7 +35,7 @@ def atomic(path, binary=False):
         remove_leftovers(folder, name)
         with _create_locked(temporary) as raw, io.BufferedWriter(raw) as buffered:
             try:
-                file = buffered if binary else io.TextIOWrapper(buffered, encoding="utf-8", newline="")
+                file = buffered if binary else io.TextIOWrapper(buffered, encoding=encoding, newline="")
                 yield file
                 file.flush()
                 if raw.error:

@@ -13,6 +13,7 @@ from utils.attributes import (
     UNKNOWN,
     Attributes,
     attributes_of,
+    is_number,
     prior_of,
     read_attributes,
     read_json,
@@ -25,6 +26,7 @@ from utils.hub import find_checkpoint
 from utils.photos import SIZE
 
 INPUT = "pixels"  # name of the exported graph's input
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # Excel takes wide ones for these
 META = "meta"  # key of the exported file's metadata, a JSON object
 
 
@@ -161,6 +163,12 @@ def _read_as_trained(classifier, given, args, split):
     return data._replace(labels=labels)
 
 
+def table_text(cell):
+    """A text as a cell of a table of predictions: one that a spreadsheet would take for a formula gets an apostrophe, as OWASP
+    advises ("CSV injection"). Not for cells of a user's own table, which are found there again as they are."""
+    return f"'{cell}" if cell.startswith(FORMULA) and not is_number(cell) else cell
+
+
 def prediction_header(attributes, labels=False, probabilities=False):
     """Columns of a table of predictions, no two alike: photo, class of each attribute, and what is asked for.
 
@@ -173,7 +181,7 @@ def prediction_header(attributes, labels=False, probabilities=False):
     if probabilities:
         wanted += [f"{a.short}_{number}" for a in attributes.values() for number in range(len(a.classes))]
     columns = []
-    for name in wanted:
+    for name in map(table_text, wanted):
         column, count = name, 1
         while column in columns or (count > 1 and column in wanted):
             count += 1

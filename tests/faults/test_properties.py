@@ -102,7 +102,7 @@ class Place:
             with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
                 codes.append(exit_code(command))
             log.stop()
-            assert codes[-1] in CODES
+            assert codes[-1] in CODES, said.getvalue()
             assert len(said.getvalue()) < 10_000 and said.getvalue().count("error: ") == (codes[-1] > 0)
             assert self.files() == self.before, "a file was changed or left"
             assert not Path("ran").exists(), "code of a file was run"

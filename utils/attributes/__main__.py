@@ -13,7 +13,7 @@ import pandas
 from utils.attributes import CONTAINS, MAX_NAME, PROMPT, UNKNOWN, Attributes, plain_name
 from utils.cli import Parser, exit_code, new_file
 from utils.dataset import MISSING, read_tables
-from utils.errors import UserError, shortened
+from utils.errors import UserError, shortened, visible
 from utils.files import atomic
 from utils.log import table
 from utils.tables import read_rows
@@ -162,7 +162,7 @@ def main(argv=None):
     for row, (key, labels) in zip(figures, tables["train"].labels.items()):
         row.insert(-1, len({*labels} - {*tables["val"].labels[key], UNKNOWN}))
     print("\n".join(table(figures, HEADER)))
-    print("".join(f"left out: {line}\n" for line in left_out), end="")
+    print("".join(f"left out: {visible(line)}\n" for line in left_out), end="")
     missing = sum(split.stamps.count(MISSING) for split in tables.values())
     if missing:
         print(f"{missing} photos of the table are missing and left out")

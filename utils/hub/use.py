@@ -28,6 +28,7 @@ def letterbox(path):  # the longer side becomes 224, centred on black: uint8 (1,
     return out
 
 
+sys.stdout.reconfigure(errors="backslashreplace")  # as JSON writes signs that a terminal has not
 model, problems = onnxruntime.InferenceSession(str(Path(__file__).with_name("student.onnx"))), []
 told = json.loads(model.get_modelmeta().custom_metadata_map["meta"])["attributes"]
 for path in sys.argv[1:]:
