@@ -20,7 +20,7 @@ from utils.demo import __main__ as demo
 ROOT = Path(__file__).parent.parent
 TEXTS = [*ROOT.glob("README*.md"), *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = (train, evaluate, predict, export, draft, demo, benchmarks, accuracy, views)
-FOREIGN = {"--directory", "--nnodes", "--nproc_per_node", "--rdzv_backend", "--rdzv_endpoint"}
+FOREIGN = {"--bind", "--directory", "--nnodes", "--nproc_per_node", "--rdzv_backend", "--rdzv_endpoint"}
 
 
 def headings(path):

@@ -1,7 +1,7 @@
 """Build a static page that runs an exported student in the visitor's own browser.
 
 python -m utils.demo student.onnx --output demo/
-python -m http.server --directory demo 8000      # then open http://localhost:8000
+python -m http.server --bind 127.0.0.1 --directory demo 8000      # then open http://localhost:8000
 """
 
 import io
@@ -77,7 +77,9 @@ def main(argv=None):
     for number in range(len(photos) + 1, SAMPLES + 1):  # of an earlier page
         (output / "samples" / f"{number}.jpg").unlink(missing_ok=True)
     folder = shlex.quote(args.output)
-    print(f"{args.output}: the page; to see it, run: python -m http.server --directory {folder} 8000")
+    print(
+        f"{args.output}: the page; to see it, run: python -m http.server --bind 127.0.0.1 --directory {folder} 8000"
+    )
     if args.space:
         print(f"hf upload OWNER/NAME {folder} --repo-type space")
 
