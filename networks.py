@@ -9,7 +9,7 @@ from torch import nn
 from clip_model import FashionCLIP
 from tiny_vit import timm_names
 from utils.attributes import attributes_of, read_attributes
-from utils.backbones import build_backbone, full_name
+from utils.backbones import build_backbone, fitting, full_name
 from utils.checkpoint import is_finite, load_state, read_checkpoint
 from utils.cli import CLIP_MODEL, STUDENT
 from utils.errors import UserError
@@ -170,7 +170,8 @@ def load_network(path, clip_model=None, prompts=None):
     Raises: UserError if the file is no checkpoint, or another network's.
     """
     state, meta = read_checkpoint(path)
-    net = _network_of(state, meta, path, clip_model, prompts)
+    with fitting(path):
+        net = _network_of(state, meta, path, clip_model, prompts)
     load_state(net, net.own_names(state), path)
     return net.requires_grad_(False).eval(), meta
 

@@ -1,18 +1,26 @@
 """Checkpoints of both namings, and what does not fit."""
 
+import argparse
 import json
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import safetensors.torch
 import torch
 from conftest import ATTRIBUTES, published_student_names
 
 from clip_model import FashionCLIP
 from networks import Student, load_network
+from utils import checkpoint, log, targets
 from utils.attributes import read_attributes
 from utils.backbones import build_backbone
 from utils.checkpoint import load_state, read_checkpoint, save_checkpoint
 from utils.errors import UserError
+from utils.hub import weights_file
+from utils.inference import load_classifier
+from utils.run import public_options
 
 PIXELS = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
 
@@ -196,3 +204,126 @@ def test_only_heads_that_have_learned_are_asked(place):
         save_checkpoint("wrong.pt", net, meta)
         with pytest.raises(UserError, match="its meta do not say which heads have learned"):
             load_network("wrong.pt")
+
+
+# --- files of others ---------------------------------------------------------------------------------
+
+SMALL = "test_efficientnet"
+STATE = {"a.weight": torch.ones(2), "b.bias": torch.zeros(1)}
+
+
+def wrapped(prefix, state=STATE):
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"arch": "a", "epoch": 3, "state_dict": STATE, "args": argparse.Namespace(model="a", mean=(0.5,))},
+        {"state_dict": wrapped("c."), "state_dict_ema": STATE},
+        {"model": wrapped("c."), "model_ema": STATE, "optimizer": {}},
+        {"state_dict": STATE, "state_dict_ema": None},
+        {"state_dict": wrapped("module.")},
+        wrapped("_orig_mod."),
+        wrapped("_orig_mod.module."),
+        wrapped("module._orig_mod.module."),
+        {"a._orig_mod.weight": STATE["a.weight"], "b.bias": STATE["b.bias"]},
+    ],
+)
+@pytest.mark.parametrize("safe", [(0, 0), (99, 0)])
+def test_state_dicts_of_others(tmp_path, monkeypatch, content, safe):
+    """Of timm's own script, of DistributedDataParallel and of torch.compile; read by torch, and by the reader of ours."""
+    monkeypatch.setattr(checkpoint, "SAFE", safe)
+    torch.save(content, tmp_path / "a.pt")
+    state, meta = read_checkpoint(tmp_path / "a.pt")
+    assert state.keys() == STATE.keys() and all(torch.equal(state[n], STATE[n]) for n in STATE) and meta == {}
+
+
+def test_the_state_that_is_taken_is_said(place, capsys):
+    torch.save({"state_dict": STATE, "state_dict_ema": STATE}, "a.pt")
+    log.start()
+    read_checkpoint("a.pt")
+    assert capsys.readouterr().out == "a.pt: weights of state_dict_ema, not of state_dict\n"
+
+
+def small_student(folder):
+    """A student in a version's folder and in a folder to share; and the paths that stand for it."""
+    net = Student(ATTRIBUTES, backbone=SMALL)
+    meta = {**net.describe(), "attributes": ATTRIBUTES.to_meta()}
+    (folder / "version").mkdir()
+    (folder / "shared").mkdir()
+    save_checkpoint(folder / "version" / "best.pt", net, meta)
+    (folder / "shared" / "config.json").write_text(json.dumps(meta))
+    weights = folder / "shared" / "model.safetensors"
+    weights.write_bytes(safetensors.torch.save(net.state_dict()))
+    return net, [folder / "version" / "best.pt", folder / "version", folder / "shared", weights]
+
+
+def test_a_student_of_ours_is_trained_on(tmp_path):
+    net, paths = small_student(tmp_path)
+    for path in paths:
+        assert same(build_backbone(SMALL, str(path))[0], net.backbone)
+    with pytest.raises(UserError, match="does not fit"):
+        build_backbone("resnet10t", str(paths[0]))
+    content = torch.load(paths[0])
+    content["meta"]["folded"] = True
+    torch.save(content, paths[0])
+    with pytest.raises(UserError, match="exported, without batch norms; give the checkpoint itself"):
+        build_backbone(SMALL, str(paths[0]))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty: a folder without best\.pt or config\.json"):
+        build_backbone(SMALL, str(tmp_path / "empty"))
+
+
+def test_folders_teach(place):
+    """A version's, by its name; a folder to share, by its path."""
+    net, _ = small_student(place)
+    (place / "model").mkdir()
+    (place / "version").rename(place / "model" / "t")
+    for name in ("t", "t/best.pt", "shared", str(place / "shared")):
+        args = SimpleNamespace(teacher=name, clip_model=None, prompts=None)
+        assert same(targets._load_teacher(args, ATTRIBUTES)[0], net)
+    with pytest.raises(
+        UserError, match=r"--teacher t/model_5\.pt: no model/t/model_5\.pt; there is no check"
+    ):
+        args.teacher = "t/model_5.pt"
+        targets._load_teacher(args, ATTRIBUTES)
+
+
+def test_a_versions_folder_is_its_best(tmp_path):
+    net, _ = small_student(tmp_path)
+    classify = load_classifier(str(tmp_path / "version"))
+    assert classify.net.backbone_name == net.backbone_name
+    assert weights_file(str(tmp_path / "version")) == str(tmp_path / "version" / "best.pt")
+
+
+@pytest.mark.parametrize(
+    "given, kept",
+    [
+        ("t/best.pt", "t/best.pt"),
+        ("acme/sub/best.pt", "sub/best.pt"),
+        ("owner/name", "owner/name"),
+        ("zero-shot", "zero-shot"),
+        ("/home/somebody/best.pt", "best.pt"),
+        ("../somebody/best.pt", "best.pt"),
+        ("t/../../somebody/best.pt", "best.pt"),
+    ],
+)
+def test_what_is_told_of_the_teacher(given, kept):
+    assert public_options({"teacher": given}) == {"teacher": kept}
+
+
+@pytest.mark.parametrize("backbone", ["vit_gigantic_patch14_224", "vit_giant_patch14_reg4_dinov2"])
+def test_a_file_that_names_an_enormous_student(tmp_path, backbone):
+    """No network of billions of weights is built for it."""
+    meta = {
+        "role": "student",
+        "distillation": False,
+        "backbone": backbone,
+        "attributes": ATTRIBUTES.to_meta(),
+    }
+    torch.save({"model": STATE, "meta": meta}, tmp_path / "a.pt")
+    begin = time.perf_counter()
+    with pytest.raises(UserError, match=r"^checkpoint .*a\.pt is too small for the network that it names"):
+        load_network(tmp_path / "a.pt")
+    assert time.perf_counter() - begin < 5

@@ -1,8 +1,10 @@
 """The student's backbone: any of timm's that gives pooled features at 224 pixels, and its weights."""
 
+import contextlib
 import functools
 import os
 from difflib import get_close_matches
+from unittest import mock
 
 import timm
 import torch
@@ -25,7 +27,7 @@ def build_backbone(name, weights=None):
     Args:
         name: timm's, with or without the tag of its weights, such as vit_tiny_patch16_224.augreg_in21k.
         weights: None for random ones, True for its own on the hub, a hub id ("owner/name"), or a file (.pth, .pt,
-            .bin, .safetensors).
+            .bin, .safetensors), also of a student of ours, or the folder of its version or of `--format hub`.
     Returns: (the network; its width, which timm's `num_features` is not for all; timm's configuration, a dict).
     Raises: UserError for another name, one that cannot run at 224, and weights that cannot be had or do not fit.
     """
@@ -37,6 +39,8 @@ def build_backbone(name, weights=None):
         net = tiny_vit(name) if is_tiny_vit else timm.create_model(name, pretrained=False, num_classes=0)
         with torch.no_grad():
             _, width = net.eval()(torch.zeros(1, 3, SIZE, SIZE)).shape
+    except UserError:  # of `fitting`
+        raise
     except Exception as error:  # whatever a network of timm raises at a size or a tag that is not its own
         problem = f"gives no pooled features at {SIZE} x {SIZE} pixels ({first_line(error)})"
         raise LibraryError(f"student {name}: {problem}; choose another of timm's backbones") from error
@@ -50,13 +54,44 @@ def build_backbone(name, weights=None):
     config = net.pretrained_cfg
     if weights is not None:
         path = _weights_file(name, config, weights)
-        state = read_checkpoint(path)[0]
+        state, meta = read_checkpoint(path)
+        if meta.get("folded"):
+            raise UserError(
+                f"student weights {path}: exported, without batch norms; give the checkpoint itself"
+            )
+        state = _of_student(state) or state
         state = timm_names(state) if is_tiny_vit else state
         classifier = config.get("classifier") or ()
         classifier = (classifier,) if isinstance(classifier, str) else classifier
         prefixes = tuple(f"{one}." for one in classifier)
         load_state(net, {key: value for key, value in state.items() if not key.startswith(prefixes)}, path)
     return net, width, config
+
+
+@contextlib.contextmanager
+def fitting(path):
+    """Meanwhile a network is only built if the checkpoint at `path` may hold it, since a file can name any of timm's: it
+    ends before the weight that is too much is filled, with a UserError.
+
+    A value takes 2 bytes at least. A folded network has up to 5 times fewer than the branches that it is built with.
+    """
+    most, count, register = 5 * os.path.getsize(hub.weights_file(path)) // 2, 0, nn.Module.register_parameter
+
+    def counted(module, name, param):
+        nonlocal count
+        count += 0 if param is None else param.numel()
+        if count > most:
+            raise UserError(f"{path} is too small for the network that it names, of over {most:,} weights")
+        register(module, name, param)
+
+    with mock.patch.object(nn.Module, "register_parameter", counted):
+        yield
+
+
+def _of_student(state):
+    """The backbone's part of a student's state dict, ours or a published one; empty for a backbone's own."""
+    parts = (name.partition(".") for name in state)
+    return {rest: state[f"{head}.{rest}"] for head, _, rest in parts if head in ("backbone", "base_model")}
 
 
 class _Pointwise(nn.Conv2d):
@@ -96,8 +131,8 @@ def _weights_file(name, config, weights):
         weights = config.get("hf_hub_id")
         if not weights:
             raise UserError(f"student {name}: timm knows of no weights on the hub; {WAY_OUT}")
-    if os.path.isfile(weights):
-        return weights
+    if os.path.exists(weights):
+        return hub.find_checkpoint(weights)
     if not hub.is_hub_id(weights):
-        raise UserError(f"student weights {weights}: no such file; {WAY_OUT}")
+        raise UserError(f"student weights {weights}: no such file or folder; {WAY_OUT}")
     return hub.fetch(weights, (hub.WEIGHTS, "pytorch_model.bin"), "student weights", WAY_OUT)

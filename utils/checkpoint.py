@@ -1,7 +1,6 @@
 """Checkpoints: read as data, checked name by name, written whole or not at all."""
 
 import contextlib
-import inspect
 import os
 import warnings
 import zipfile
@@ -12,7 +11,17 @@ from utils import torch112
 from utils.attributes import read_json
 from utils.errors import UserError, first_line, shortened
 from utils.files import atomic, copy_file, failure, has_links
-from utils.hub import CONFIG, WEIGHTS
+from utils.hardware import TORCH
+from utils.hub import BEST, CONFIG, WEIGHTS
+from utils.log import logger
+
+SAFE = (
+    2,
+    10,
+)  # before, a file read with weights_only=True can run code (CVE-2025-32434) or damage memory (CVE-2026-24747)
+
+# Where a file may have its state dict, the first one counts: averages before what they are of, as in timm's own script.
+STATES = ("state_dict_ema", "model_ema", "state_dict", "model")
 
 # --- reading -----------------------------------------------------------------------------------------
 
@@ -51,7 +60,7 @@ def _torch_load(path):
                 raise ValueError("its records are larger than the file")  # torch.save compresses nothing
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about pickles that torch.save did not write
-        if "weights_only" in inspect.signature(torch.load).parameters:
+        if TORCH >= SAFE:
             # Torch's errors advise to run the file all the same; the other reader says what is wrong with it.
             with contextlib.suppress(Exception):
                 return torch.load(path, map_location="cpu", weights_only=True)
@@ -61,12 +70,15 @@ def _torch_load(path):
 def read_checkpoint(path):
     """(State dict, meta) of a checkpoint: a file, or a folder to share (see `utils.hub.share`).
 
-    A file's state dict may be bare, or under `model`, as we and TinyViT's authors write it, and the meta are empty for
-    one that is not ours.
+    A file's state dict may be bare, or under one of the names in `STATES`, and the meta are empty for one that is not ours.
     """
     if not os.path.isdir(path):
         return split(read_file(path), path)
     config = os.path.join(path, CONFIG)
+    if not os.path.isfile(config):
+        raise UserError(
+            f"checkpoint {path}: a folder without {BEST} or {CONFIG}; name a file, such as one in it"
+        )
     meta = read_json(config, "checkpoint")
     if not isinstance(meta, dict) or "role" not in meta:
         raise UserError(f"checkpoint {config}: another project's; export.py --format hub writes such folders")
@@ -84,10 +96,22 @@ def _is_weight(name, value):
 def split(content, path):
     """(State dict, meta) of a checkpoint's content."""
     content = content if isinstance(content, dict) else {}
-    state, meta = content.get("model", content), content.get("meta", {})
-    if not isinstance(state, dict) or not state or not all(map(_is_weight, *zip(*state.items()))):
-        raise UserError(f"checkpoint {path}: holds no state dict (names -> tensors), bare or under 'model'")
-    return state, meta if isinstance(meta, dict) else {}
+    found = [name for name in STATES if isinstance(content.get(name), dict)]
+    state, meta = content[found[0]] if found else content, content.get("meta", {})
+    if not state or not all(map(_is_weight, *zip(*state.items()))):
+        names = ", ".join(STATES)
+        raise UserError(f"checkpoint {path}: holds no state dict (names -> tensors), bare or under {names}")
+    if len(found) > 1:
+        logger.info(f"{path}: weights of {found[0]}, not of {', '.join(found[1:])}")
+    return _unwrapped(state), meta if isinstance(meta, dict) else {}
+
+
+def _unwrapped(state):
+    """A state dict without what torch.compile and DistributedDataParallel put before the names."""
+    names = [name.replace("_orig_mod.", "") for name in state]
+    while all(name.startswith("module.") for name in names):
+        names = [name[len("module.") :] for name in names]
+    return dict(zip(names, state.values())) if len(set(names)) == len(state) else state
 
 
 def load_state(net, state, path):

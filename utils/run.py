@@ -15,7 +15,7 @@ import torch
 from utils import checkpoint, log, plots, report
 from utils.errors import DiskFull, UserError
 from utils.files import atomic, failure, has_links, remove_leftovers
-from utils.hub import is_hub_id
+from utils.hub import BEST, is_hub_id
 from utils.state import KEYS, data_fingerprint
 
 MODEL_ROOT = "model"
@@ -41,7 +41,8 @@ def columns(attributes):
 
 
 def public_options(options):
-    """The options for a checkpoint, which others will read: of a path on this machine only its last part."""
+    """The options for a checkpoint, which others will read: of a path on this machine only its last part, of --teacher, which
+    begins in model/, version and file."""
     return {name: _public(name, value) for name, value in options.items() if name not in LOCAL}
 
 
@@ -50,9 +51,12 @@ def _public(name, value):
         return [_public(name, one) for one in value]
     if not (isinstance(value, str) and value):
         return value
-    is_path = name in PATHS or value.startswith((os.sep, "./", "../", "~"))
+    parts = os.path.normpath(value).split(os.sep)
+    is_path = name in PATHS or value.startswith((os.sep, "./", "../", "~")) or parts[0] == os.pardir
     is_path = is_path or (name in SOURCES and (os.path.exists(value) or not is_hub_id(value)))
-    return os.path.basename(os.path.normpath(value)) if is_path else value
+    if not is_path and name != "teacher":
+        return value
+    return "/".join(parts[-1:] if is_path else parts[-2:])
 
 
 def epoch_files(folder):
@@ -110,7 +114,7 @@ class Run:
         self.log_file = os.path.join(self.log_dir, f"{version}_training.log")
         self.metrics_file = os.path.join(self.log_dir, "metrics.csv")
         self.args_file = os.path.join(self.log_dir, "args.json")
-        self.best_file = os.path.join(self.model_dir, "best.pt")
+        self.best_file = os.path.join(self.model_dir, BEST)
         self.last_file = os.path.join(self.model_dir, "last.pt")
         self.is_begun = os.path.exists(self.last_file)
         self._check_version()

@@ -15,6 +15,7 @@ from utils.attributes import prior_of, smoothed_of
 from utils.cli import ZERO_SHOT
 from utils.errors import UserError, shortened
 from utils.files import atomic
+from utils.hub import find_checkpoint, is_hub_id
 from utils.log import logger
 from utils.run import MODEL_ROOT, epoch_files
 
@@ -265,9 +266,11 @@ def _load_teacher(args, attributes):
             net = FashionCLIP(attributes, args.clip_model)
         return net.requires_grad_(False).eval(), {"prior": prior}
     path = os.path.join(MODEL_ROOT, args.teacher)
-    if not os.path.isfile(path):
-        raise UserError(f"--teacher {args.teacher}: no {path}; {_existing_checkpoints()}")
-    net, meta = load_network(path, args.clip_model, args.prompts)
+    if not os.path.exists(path):
+        path = args.teacher  # a folder of export.py --format hub, or the hub's
+        if not (os.path.isdir(path) or is_hub_id(path)):
+            raise UserError(f"--teacher {path}: no {MODEL_ROOT}/{path}; {_existing_checkpoints()}")
+    net, meta = load_network(find_checkpoint(path), args.clip_model, args.prompts)
     differences = net.attributes.differences(attributes)
     if differences:
         problem = f"--teacher {args.teacher}: other attributes (first) than the student's (second)"

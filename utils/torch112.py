@@ -1,6 +1,7 @@
-"""Reads a checkpoint as data without torch's `weights_only`, which PyTorch 1.12 does not have: tensors and plain values.
+"""Reads a checkpoint as data without torch's `weights_only`, which PyTorch 1.12 does not have, and which is not safe before
+2.10: tensors and plain values.
 
-Newer versions ask it only about checkpoints that they refuse themselves.
+Since 2.10 it is asked only about checkpoints that torch refuses itself.
 """
 
 import io
@@ -12,9 +13,16 @@ from collections import OrderedDict
 
 import torch
 
+
+class Options:
+    """What an argparse.Namespace is read as: timm's own script keeps its options beside the weights."""
+
+
 # What the pickle of a checkpoint may call, besides the types of storage: what tensors are built with.
 BUILDERS = {
+    "argparse.Namespace": Options,
     "collections.OrderedDict": OrderedDict,
+    "torch.Size": torch.Size,
     "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
     "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter,
 }
@@ -46,12 +54,22 @@ class _DataUnpickler(pickle._Unpickler):
     def find_class(self, module, name):
         if module == "torch" and name.endswith("Storage") and name.isidentifier():
             return getattr(torch, name)
+        if module == "torch" and isinstance(vars(torch).get(name), torch.dtype):
+            return vars(torch)[name]
         name = f"{module}.{name}"
         if not all(part.isidentifier() for part in name.split(".")):
             raise LookupError(name)  # of a text, for example
         if name not in BUILDERS:
             raise ForeignName(name)
         return BUILDERS[name]
+
+    def load_build(self):
+        """Sets attributes: of what is read, and not of a builder, which would keep them."""
+        if type(self.stack[-2]) not in (OrderedDict, Options):
+            raise LookupError("BUILD")
+        super().load_build()
+
+    dispatch = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}
 
 
 class _DataPickle:

@@ -5,6 +5,7 @@ import os
 from utils.errors import UserError, first_line
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"  # of a checkpoint that is a folder
+BEST = "best.pt"  # in the folder of a version
 FILE_ENDS = (".pth", ".pt", ".bin", ".safetensors", ".onnx")
 
 
@@ -39,7 +40,11 @@ def fetch(hub_id, names, what, way_out):
 
 
 def find_checkpoint(path):
-    """A checkpoint's local path: a file or a folder as it is, and of `owner/name` the folder that the hub's is kept in."""
+    """A checkpoint's local path: a file, or a folder to share, as it is; of a version's folder its best.pt; and of
+    `owner/name` the folder that the hub's is kept in."""
+    best = os.path.join(path, BEST)
+    if os.path.isfile(best):
+        return best
     if os.path.exists(path) or not is_hub_id(path):
         return path
     way_out = "there is no file or folder of that name either; name one"
