@@ -96,7 +96,7 @@ class PhotoFolder:
         if name.startswith("/"):
             file = os.path.relpath(self._real_path(name), self.inside)
         if not os.path.lexists(self.prefix + file):
-            same = [other for other in self._near(file) if _plain_path(other) == _plain_path(file)]
+            same = [one for one in self._by_trunk[_trunk(file)] if _plain_path(one) == _plain_path(file)]
             file = same[0] if len(same) == 1 else file
         if not file.isprintable():
             raise ValueError(f"{column} {excerpt(ascii(name))} has characters that cannot be printed")
@@ -118,11 +118,8 @@ class PhotoFolder:
 
     def near(self, name):
         """For a message about a photo that is not there: those with nearly its name."""
-        near = [other for other in self._near(name) if other.isprintable()]
+        near = [one for one in self._by_trunk[_trunk(name)] if one.isprintable()]
         return f"; there is {excerpt(', '.join(near[:3]))}" if near else ""
-
-    def _near(self, name):
-        return self._by_trunk.get(_trunk(name), ())
 
     @functools.cached_property
     def _by_trunk(self):

@@ -37,7 +37,7 @@ def read_rows(path, columns, encoding="utf-8"):
     Yields: (number of its first line, dict column -> cell).
     Raises: UserError for a file that is none, or that lacks a column; in the end, for rows that do not fit the header.
     """
-    line = last = 0
+    last = 0  # line of a row, the last that was read whole
     try:
         codec = codecs.lookup(encoding).name
         _refuse_other_files(path, codec)
@@ -55,10 +55,10 @@ def read_rows(path, columns, encoding="utf-8"):
             twice = [column for column in columns if header.count(column) > 1]
             if twice:
                 raise UserError(f"{path}: more than one column {twice[0]}; rename all but one")
-            problems, last = Problems(path), reader.line_num
+            place, problems, last = header.index(columns[0]), Problems(path), reader.line_num
             for cells in reader:
                 line, last = last + 1, reader.line_num
-                problem = _misfit(cells, header, header.index(columns[0]), separator)
+                problem = _misfit(cells, header, place, separator)
                 if problem:
                     problems.add(line, problem)
                 elif any(map(str.strip, cells)):
@@ -108,7 +108,7 @@ def _misfit(cells, header, place, separator):
     rows = [one for one in (line.split(separator) for line in lines) if len(one) >= least]
     if sum(one[place].strip(' "').lower().endswith(endings) for one in rows) > 1:
         return f"{len(lines)} lines in one row{OPENED}"
-    if cells and (len(cells) < least or any(map(str.strip, cells[len(header) :]))):
+    if any(map(str.strip, cells)) and (len(cells) < least or any(map(str.strip, cells[len(header) :]))):
         way_out = f"a cell that holds {separator!r} needs quotation marks, an empty one its separator"
         return f"{len(cells)} cells, and the header has {len(header)}; {way_out}"
     return None
