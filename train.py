@@ -195,6 +195,7 @@ def train(args, run, signals, world):
     from utils.pixels import on_device
     from utils.state import TrainState
     from utils.targets import find_teacher, write_logits
+    from utils.twins import without_twins
     from utils.views import Views
 
     if run.is_finished and not args.save_teacher_logits:
@@ -209,7 +210,8 @@ def train(args, run, signals, world):
     net = build_network(args, attributes, run.began_with)
     teacher = None if run.has_all_logits else find_teacher(args, attributes, precision, run.teacher)
     with world.first_alone():
-        data = with_unlabelled(load_pixels(tables, args.cache_dir, args.skip_unreadable))
+        data = load_pixels(tables, args.cache_dir, args.skip_unreadable)
+    data = with_unlabelled(without_twins(data, attributes.layout.shares))
     labels, sizes = data["train"].labels, attributes.sizes
     before = run.began_with and learned_before(args, run.began_with)
     if args.kd_learning:

@@ -1,8 +1,12 @@
 """CSV, photos of every kind, and the cached array."""
 
 import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,10 +14,13 @@ from conftest import ATTRIBUTES, odd_exif
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from skimage.transform import resize
 
+from utils import photo_cache
 from utils import photos as reader
-from utils.dataset import load_pixels, read_tables
+from utils.attributes import Attributes
+from utils.dataset import load_pixels, read_all_tables, read_tables, with_unlabelled
 from utils.errors import UserError
 from utils.photos import SIZE, letterbox, letterboxed_box, read_rgb
+from utils.twins import without_twins
 
 RANDOM = np.random.RandomState(0)
 HEADER = "image_name,BBox_xmin,BBox_ymin,BBox_xmax,BBox_ymax,Daily,Gender,Embellishment\n"
@@ -181,7 +188,8 @@ def test_the_array_is_made_once_and_remade_when_a_photo_changes(own, tmp_path, m
     data = load(own, cache)
     assert sorted(os.walk(own)) == before, "something was written into the data set"
     train = data["train"]
-    assert train.pixels.shape == (16, SIZE, SIZE, 3) and isinstance(train.pixels, np.memmap)
+    assert train.pixels[:].shape == (16, SIZE, SIZE, 3)
+    assert all(isinstance(array, np.memmap) for array in train.pixels.arrays.values())
     assert list(train.labels) == list(ATTRIBUTES) and train.labels["daily"].dtype == np.int64
     path = own / "train" / train.names[3]
     assert np.array_equal(train.pixels[3], letterbox(read_rgb(path)))
@@ -191,12 +199,118 @@ def test_the_array_is_made_once_and_remade_when_a_photo_changes(own, tmp_path, m
         again = load(own, cache)
     assert np.array_equal(again["train"].pixels, train.pixels)
 
+    before = train.pixels[3]
     Image.new("RGB", (100, 100), "red").save(path, "PNG")
-    assert load(own, cache)["train"].pixels[3, 112, 112].tolist() == [255, 0, 0]
-    assert train.pixels[3].any(), "the array of a run under way was taken away"
-    arrays = {name for name in os.listdir(cache) if name.endswith(".npy")}
-    assert len(arrays) == 2, "superseded arrays are left in the cache"
-    assert set(os.listdir(cache)) == arrays | {f"{name}.unreadable" for name in arrays}
+    assert load(own, cache)["train"].pixels[3][112, 112].tolist() == [255, 0, 0]
+    assert np.array_equal(train.pixels[3], before), "the array of a run under way was taken away"
+
+
+def count_decoded(monkeypatch):
+    """A list that grows by each photo that is decoded."""
+    decoded, real = [], reader.read_rgb
+    monkeypatch.setattr(reader, "read_rgb", lambda path, exif: decoded.append(path) or real(path, exif))
+    return decoded
+
+
+def is_right(data):
+    return all(
+        np.array_equal(pixels, letterbox(read_rgb(path)))
+        for split in data.values()
+        for path, pixels in zip(split.paths(), split.pixels[:])
+    )
+
+
+def change_owner_and_time(folder):
+    for path in filter(Path.is_file, folder.rglob("*")):
+        path.chmod(0o600)
+        os.utime(path)
+
+
+def copy_back(folder):
+    shutil.move(str(folder), f"{folder} 2")
+    shutil.copytree(f"{folder} 2", folder, copy_function=shutil.copyfile)  # without times
+
+
+@pytest.mark.parametrize("change", [change_owner_and_time, copy_back])
+def test_what_has_not_changed_is_not_decoded_again(own, tmp_path, monkeypatch, change):
+    load(own, tmp_path / "cache")
+    change(own)
+    decoded = count_decoded(monkeypatch)
+    assert is_right(load(own, tmp_path / "cache"))
+    elsewhere = shutil.copytree(own, tmp_path / "elsewhere")
+    assert is_right(load(elsewhere, tmp_path / "cache")) and not decoded
+    hashed = []
+    monkeypatch.setattr(photo_cache, "_hash_of_part", lambda path: hashed.append(path))
+    load(own, tmp_path / "cache")
+    assert not hashed, "stamps are not kept"
+
+
+def test_another_photo_of_the_same_size_and_time_is_seen(own, tmp_path):
+    path = own / "train" / load(own, tmp_path / "cache")["train"].names[0]
+    for colour in ("red", "blue"):
+        before = path.stat()
+        Image.new("RGB", (50, 40), colour).save(tmp_path / "new.bmp")
+        if colour == "blue":
+            assert (tmp_path / "new.bmp").stat().st_size == before.st_size
+            os.utime(tmp_path / "new.bmp", ns=(before.st_atime_ns, before.st_mtime_ns))
+        os.replace(tmp_path / "new.bmp", path)
+        assert is_right(load(own, tmp_path / "cache"))
+
+
+def test_only_new_photos_are_decoded_and_old_arrays_go(own, tmp_path, monkeypatch):
+    cache, table = tmp_path / "cache", own / "Fashion-How24_sub1_train.csv"
+    load(own, cache)
+    lines = table.read_text().splitlines()
+    decoded = count_decoded(monkeypatch)
+    for number in range(7):
+        name = f"new {number}.png"
+        Image.new("RGB", (10, 10), (number, 0, 0)).save(own / "train" / name)
+        lines.append(lines[1].replace(lines[1].split(",")[0], name))
+        table.write_text("\n".join([lines[0], *reversed(lines[3:])]) + "\n")  # others removed, another order
+        data = load(own, cache)
+        assert [os.path.basename(path) for path in decoded] == [name]
+        decoded.clear()
+    assert is_right(data)
+    del data
+    sizes = [len(np.load(path, mmap_mode="r")) for path in cache.glob("*.npy")]
+    assert sorted(sizes) == [1, 2, 4, 24], "small arrays are not taken into larger ones"
+    for path in filter(Path.is_file, [*(own / "train").rglob("*"), *(own / "val").rglob("*")]):
+        Image.new("RGB", (10, 10), (0, 0, len(str(path)))).save(path, "PNG")
+    load(own, cache)
+    assert [len(np.load(path, mmap_mode="r")) for path in cache.glob("*.npy")] == [31], "old arrays are left"
+
+
+def test_an_array_that_a_run_has_mapped_stays(own, tmp_path):
+    """Another program's shared lock tells; whoever comes later removes it."""
+    cache = tmp_path / "cache"
+    first = load(own, cache)
+    (path,) = cache.glob("*.npy")
+    for photo in filter(Path.is_file, own.rglob("*.*g")):
+        Image.new("RGB", (10, 10), (0, len(str(photo)), 9)).save(photo, "PNG")
+    before = first["train"].pixels[:]
+    second = load(own, cache)
+    assert path.exists() and np.array_equal(first["train"].pixels, before)
+    del first, second
+    change = next(filter(Path.is_file, own.rglob("*.*g")))
+    Image.new("RGB", (10, 10), "red").save(change, "PNG")
+    load(own, cache)
+    assert not path.exists()
+
+
+def test_two_programs_with_one_cache(own, tmp_path):
+    """The second waits for the first, and takes what that has made."""
+    code = (
+        "import sys; from utils import log, photos; from utils.attributes import read_attributes\n"
+        "from utils.dataset import load_pixels, read_tables\n"
+        "log.start(); real = photos.read_rgb\n"
+        "photos.read_rgb = lambda *a: print('decoded') or real(*a)\n"
+        "data = load_pixels(read_tables(sys.argv[1], read_attributes()), sys.argv[2])\n"
+        "print('rows', sum(len(split.pixels[:]) for split in data.values()))"
+    )
+    command = [sys.executable, "-c", code, str(own), str(tmp_path / "cache")]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = "".join(one.communicate()[0] for one in both)
+    assert said.count("rows 24") == 2 and said.count("decoded") == 24
 
 
 def test_rows_may_move_between_runs(own, tmp_path):
@@ -207,6 +321,79 @@ def test_rows_may_move_between_runs(own, tmp_path):
     second = load(own, tmp_path / "cache")["train"]
     assert second.names == first.names[::-1]
     assert np.array_equal(second.pixels, first.pixels[::-1])
+
+
+# --- photos that come more than once -----------------------------------------------------------------
+
+KIND = {"image": "file", "attributes": {"kind": {"classes": {"a": {}, "b": {}}}}}
+APART = {part: {"table": f"{part}.csv", "photos": "photos"} for part in ("train", "val")}
+SHARES = {"train": APART["train"], "val": 0.2, "test": 0.2}
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """A function of (table -> list of (photo, class)) that writes a data set; a photo's first letter is its look."""
+
+    def write(**tables):
+        (tmp_path / "shop" / "photos").mkdir(parents=True)
+        for table, rows in tables.items():
+            lines = [f"{name},{kind}" for name, kind in rows]
+            (tmp_path / "shop" / f"{table}.csv").write_text("\n".join(["file,kind", *lines]))
+            for name, _ in rows:
+                number = int(name.split("-")[0])
+                picture = Image.new("RGB", (8, 8), (number, 255 - number, 0))
+                picture.save(tmp_path / "shop" / "photos" / name)
+        return str(tmp_path / "shop")
+
+    return write
+
+
+def training(folder, parts, unlabelled=()):
+    attributes = Attributes({**KIND, **parts}, "own.json")
+    args = SimpleNamespace(
+        data_dir=folder, skip_unreadable=False, crop_to_box=False, unlabelled=unlabelled, follow_links=False
+    )
+    data = load_pixels(read_all_tables(args, attributes), f"{folder}/cache")
+    return data, without_twins(data, attributes.layout.shares)
+
+
+def test_twins_of_what_is_held_out_are_not_trained_on(shop, caplog):
+    caplog.set_level("INFO", "fashion")
+    folder = shop(train=[(f"{i}-{twin}.png", "ab"[i % 2]) for i in range(40) for twin in "xy"])
+    before, after = training(folder, SHARES)
+    looks = {name: {photo.split("-")[0] for photo in split.names} for name, split in after.items()}
+    assert not looks["train"] & (looks["val"] | looks["test"])
+    gone = len(before["train"].names) - len(after["train"].names)
+    assert gone > 0 and before["val"] is after["val"]
+    assert sum(int(n) for n in re.findall(r"(\d+) photos have the pixels of others", caplog.text)) == gone
+    assert is_right(after)
+
+
+def test_photos_of_both_tables_and_with_two_labels_are_told(shop, caplog):
+    rows = [(f"{i}-x.png", "a") for i in range(9)]
+    folder = shop(train=[*rows, ("0-x.png", "b"), ("1-y.png", "b"), ("2-y.png", "a")], val=rows[:3])
+    _, after = training(folder, APART)
+    assert len(after["train"].names) == 12, "tables that are given stay as they are"
+    assert "3 photos of val are in the training table, too, such as 0-x.png" in caplog.text
+    assert (
+        "2 photos have more than one row in training, with different labels, such as 0-x.png" in caplog.text
+    )
+
+
+def test_copies_in_a_folder_without_labels_are_left_out(shop, tmp_path, caplog):
+    caplog.set_level("INFO", "fashion")
+    folder = shop(train=[("1-x.png", "a"), ("2-x.png", "b")], val=[("3-x.png", "a")])
+    os.mkdir(tmp_path / "more")
+    shutil.copy(f"{folder}/photos/1-x.png", tmp_path / "more" / "copy.png")
+    os.link(f"{folder}/photos/3-x.png", tmp_path / "more" / "link.png")
+    with pytest.raises(
+        UserError, match=r"unlabelled .*more: 2 photos have the pixels of others of the tables.*none is left"
+    ):
+        training(folder, APART, [str(tmp_path / "more")])
+    Image.new("RGB", (8, 8), "blue").save(tmp_path / "more" / "new.png")
+    _, after = training(folder, APART, [str(tmp_path / "more")])
+    assert after[f"unlabelled {tmp_path / 'more'}"].names == ["more/new.png"]
+    assert with_unlabelled(after)["train"].names == ["1-x.png", "2-x.png", "more/new.png"]
 
 
 # --- bad input ---------------------------------------------------------------------------------------

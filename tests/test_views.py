@@ -14,6 +14,7 @@ from PIL import Image
 
 from networks import load_network
 from utils import checkpoint, engine, views
+from utils.arrays import ROW, Pixels
 from utils.cli import Parser, exit_code
 from utils.dataset import Split, load_pixels, read_tables
 from utils.errors import UserError
@@ -43,7 +44,13 @@ def noise(tmp_path_factory):
 
 
 def view(array, line, number, boxes=None):
-    return View(Views(options(line), boxes), number, Images([array], CPU))
+    return View(Views(options(line), boxes), number, images(array))
+
+
+def images(array):
+    records = np.zeros(len(array), ROW)
+    records["pixels"] = range(len(array))
+    return Images([Pixels([array], records, np.arange(len(array)))], CPU)
 
 
 def seen(array, *arguments):
@@ -73,7 +80,7 @@ def test_the_numbers_of_a_row_are_the_same_everywhere(noise):
 
 
 def test_the_first_view_is_the_photo_itself(noise):
-    split = Split([str(i) for i in range(9)], {}, "", [], "", False, pixels=Images([noise], CPU))
+    split = Split([str(i) for i in range(9)], {}, "", [], "", False, pixels=images(noise))
     made = Views(options("--views 3 --color-jitter 1"))
     assert [made.of_epoch(split, epoch).pixels.number for epoch in range(1, 6)] == [0, 1, 2, 0, 1]
     first = made.of_epoch(split, 4).pixels.fetch(torch.arange(9))
@@ -210,7 +217,7 @@ def test_what_a_view_is_kept_by(noise):
     boxes = np.zeros((9, 4), np.float32)
     lines = ["", "--views-seed 1", "--flip 0.1", "--crop-scale 0.5", "--crop-ratio 2", "--color-jitter 0.1"]
     keys = [repr(view(noise, line, 1).key) for line in lines]
-    keys += [repr(view(noise, "", 2).key), repr(Images([noise], CPU).key)]
+    keys += [repr(view(noise, "", 2).key), repr(images(noise).key)]
     keys += [repr(view(noise, "--crop-to-box", 1, each).key) for each in (boxes, boxes + 1)]
     assert len(set(keys)) == len(keys)
     assert repr(view(noise, "--views 7", 1).key) == keys[0], "more views make all of them anew"

@@ -1,26 +1,21 @@
-"""A data set: its parts, and one array of letterboxed pixels that is made once and memory-mapped."""
+"""A data set: its parts, which rows they have, and the photos' pixels."""
 
 import functools
 import hashlib
 import os
-import shutil
-from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-from tqdm import tqdm
 
-from utils.attributes import UNKNOWN, plain_name
-from utils.errors import DiskFull, UserError, shortened
-from utils.files import atomic, remove_leftovers
+from utils.attributes import PARTS, UNKNOWN, plain_name
+from utils.errors import UserError, shortened
 from utils.folders import PhotoFolder, find_photos
 from utils.log import logger
-from utils.photos import LETTERBOX_VERSION, SIZE, read_photos
+from utils.photo_cache import MISSING, map_photos, stamp
 from utils.tables import read_table
 
 SPLITS = ("train", "val")
 FEW = 5  # photos of a class, of which some shall be held out
-MISSING = (-1, -1, 0)  # stamp of a photo that is not there
 LEAVE_OUT = "with --skip-unreadable they are left out"
 
 
@@ -30,28 +25,33 @@ class Split(NamedTuple):
     names: List[str]  # of the photos, one for each row
     labels: Dict[str, np.ndarray]  # attribute -> int64 (N,), -1 where it is not known
     photos: PhotoFolder  # in which the photos are
-    stamps: List[Tuple[int, int, int]]  # photo's size in bytes, time of change in ns, who may read it
+    stamps: List[Tuple[int, int, int, int]]  # of the photos' files, see `utils.photo_cache.stamp`
     place: str  # hash of where it comes from
     exif: bool  # whether photos are turned as their EXIF says
-    # uint8 (N, 224, 224, 3), memory-mapped, read-only; on a device `utils.pixels.Images`, or a view of them
+    # `utils.arrays.Pixels`; on a device `utils.pixels.Images`, or a view of them
     pixels: Optional[Any] = None
     unreadable: Tuple[str, ...] = ()  # a line for each photo that was left out
     boxes: Optional[np.ndarray] = None  # float32 (N, 4), in letterboxed pixels; NaN for none
     groups: Sequence[
         str
-    ] = ()  # of each row, plain: rows of one group belong together; without a column, the photo's name
+    ] = ()  # plain, of each row: those of one belong together; without a column the photo's name
+
+    def files(self):
+        """Names of the photos on the disk, in their folder."""
+        return [self.photos.found.get(name, name) for name in self.names]
 
     def paths(self):
-        return [self.photos.path(name) for name in self.names]
+        return [self.photos.prefix + file for file in self.files()]
 
     def rows(self, chosen):
-        """The same with these rows only, indices; without pixels."""
+        """The same with these rows only, indices."""
         return self._replace(
             names=[self.names[i] for i in chosen],
             labels={name: values[chosen] for name, values in self.labels.items()},
             stamps=[self.stamps[i] for i in chosen],
             boxes=None if self.boxes is None else self.boxes[chosen],
             groups=[self.groups[i] for i in chosen],
+            pixels=None if self.pixels is None else self.pixels.rows(chosen),
         )
 
 
@@ -87,8 +87,9 @@ def read_tables(data_dir, attributes, splits=SPLITS, skip_unreadable=False, boxe
 
 def read_all_tables(args, attributes):
     """The tables of --data-dir and the folders of --unlabelled, as `read_tables` and `read_unlabelled` return them."""
-    follow = args.follow_links
-    tables = read_tables(args.data_dir, attributes, SPLITS, args.skip_unreadable, args.crop_to_box, follow)
+    # A share's rows are read to be told from those of training.
+    splits, follow = (*SPLITS, *(attributes.layout.shares.keys() - set(SPLITS))), args.follow_links
+    tables = read_tables(args.data_dir, attributes, splits, args.skip_unreadable, args.crop_to_box, follow)
     return {**tables, **read_unlabelled(args.unlabelled or [], tables, follow)}
 
 
@@ -97,8 +98,7 @@ def _stamped(split):
     stamps, missing = [], []
     for name, path in zip(split.names, split.paths()):
         try:
-            stat = os.stat(path)
-            stamps.append((stat.st_size, stat.st_mtime_ns, stat.st_mode))
+            stamps.append(stamp(path))
         except OSError as error:
             stamps.append(MISSING)
             missing.append(f"{path}: {error.strerror}{split.photos.near(name)}")
@@ -144,9 +144,9 @@ def read_unlabelled(folders, tables, follow_links=False):
 def with_unlabelled(data):
     """The parts "train" and "val", where the photos without labels follow those of the training table.
 
-    Args: `data` of `load_pixels`. Returns: dict split -> Split, whose pixels are a tuple of arrays.
+    Args: `data` of `utils.twins.without_twins`. Returns: dict split -> Split, whose pixels are a tuple of `Pixels`.
     """
-    parts = [split for name, split in data.items() if name != "val"]
+    parts = [split for name, split in data.items() if name not in ("val", "test")]
     labels = {key: np.concatenate([part.labels[key] for part in parts]) for key in parts[0].labels}
     whole = parts[0]._replace(
         names=[name for part in parts for name in part.names],
@@ -227,87 +227,20 @@ def load_pixels(tables, cache_dir, skip_unreadable=False):
     Raises: UserError that lists all photos, of all splits, that cannot be read, or for a split that is left without
         any label; DiskFull if there is no room.
     """
-    files = {name: os.path.join(cache_dir, _cache_name(split)) for name, split in tables.items()}
-    absent = [name for name, path in files.items() if not all(map(os.path.exists, [path, _unreadable(path)]))]
-    _check_room(cache_dir, sum(len(tables[name].names) for name in absent) * SIZE * SIZE * 3)
-    for name in absent:
-        _build(files[name], tables[name], name)
-    data = {name: _mapped(split, files[name]) for name, split in tables.items()}
+    data = {}
+    for name, (pixels, problems) in map_photos(tables, cache_dir).items():
+        split = tables[name]
+        if problems:
+            split = split.rows([row for row in range(len(split.names)) if row not in problems])
+        data[name] = split._replace(pixels=pixels, unreadable=tuple(problems.values()))
     problems = [line for split in data.values() for line in split.unreadable]
     if problems and not skip_unreadable:
         raise UserError(f"{len(problems)} photos cannot be read; {LEAVE_OUT}:\n{shortened(problems)}")
-    learns = len(data) > len(SPLITS)  # from photos without labels
+    learns = any(name not in PARTS for name in data)  # from photos without labels
     for name, split in data.items():
         if not split.names:
             raise UserError(f"none of the photos of {name} can be read:\n{shortened(split.unreadable)}")
         unknown = all((labels == UNKNOWN).all() for labels in split.labels.values())
-        if unknown and not (learns and name != "val"):
+        if unknown and not (learns and name not in ("val", "test")):
             raise UserError(f"{split.photos.prefix}: none of the photos of {name} has a label that is known")
     return data
-
-
-def _cache_name(split):
-    """Named by what the pixels depend on: which photos in which order, each one's size and time stamp."""
-    content = f"letterbox {LETTERBOX_VERSION}, {SIZE}\n{list(zip(split.names, split.stamps))!r}"
-    return f"pixels-{split.place}-{_digest(content)[:20]}.npy"
-
-
-def _check_room(cache_dir, needed):
-    try:
-        os.makedirs(cache_dir, exist_ok=True)
-        remove_leftovers(cache_dir)
-        free = shutil.disk_usage(cache_dir).free
-    except OSError as error:
-        raise UserError(f"cache {cache_dir}: {error.strerror}; name another with --cache-dir") from error
-    if needed > free:
-        raise DiskFull(
-            f"cache {cache_dir}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free; "
-            "make room, or name another folder with --cache-dir"
-        )
-
-
-def _build(path, split, name):
-    """Decode a split's photos into the array `path`. Those that cannot be read are listed beside it; black rows at the
-    array's end make up for them, since its length is written first."""
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(split.names), SIZE, SIZE, 3)}
-    problems = []
-    photos = read_photos(split.paths(), split.exif, lasting=True)
-    progress = tqdm(photos, f"letterboxing {name}", len(split.names), disable=None)
-    # The array is there first, the list then: without one of the two, both are made anew.
-    with atomic(_unreadable(path)) as listed, atomic(path, binary=True) as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for row, (pixels, problem) in enumerate(progress):
-            if problem:
-                problems.append(f"{row}\t{problem}\n")
-            else:
-                file.write(pixels)
-        for _ in problems:
-            file.write(bytes(SIZE * SIZE * 3))
-        listed.writelines(problems)
-    # Of an earlier state; runs that have it mapped keep it.
-    for other in Path(path).parent.glob(f"pixels-{split.place}-*"):
-        if not other.name.startswith(os.path.basename(path)) and other.suffix != ".tmp":
-            other.unlink(missing_ok=True)  # another program may have been faster
-
-
-def _unreadable(path):
-    """The file with a line for each unreadable photo of an array: its row, a tab, and what is wrong."""
-    return f"{path}.unreadable"
-
-
-def _mapped(split, path):
-    """The split with its pixels of the cache, without the rows of photos that cannot be read."""
-    bad = {}
-    try:
-        pixels = np.load(path, mmap_mode="r")
-        if pixels.shape != (len(split.names), SIZE, SIZE, 3) or pixels.dtype != np.uint8:
-            raise ValueError(f"not the pixels of {len(split.names)} photos")
-        with open(_unreadable(path), encoding="utf-8") as file:
-            for line in file:
-                row, problem = line.rstrip("\n").split("\t", 1)
-                bad[int(row)] = problem
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); remove it, to have it made anew") from error
-    if bad:
-        split = split.rows([row for row in range(len(split.names)) if row not in bad])
-    return split._replace(pixels=pixels[: len(split.names)], unreadable=tuple(bad.values()))

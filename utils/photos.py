@@ -188,10 +188,10 @@ def _check_size(photo, size):
 # --- many photos -------------------------------------------------------------------------------------
 
 
-def read_photos(paths, exif=False, prepare=letterbox, lasting=False):
+def read_photos(paths, exif=False, prepare=lambda image, path: letterbox(image), lasting=False):
     """Read photos in order, with some threads that work ahead: decoding and the resize release the interpreter's lock.
 
-    Args: `exif` as of `read_rgb`; `prepare`, what is made of each RGB array; `lasting`, whether only problems are
+    Args: `exif` as of `read_rgb`; `prepare`, what is made of each RGB array and its path; `lasting`, whether only problems are
         wanted that the photo will have next time, too.
     Yields: for each path (what `prepare` returned, None), or (None, a line that names the photo and what is wrong).
     Raises: with `lasting`, UserError for another problem: no memory, or a disk or network that fails.
@@ -199,7 +199,7 @@ def read_photos(paths, exif=False, prepare=letterbox, lasting=False):
 
     def read(path):
         try:
-            return prepare(read_rgb(path, exif)), None
+            return prepare(read_rgb(path, exif), path), None
         except Exception as error:  # whatever a decoder raises: the photo is at fault, and is reported
             problem = f"{path}: {first_line(error)}"
             failed = isinstance(error, OSError) and error.errno not in PHOTOS_FAULT

@@ -1,7 +1,5 @@
 """From the stored bytes to what a network sees."""
 
-import os
-
 import numpy as np
 import torch
 from torch import nn
@@ -17,7 +15,7 @@ class Images:
     A GPU gets all of them once, if they take at most half of its free memory (FASCODE is 2 GB); otherwise, and on
     CPUs, each batch is gathered from the arrays.
 
-    Args: `arrays`, one after the other, each uint8 `(N, 224, 224, 3)`; they may be memory-mapped and read-only.
+    Args: `arrays`, `utils.arrays.Pixels`, one after the other.
     """
 
     number = 0  # of the view, see `utils.views.View`
@@ -34,8 +32,8 @@ class Images:
 
     @property
     def key(self):
-        """Of what the pixels depend on: the arrays' files are named by it."""
-        return [os.path.basename(array.filename) for array in self.arrays]
+        """Of what the pixels are, in their order."""
+        return [pixels.key for pixels in self.arrays]
 
     def _bytes(self):
         return sum(array.nbytes for array in self.arrays)

@@ -128,11 +128,13 @@ def main(argv=None):
     from utils.dataset import load_pixels, read_all_tables, with_unlabelled
     from utils.log import logger
     from utils.pixels import on_device
+    from utils.twins import without_twins
 
     args = get_args_parser().parse_args(argv)
     log.start()
-    tables = read_all_tables(args, read_attributes(args.attributes))
-    data = with_unlabelled(load_pixels(tables, args.cache_dir, args.skip_unreadable))
+    attributes = read_attributes(args.attributes)
+    data = load_pixels(read_all_tables(args, attributes), args.cache_dir, args.skip_unreadable)
+    data = with_unlabelled(without_twins(data, attributes.layout.shares))
     data = on_device(data, torch.device("cpu"))["train"]
     views = Views(args, data.boxes)
     try:

@@ -104,7 +104,7 @@ def read_samples(folder, exif):
         raise UserError(f"--samples {folder}: no such folder")
     photos = []
     paths = [os.path.join(folder, name) for name in find_photos(folder)[:SAMPLES]]
-    for pixels, problem in read_photos(paths, exif, prepare=np.rint):
+    for pixels, problem in read_photos(paths, exif, prepare=lambda image, path: np.rint(image)):
         if problem:
             raise UserError(f"--samples: photo {problem}")
         photo = Image.fromarray(pixels.astype(np.uint8))
