@@ -16,6 +16,7 @@ from conftest import ATTRIBUTES, SHORT, assert_same_run, rows, write_own
 from utils import checkpoint
 from utils.attributes import read_attributes
 from utils.dataset import read_tables
+from utils.distributed import TORCHRUN as VARIABLES
 from utils.distributed import World
 from utils.errors import ProcessLost, UserError
 from utils.hardware import TORCH
@@ -192,6 +193,79 @@ def _children(parent):
     return sorted(map(int, pids))
 
 
+def as_one_of(monkeypatch, rank, size):
+    """As torchrun starts one of several processes of a machine."""
+    values = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "MASTER_ADDR": "localhost"}
+    for name, value in {**values, "MASTER_PORT": 29400}.items():
+        monkeypatch.setenv(name, str(value))
+
+
+@pytest.mark.parametrize(
+    "left, fine",
+    [
+        ("", True),
+        ("WORLD_SIZE=", True),
+        ("WORLD_SIZE= RANK= LOCAL_RANK=", True),
+        ("WORLD_SIZE=1", True),
+        ("LOCAL_RANK=3 MASTER_ADDR=node7", True),
+        ("WORLD_SIZE=4", False),
+        ("RANK=3", False),  # it would train, and write nothing
+        ("RANK=0 WORLD_SIZE=four LOCAL_RANK=0 MASTER_ADDR=a MASTER_PORT=1", False),
+        ("RANK=2 WORLD_SIZE=2 LOCAL_RANK=0 MASTER_ADDR=a MASTER_PORT=1", False),
+        ("RANK=0 WORLD_SIZE=2 LOCAL_RANK=0", False),
+    ],
+)
+def test_what_a_cluster_leaves_in_the_environment(monkeypatch, left, fine):
+    """A single process, or one line; never one that waits for others, or that writes nothing."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for one in left.split():
+        monkeypatch.setenv(*one.split("="))
+    if fine:
+        world = World("cpu")
+        assert (world.rank, world.size, world.local_rank) == (0, 1, 0) and world.is_first
+    else:
+        with pytest.raises(UserError, match=r"^[^\n]*unset RANK WORLD_SIZE$") as error:
+            World("cpu")
+        assert left in str(error.value)
+
+
+THREADS = """
+import torch
+from utils.distributed import World
+
+world = World("cpu")
+with open(f"threads.{world.rank}", "w") as file:
+    file.write(str(torch.get_num_threads()))
+"""
+
+
+def test_each_process_has_its_share_of_the_cores(tmp_path):
+    (tmp_path / "threads.py").write_text(THREADS)
+    env = {name: value for name, value in environment().items() if name != "OMP_NUM_THREADS"}
+    command = [*TORCHRUN, str(tmp_path / "threads.py")]
+    subprocess.run(command, env=env, cwd=tmp_path, check=True, stderr=subprocess.DEVNULL, timeout=120)
+    expected = max(1, len(os.sched_getaffinity(0)) // 2)
+    assert [(tmp_path / f"threads.{rank}").read_text() for rank in (0, 1)] == [str(expected)] * 2
+
+
+def test_threads_that_a_user_asks_for_stay(monkeypatch):
+    """torchrun, here another program with its environment, has them from the user, or sets them later."""
+    as_one_of(monkeypatch, 0, 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1000")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    for own, users, expected in (("1", {}, [1]), ("1", {"OMP_NUM_THREADS": "1"}, []), ("2", {}, [])):
+        monkeypatch.setenv("OMP_NUM_THREADS", own)
+        with subprocess.Popen(["sleep", "60"], env={"PATH": os.environ["PATH"], **users}) as parent:
+            monkeypatch.setattr(os, "getppid", lambda parent=parent: parent.pid)
+            asked.clear()
+            World("cpu")
+            parent.kill()
+        assert asked == expected
+
+
 NCCL = """NCCL error in: ../torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp:1234, remote process exited, NCCL version 2.21
 ncclRemoteError: A call failed possibly due to a network error.
 Last error:
@@ -205,7 +279,7 @@ GLOO = "[../third_party/gloo/gloo/transport/tcp/pair.cc:598] Connection closed b
     "said, cause", [(NCCL, "remote peer gpu-7<42>"), (GLOO, "pair.cc:598] Connection closed by peer")]
 )
 def test_the_error_of_a_lost_process_keeps_its_cause(monkeypatch, said, cause):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    as_one_of(monkeypatch, 0, 2)
     world = World("cpu")
     with pytest.raises(ProcessLost) as error:
         world.__exit__(RuntimeError, RuntimeError(said), None)
@@ -222,7 +296,7 @@ def test_the_error_of_a_lost_process_keeps_its_cause(monkeypatch, said, cause):
 
 
 def test_gpus_share_batch_norm_and_keep_what_timm_has_in_it(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    as_one_of(monkeypatch, 0, 2)
     world = World("cpu")
     world.device = torch.device("cuda")
     monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", lambda net: net)
@@ -236,10 +310,9 @@ def test_gpus_share_batch_norm_and_keep_what_timm_has_in_it(monkeypatch):
 
 @pytest.mark.parametrize("images, size", [(7, 2), (1, 2), (2, 3), (6, 3), (5, 1)])
 def test_the_parts_of_the_processes_are_each_image_once(monkeypatch, images, size):
-    monkeypatch.setenv("WORLD_SIZE", str(size))
     counted, indices = [], torch.randperm(images)
     for rank in range(size):
-        monkeypatch.setenv("RANK", str(rank))
+        as_one_of(monkeypatch, rank, size)
         part, counts = World("cpu").part(indices)
         assert len(part) >= 1, "every process takes part in each step"
         counted += part.tolist() if counts else []

@@ -14,6 +14,7 @@ from utils.hardware import choose_device
 
 # A process may wait for another one's caches. One that has died is noticed by its closed connections, at once.
 PATIENCE = datetime.timedelta(hours=12)
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 LOST = re.compile("connect|gloo|nccl|peer|socket|store|timed? ?out", re.IGNORECASE)
 
 
@@ -25,9 +26,7 @@ class World:
     """
 
     def __init__(self, device):
-        self.rank = int(os.environ.get("RANK", 0))
-        self.size = int(os.environ.get("WORLD_SIZE", 1))
-        self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        self.rank, self.size, self.local_rank = _numbers()
         self.is_first = self.rank == 0  # it logs and saves
         self.device = choose_device(device)
         if self.device.type == "cuda" and self.size > 1:
@@ -38,6 +37,8 @@ class World:
                 )
             self.device = torch.device("cuda", self.local_rank)
             torch.cuda.set_device(self.device)
+        elif self.size > 1 and _is_one_thread_of_torchrun():
+            torch.set_num_threads(_share_of_cores())
 
     def __enter__(self):
         if self.size > 1:
@@ -108,6 +109,45 @@ class World:
         if self.device.type == "cuda":
             net = convert_sync_batchnorm(net)
         return torch.nn.parallel.DistributedDataParallel(net)
+
+
+def _numbers():
+    """(Rank, number of processes, rank on this machine), as torchrun has them in the environment; (0, 1, 0) without it.
+
+    Raises: UserError where only a part of it is there, as the scripts of a cluster may leave it.
+    """
+    said = {name: os.environ[name] for name in TORCHRUN if os.environ.get(name)}
+    if (said.get("RANK", "0"), said.get("WORLD_SIZE", "1")) == ("0", "1"):
+        return 0, 1, 0
+    numbers = [int(said[name]) for name in TORCHRUN[:3] if said.get(name, "").isdecimal()]
+    if len(numbers) == 3 and len(said) == len(TORCHRUN):
+        rank, size, local_rank = numbers
+        if local_rank <= rank < size:
+            return rank, size, local_rank
+    found = " ".join(f"{name}={value}" for name, value in said.items())
+    raise UserError(
+        f"the environment has {excerpt(found)}, and that is not what torchrun sets, {' '.join(TORCHRUN)}: start several "
+        "processes by it; for a single one, unset RANK WORLD_SIZE"
+    )
+
+
+def _is_one_thread_of_torchrun():
+    """Whether it was torchrun that set OMP_NUM_THREADS to 1: then it was not there when torchrun itself, the parent, began."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # others than torchrun have started the processes
+        return False
+    try:
+        with open(f"/proc/{os.getppid()}/environ", "rb") as file:
+            began_with = file.read().split(b"\0")
+    except OSError:  # elsewhere than on Linux
+        return False
+    users = any(one.startswith(b"OMP_NUM_THREADS=") for one in began_with)
+    return os.environ.get("OMP_NUM_THREADS") == "1" and not users
+
+
+def _share_of_cores():
+    """Cores for a process: all that it may use, or its part of those that torchrun may use and has not divided itself."""
+    own, shared = (len(os.sched_getaffinity(process)) for process in (0, os.getppid()))
+    return max(1, min(own, shared // int(os.environ["LOCAL_WORLD_SIZE"])))
 
 
 def _cause(error):
