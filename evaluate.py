@@ -154,8 +154,7 @@ def say_comparison(first, second):
     logger.info(f"first:  {first['checkpoint']}\nsecond: {second['checkpoint']}")
     logger.info("\n".join(table(rows, ["", "first", "second", "difference", "95 % interval", "p"])))
     tests = "attributes by McNemar's exact test, means by permutation of the pairs"
-    if first["groups"] < first["images"]:
-        tests = f"by permutation of the pairs{shown_groups(first)}; McNemar's exact test where none has two"
+    tests = "by permutation of whole groups" if shown_groups(first) else tests
     logger.info(f"p, two-sided: {tests}\n")
 
 

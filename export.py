@@ -168,10 +168,8 @@ def write(net, path, meta, calibration=None):
         elif precision == "int8":
             model = onnx_graph.to_int8(model, calibration)
         onnx_graph.save(model, path, meta, net.attributes)
-    except (UserError, OSError):
-        raise
     except Exception as error:  # a dozen kinds, of torch.onnx, onnx and onnxruntime
-        if is_full_memory(error):
+        if isinstance(error, (UserError, OSError)) or is_full_memory(error):
             raise
         problem = f"cannot be written as ONNX in {precision} ({cause_of(error)})"
         way_out = "--format pt writes it for PyTorch; or train another --student"

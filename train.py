@@ -3,19 +3,15 @@
 import argparse
 import sys
 
-from utils.cli import (
-    CLIP_MODEL,
-    STUDENT,
-    VIEW_OPTIONS,
-    Parser,
-    StopSignals,
-    exit_code,
-    new_file,
-    number,
-    version_name,
-)
+from utils.cli import CLIP_MODEL, STUDENT, Parser, StopSignals, exit_code, new_file, number, version_name
 
 # Torch is imported by main(), once the options are known to be right: --help and typing errors answer at once.
+
+# Groups of options that mean something only with one of them.
+VIEWS = "views of the training photos, with --views above 1"
+STUDENTS = "a student, with --kd-learning True"
+SOFT = "soft distillation, with --distillation-type soft"
+SCHEDULE = "a learning rate schedule, with --scheduler True"
 
 
 # fmt: off
@@ -39,21 +35,23 @@ def get_args_parser():
     g.add_argument("--batch-size", type=number(int, 1), default=64, help="images per training step", metavar="N")
     g.add_argument("--val-batch-size", type=number(int, 1), default=32, help="images per step of validation and of the teacher's pass", metavar="N")
 
-    p.view_options(p.add_argument_group("views of the training photos"))
+    p.view_options(p.add_argument_group(VIEWS))
 
     g = p.add_argument_group("model")
     p.switch(g, "--kd-learning", "False trains the FashionCLIP teacher, True a student")
     g.add_argument("--clip-model", default=CLIP_MODEL, help="hub name, local folder in Hugging Face layout, or 'random': a small CLIP with random weights", metavar="NAME")
     g.add_argument("--prompts", help="JSON file, attribute -> for each class a sentence or a list of them; in place of those of --attributes", metavar="FILE")
+
+    g = p.add_argument_group(STUDENTS)
     g.add_argument("--student", default=STUDENT, help="backbone of the student, by timm's name, with or without the tag of its weights", metavar="NAME")
     g.add_argument("--student-weights", help="of the backbone: hub id, file, also of a student of ours, or 'none' for random ones; without it timm's own on the hub", metavar="NAME")
-
-    g = p.add_argument_group("distillation, with --kd-learning True")
     g.add_argument("--teacher", type=lambda name: None if name == "none" else name, help="checkpoint relative to model/, of a teacher or a student, or a folder of export.py --format hub, also as owner/name of the hub; 'zero-shot': FashionCLIP as it comes; 'none': not that of train.sh", metavar="FILE")
     g.add_argument("--teacher-logits", help="in place of --teacher: .npz file with image_name and the logits of each attribute", metavar="FILE")
     g.add_argument("--save-teacher-logits", type=new_file, help="write the teacher's logits of the training images, for --teacher-logits", metavar="FILE")
     g.add_argument("--distillation-type", choices=("none", "soft", "hard"), default="hard", help="what is learned from the teacher: nothing, its logits, its decision")
     g.add_argument("--distillation-alpha", type=number(float, 0, 1), default=0.5, help="the teacher's share of the loss, 0 to 1", metavar="X")
+
+    g = p.add_argument_group(SOFT)
     g.add_argument("--distillation-tau", type=number(float, 0, above=True), default=1.0, help="temperature of soft distillation", metavar="X")
     g.add_argument("--distillation-reduction", choices=("classes", "batch"), default="classes", help="what the soft divergence is divided by: images times classes, as published, or images")
 
@@ -81,7 +79,7 @@ def training_options(p):
     g.add_argument("--ema", type=number(float, 0, 1, above=True, below=True), help="keep a moving average of the weights with this decay, such as 0.999, and validate and save that", metavar="X")
     g.add_argument("--best", choices=("top1", "acsa"), default="top1", help="the score, a mean over the attributes, that best.pt follows")
 
-    g = p.add_argument_group("learning rate schedule")
+    g = p.add_argument_group(SCHEDULE)
     p.switch(g, "--scheduler", "warm-up and cosine, with restarts; False keeps --lr throughout")
     g.add_argument("--schedule-by", choices=("epoch", "step"), default="epoch", help="how often the rate changes")
     g.add_argument("--min-lr", type=number(float, 0), default=1e-6, help="where each cycle starts and ends", metavar="X")
@@ -137,30 +135,18 @@ def parse_args(argv=None):
 def without_effect(args):
     """Lines: which options have other values than their defaults, and change nothing. No errors, since train.sh gives some that
     further ones make void, and its sample gives its own to teacher and student."""
-    parser = get_args_parser()
-    needs = {
-        "--kd-learning True": (args.kd_learning, ["student", "student_weights"]),
-        "a student that learns from a teacher": (
-            args.distils,
-            ["teacher", "teacher_logits", "distillation_alpha"],
-        ),
-        "--distillation-type soft": (
-            args.distils and args.distillation_type == "soft",
-            ["distillation_tau", "distillation_reduction"],
-        ),
-        "--scheduler True": (
-            args.scheduler,
-            ["schedule_by", "min_lr", "warmup_epoch", "decay_epoch", "cos_gamma"],
-        ),
-        # A run's first epoch sees the photos themselves.
-        "--views above 1": (args.views > 1 or args.epochs == 1, VIEW_OPTIONS),
+    void = {
+        VIEWS: args.views == 1 < args.epochs,  # a run's first epoch sees the photos themselves
+        STUDENTS: not args.kd_learning,
+        SOFT: args.kd_learning and args.distillation_type != "soft",
+        SCHEDULE: not args.scheduler,
     }
     lines = []
-    for needed, (is_there, names) in needs.items():
-        idle = [name for name in names if getattr(args, name) != parser.get_default(name) and not is_there]
+    for group in get_args_parser()._action_groups:
+        options = group._group_actions if void.get(group.title) else []
+        idle = [a.option_strings[0] for a in options if getattr(args, a.dest) != a.default]
         if idle:
-            options = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
-            lines.append(f"{options}: without effect, for want of {needed}")
+            lines.append(f"{', '.join(idle)}: without effect; meant for {group.title}")
     if args.scheduler and args.warmup_epoch >= args.epochs:
         lines.append(f"--epochs {args.epochs}: ends within --warmup-epoch {args.warmup_epoch}, below --lr")
     return lines

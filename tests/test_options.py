@@ -157,10 +157,10 @@ def test_a_schedule_that_is_not(tmp_path):
         ("student", []),
         ("best --crop-scale 0.4", []),
         ("best --epochs 1 --crop-scale 0.4", []),  # a smoke test
-        ("student --flip 0.3 --crop-to-box", ["--flip, --crop-to-box: without effect, for want of --views above 1"]),
-        ("teacher --warmup-epoch 2", ["--warmup-epoch: without effect, for want of --scheduler True"]),
-        ("teacher --student resnet18", ["--student: without effect, for want of --kd-learning True"]),
-        ("student --distillation-type hard", ["--distillation-tau: without effect, for want of --distillation-type soft"]),
+        ("student --flip 0.3 --crop-to-box", ["--flip, --crop-to-box: without effect; meant for views of the training photos, with --views above 1"]),
+        ("teacher --warmup-epoch 2", ["--warmup-epoch: without effect; meant for a learning rate schedule, with --scheduler True"]),
+        ("teacher --student resnet18", ["--student: without effect; meant for a student, with --kd-learning True"]),
+        ("student --distillation-type hard", ["--distillation-tau: without effect; meant for soft distillation, with --distillation-type soft"]),
         ("student --epochs 5", ["--epochs 5: ends within --warmup-epoch 5, below --lr"]),
     ],
 )  # fmt: skip

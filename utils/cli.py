@@ -11,24 +11,13 @@ import sys
 import tempfile
 import traceback
 
-from utils.errors import (
-    DiskFull,
-    Interrupted,
-    LibraryError,
-    UserError,
-    cause_of,
-    first_line,
-    is_utf8,
-    visible_lines,
-)
+from utils.errors import DiskFull, Interrupted, LibraryError, UserError, cause_of, is_utf8, visible_lines
 from utils.files import NO_ROOM, is_device
 
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 CLIP_MODEL = "patrickjohncyh/fashion-clip"  # the hub's FashionCLIP
 ZERO_SHOT = "zero-shot"  # in place of a checkpoint: FashionCLIP as it comes
 NO_MEMORY = re.compile("out of memory|can't allocate memory")  # in a RuntimeError of PyTorch
-# Of `Parser.view_options`, but for --views.
-VIEW_OPTIONS = ("views_seed", "flip", "crop_scale", "crop_ratio", "crop_to_box", "color_jitter")
 UNEXPECTED = 1  # exit code of an exception that nobody expected, as Python's own
 STUDENT = "tiny_vit_5m_224"  # timm's name of the recipe's backbone
 
@@ -199,16 +188,14 @@ def exit_code(main):
 
 
 def is_full_memory(error):
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and bool(NO_MEMORY.search(str(error)))
-    )
+    return isinstance(error, MemoryError) or bool(NO_MEMORY.search(str(error)))
 
 
 def _of_others(error):
     """(Message, exit code) of an exception that no code of ours has raised: of the memory, a disk or network, a library."""
     if is_full_memory(error):
         way_out = "end other programs, or give a smaller --batch-size where there is one"
-        return f"the memory is full ({first_line(error)}); {way_out}", UserError.exit_code
+        return f"the memory is full ({cause_of(error)}); {way_out}", UserError.exit_code
     if isinstance(error, OSError):
         return str(error), (DiskFull if error.errno in NO_ROOM else UserError).exit_code
     problem = f"unexpected: {cause_of(error)}"

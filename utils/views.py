@@ -10,11 +10,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from utils.cli import VIEW_OPTIONS, Parser, exit_code
+from utils.cli import Parser, exit_code
 from utils.errors import UserError
 from utils.files import atomic
 from utils.photos import SIZE
 
+OPTIONS = ("views_seed", "flip", "crop_scale", "crop_ratio", "crop_to_box", "color_jitter")
 NUMBERS = 8  # random ones, 0 to 1, that make a view: flip, four for the crop, three for the colours
 
 
@@ -30,7 +31,7 @@ class Views:
         self.args, self.count = args, args.views
         self.boxes = torch.from_numpy(boxes) if args.crop_to_box else None
         # What the views depend on, besides the photos and their order.
-        self.key = {name: getattr(args, name) for name in VIEW_OPTIONS}
+        self.key = {name: getattr(args, name) for name in OPTIONS}
         if args.crop_to_box:
             self.key["boxes"] = hashlib.sha256(boxes.tobytes()).hexdigest()
 
