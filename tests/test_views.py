@@ -14,10 +14,10 @@ from PIL import Image
 
 from networks import load_network
 from utils import checkpoint, engine, views
-from utils.arrays import ROW, Pixels
 from utils.cli import Parser, exit_code
 from utils.dataset import Split, load_pixels, read_tables
 from utils.errors import UserError
+from utils.photo_cache import PHOTO, Pixels
 from utils.photos import SIZE, letterbox, letterboxed_box, read_rgb
 from utils.pixels import Images
 from utils.targets import PREFIX, LogitsFile, save_logits
@@ -48,9 +48,9 @@ def view(array, line, number, boxes=None):
 
 
 def images(array):
-    records = np.zeros(len(array), ROW)
-    records["pixels"] = range(len(array))
-    return Images([Pixels([array], records, np.arange(len(array)))], CPU)
+    photos = np.zeros(len(array), PHOTO)
+    photos["pixels"] = photos["row"] = range(len(array))
+    return Images([Pixels([array], photos)], CPU)
 
 
 def seen(array, *arguments):

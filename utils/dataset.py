@@ -28,7 +28,7 @@ class Split(NamedTuple):
     stamps: List[Tuple[int, int, int, int]]  # of the photos' files, see `utils.photo_cache.stamp`
     place: str  # hash of where it comes from
     exif: bool  # whether photos are turned as their EXIF says
-    # `utils.arrays.Pixels`; on a device `utils.pixels.Images`, or a view of them
+    # `utils.photo_cache.Pixels`; on a device `utils.pixels.Images`, or a view of them
     pixels: Optional[Any] = None
     unreadable: Tuple[str, ...] = ()  # a line for each photo that was left out
     boxes: Optional[np.ndarray] = None  # float32 (N, 4), in letterboxed pixels; NaN for none

@@ -1,7 +1,7 @@
-"""The photos of a data set in the cache: which are there already, and the others decoded.
+"""The photos of a folder in the cache, letterboxed: each is decoded once, as long as its file stays as it is.
 
-A photo is found by what its file holds, wherever that lies. So one that was copied, moved or touched is not decoded again,
-and one that comes twice is there once.
+Arrays of rows, photos-<folder>-<number>.npy, never change once they are there. The folder's index, photos-<folder>.npz, says of each
+photo how its file was, and where its pixels are. What is new gets a new array; an array that the index does not name goes.
 """
 
 import contextlib
@@ -10,36 +10,92 @@ import hashlib
 import itertools
 import json
 import os
+import secrets
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from glob import escape, glob
 
 import numpy as np
 from tqdm import tqdm
 
-from utils.arrays import (
-    ANEW,
-    PHOTO_BYTES,
-    ROWS,
-    Arrays,
-    Pixels,
-    check_room,
-    hash_of,
-    remove_old,
-    write_arrays,
-)
-from utils.errors import UserError
-from utils.files import atomic, failure
+from utils.errors import DiskFull, UserError
+from utils.files import atomic, failure, remove_leftovers
 from utils.log import logger
 from utils.photos import LETTERBOX_VERSION, SIZE, letterbox, read_photos
 
-# Of a photo's file when it was last looked at; without a content it is to be decoded.
-FILE = np.dtype([("stamp", "i8", 4), ("part", "u8"), ("content", "u8")])
+ROWS = 16_384  # that are decoded before the index is written: so much is lost if the run is killed
+SHAPE, PHOTO_BYTES = (SIZE, SIZE, 3), SIZE * SIZE * 3
+ANEW = "remove it, to have it made anew"
 MISSING = (-1, -1, -1, -1)  # stamp of a photo that is not there
+# Of a photo: its stamp; hashes of 4 KB of its file and of its pixels; its size, as it is turned; its array, 0 for none, and row.
+PHOTO = np.dtype(
+    [("stamp", "i8", 4), ("part", "u8"), ("pixels", "u8"), ("width", "u4"), ("height", "u4"), ("array", "u4"), ("row", "u4")]
+)  # fmt: skip
 
 
 def stamp(path):
     """What shows that a file has changed: size in bytes, time of change in ns, inode, the inode's own time. Raises: OSError."""
     found = os.stat(path)
     return found.st_size, found.st_mtime_ns, found.st_ino % 2**63, found.st_ctime_ns
+
+
+class Pixels:
+    """Letterboxed photos by index, uint8 `(224, 224, 3)` each, gathered from memory-mapped arrays.
+
+    Args: `arrays`, by number; `photos`, PHOTO `(N,)`.
+    """
+
+    def __init__(self, arrays, photos):
+        self.arrays, self.photos = arrays, photos
+
+    def __len__(self):
+        return len(self.photos)
+
+    def __getitem__(self, chosen):
+        photos = self.photos[chosen]
+        if not photos.ndim:
+            return self.arrays[int(photos["array"])][photos["row"]]
+        pixels = np.empty((len(photos), *SHAPE), np.uint8)
+        for number in np.unique(photos["array"]):
+            mine = photos["array"] == number
+            pixels[mine] = self.arrays[number][photos["row"][mine]]
+        return pixels
+
+    def __array__(self, dtype=None, copy=None):
+        return self[:]
+
+    @property
+    def nbytes(self):
+        return len(self) * PHOTO_BYTES
+
+    @property
+    def hashes(self):
+        """Of each photo's pixels, uint64 `(N,)`."""
+        return self.photos["pixels"]
+
+    @property
+    def key(self):
+        """Hash of all the pixels, in their order."""
+        return hashlib.blake2b(self.hashes.tobytes(), digest_size=16).hexdigest()
+
+    def rows(self, chosen):
+        """These rows only, indices."""
+        return Pixels(self.arrays, self.photos[chosen])
+
+
+def check_room(cache_dir, needed):
+    """DiskFull unless so many bytes are free in the cache, which is made; UserError if it cannot be."""
+    try:
+        os.makedirs(cache_dir, exist_ok=True)
+        remove_leftovers(cache_dir)
+        free = shutil.disk_usage(cache_dir).free
+    except OSError as error:
+        raise UserError(f"cache {cache_dir}: {error.strerror}; name another with --cache-dir") from error
+    if needed > free:
+        raise DiskFull(
+            f"cache {cache_dir}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free; "
+            "make room, or name another folder with --cache-dir"
+        )
 
 
 def map_photos(parts, cache_dir):
@@ -50,201 +106,207 @@ def map_photos(parts, cache_dir):
     Raises: DiskFull if there is no room; UserError for a cache that cannot be read or made.
     """
     check_room(cache_dir, 0)
-    folders = {}  # (where it really is, exif) -> stamps by name, since parts may share a folder
-    for split in parts.values():
-        folders.setdefault(_key(split), {}).update(zip(split.files(), split.stamps))
-    with contextlib.ExitStack() as alone:
-        for round_ in itertools.count():
-            arrays = Arrays(cache_dir)
-            looked = {key: _Folder(cache_dir, *key, stamps, arrays) for key, stamps in folders.items()}
-            absent = [folder for folder in looked.values() if folder.is_changed or len(folder.absent)]
-            if not absent:
-                return {name: _found(split, looked[_key(split)], arrays) for name, split in parts.items()}
-            for folder in absent:
-                folder.save()  # first: no other program shall take its rows for old ones
-            if round_ == 0:
-                # A program that was here before may be making them: look again, once it has ended.
-                for folder in sorted(absent, key=lambda one: one.path):
-                    alone.enter_context(_locked(folder))
-                continue
-            _make(cache_dir, arrays, absent)
-            for folder in absent:
-                folder.save()
-            arrays = looked = absent = folder = None  # what is mapped cannot be removed
-            remove_old(cache_dir)
-
-
-def _key(split):
-    return split.photos.inside, split.exif
-
-
-def _make(cache_dir, arrays, folders):
-    """Decode what is absent in folders into new arrays. These take in the rows of small arrays, and of those that are half
-    old, which are then of no use."""
-    count, taken = sum(len(folder.absent) for folder in folders), [np.zeros(0, int)]
-    for rows, array in sorted(zip(arrays.live(cache_dir), arrays.arrays), key=lambda both: len(both[0])):
-        if len(rows) <= max(min(count, ROWS // 2), len(array) // 2):
-            taken.append(rows)
-            count += len(rows)
-    copied = Pixels(arrays.arrays, arrays.records, np.concatenate(taken))
-    check_room(cache_dir, count * PHOTO_BYTES)
-    rows = itertools.chain(zip(copied, copied.records), *(folder.decoded() for folder in folders))
-    write_arrays(cache_dir, rows, count)
-
-
-def _found(split, folder, arrays):
-    """(Pixels of the rows of a part that can be read, dict row -> what is wrong with another)."""
-    files, paths = split.files(), split.paths()
-    rows = arrays.rows(folder.files["content"][[folder.row[file] for file in files]])
-    problems = {
-        row: f"{paths[row]}: {folder.problems[files[row]]}" for row in np.flatnonzero(rows < 0).tolist()
-    }
-    return Pixels(arrays.arrays, arrays.records, rows[rows >= 0]), problems
-
-
-@contextlib.contextmanager
-def _locked(folder):
-    """Lets no other program decode a folder's photos meanwhile."""
-    path = f"{folder.path}.lock"
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise failure(path, error) from error
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks: both decode them
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                logger.info(f"{folder.folder}: another program is letterboxing its photos: waiting for it")
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-# --- photos' files -----------------------------------------------------------------------------------
+    folders, found = {}, {}
+    for name, split in parts.items():  # parts may share a folder
+        key = split.photos.inside, split.exif
+        folders.setdefault(key, {})[name] = split
+    for key, splits in folders.items():
+        stamps = {f: s for split in splits.values() for f, s in zip(split.files(), split.stamps)}
+        folder = _Folder(cache_dir, *key)
+        with folder.alone():
+            folder.read()
+            folder.update(stamps)
+        found.update({name: folder.found(split) for name, split in splits.items()})
+    return {name: found[name] for name in parts}
 
 
 class _Folder:
-    """The photos of a folder as they were when they were last looked at, brought up to date.
+    """What the cache holds of a folder of photos. Args: `folder`, where it really is; `exif` as of `utils.photos.read_rgb`."""
 
-    Args: `stamps`, name -> stamp, of the photos that are wanted; `arrays`, `Arrays`.
-    Attributes: `row`, name -> its row in `files`, FILE; `problems`, name -> what is wrong; `absent`, the rows that are to
-        be decoded; `is_changed`, whether a stamp has.
-    """
+    def __init__(self, cache_dir, folder, exif):
+        self.cache_dir, self.folder, self.exif = cache_dir, folder, exif
+        own = hashlib.sha256(repr((LETTERBOX_VERSION, SIZE, folder, exif)).encode()).hexdigest()[:20]
+        self.stem = os.path.join(cache_dir, f"photos-{own}")
 
-    def __init__(self, cache_dir, folder, exif, stamps, arrays):
-        self.folder, self.exif, self.stamps = folder, exif, stamps
-        self.salt = repr((LETTERBOX_VERSION, SIZE, exif)).encode()
-        own = hashlib.sha256(repr((self.salt, folder)).encode()).hexdigest()[:20]
-        self.path = os.path.join(cache_dir, f"photos-{own}.npz")
-        self._read()
+    @contextlib.contextmanager
+    def alone(self):
+        """Lets no other program look at these photos meanwhile: it would decode them, too."""
+        path = f"{self.stem}.lock"
+        try:
+            file = open(path, "a")  # noqa: SIM115
+        except OSError as error:
+            raise failure(path, error) from error
+        with file:
+            with contextlib.suppress(OSError):  # of a file system without locks: both decode them
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    logger.info(f"{self.folder}: another program is letterboxing its photos: waiting for it")
+                    fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def read(self):
+        """Read the index, and map the arrays; photos whose array is gone are to be decoded."""
+        self.row, self.photos, self.problems, self.arrays = {}, np.zeros(0, PHOTO), {}, {}
+        path = f"{self.stem}.npz"
+        if os.path.exists(path):
+            try:
+                with np.load(path) as file:
+                    self.photos = file["photos"]
+                    names, problems = (json.loads(file[key].tobytes()) for key in ("names", "problems"))
+                self.row, self.problems = {name: row for row, name in enumerate(names)}, dict(problems)
+                if len(self.row) != len(self.photos) or self.photos.dtype != PHOTO:
+                    raise ValueError(f"{len(names)} names for {len(self.photos)} photos")
+            except Exception as error:  # what a damaged one raises depends on where it is damaged
+                raise UserError(f"{path}: cannot be read ({error}); {ANEW}") from error
+        for number in np.unique(self.photos["array"][self.photos["array"] > 0]):
+            self._map(int(number))
+        gone = ~np.isin(self.photos["array"], [0, *self.arrays])
+        self.photos[gone] = np.zeros((), PHOTO)
+
+    def _path(self, number):
+        return f"{self.stem}-{number:08x}.npy"
+
+    def _map(self, number):
+        path = self._path(number)
+        try:
+            with open(path, "rb") as file:
+                with contextlib.suppress(OSError):  # of a file system without locks
+                    fcntl.flock(file, fcntl.LOCK_SH)  # the map keeps it, so that `_clean` leaves the array
+                np.lib.format.read_magic(file)
+                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+                array = np.memmap(file, dtype, "r", file.tell(), shape)
+            if dtype != np.uint8 or shape[1:] != SHAPE:
+                raise ValueError("not letterboxed photos")
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); {ANEW}") from error
+        self.arrays[number] = array
+
+    def update(self, stamps):
+        """Have these photos, name -> stamp; those that are new or have changed are decoded."""
         fresh = [name for name in stamps if name not in self.row]
         self.row.update(zip(fresh, itertools.count(len(self.row))))
-        self.files = np.concatenate([self.files, np.zeros(len(fresh), FILE)])
-        names, wanted = list(stamps), np.array([self.row[name] for name in stamps])
-        now = np.array(list(stamps.values()))
-        changed = (self.files["stamp"][wanted] != now).any(axis=1)
-        self.is_changed = bool(changed.any())
-        unknown = np.flatnonzero(changed | self._lacks(names, arrays))
-        self._look([names[i] for i in unknown], now[unknown], arrays)
-        self.absent = wanted[self._lacks(names, arrays)]
-
-    def _read(self):
-        self.row, self.files, self.problems = {}, np.zeros(0, FILE), {}
-        if not os.path.exists(self.path):
-            return
-        try:
-            with np.load(self.path) as file:
-                self.files = file["files"]
-                self.problems = json.loads(file["problems"].tobytes().decode())
-                names = file["names"].tobytes().decode().split("\n")
-            self.row = {name: row for row, name in enumerate(names)}
-            if len(self.row) != len(self.files) or self.files.dtype != FILE:
-                raise ValueError(f"{len(names)} names for {len(self.files)} photos")
-        except Exception as error:  # what a damaged one raises depends on where it is damaged
-            raise UserError(f"{self.path}: cannot be read ({error}); {ANEW}") from error
-
-    def _lacks(self, names, arrays):
-        """Which of these photos, bool `(N,)`, have neither a row in arrays nor a problem."""
-        good = np.array([name not in self.problems for name in names])
-        return good & (arrays.rows(self.files["content"][[self.row[name] for name in names]]) < 0)
-
-    def file(self, name):
-        return os.path.join(self.folder, name)
-
-    def _look(self, names, stamps, arrays):
-        """Take the stamps of photos; the content stays where size, time and 4 KB do, or is looked for in the arrays."""
-        parts = set(arrays.records["part"].tolist())
-
-        def look(name, now):
-            before = self.files[self.row[name]]
-            if not (parts or before["part"]):  # nothing is known that it could be
-                return 0, 0, False
-            try:
-                part = _hash_of_part(self.file(name))
-                is_known = before["content"] or name in self.problems
-                if is_known and part == before["part"] and (now[:2] == before["stamp"][:2]).all():
-                    return part, before["content"], True
-                return part, self._hash(self.file(name)) if part in parts else 0, False
-            except OSError:  # it is told of, should it be so when it is decoded
-                return 0, 0, False
-
+        self.photos = np.concatenate([self.photos, np.zeros(len(fresh), PHOTO)])
+        names, rows, now = list(stamps), [self.row[name] for name in stamps], np.array(list(stamps.values()))
+        changed = np.flatnonzero((self.photos["stamp"][rows] != now).any(axis=1))
         with ThreadPoolExecutor() as pool:
-            for name, now, (part, content, is_same) in zip(names, stamps, pool.map(look, names, stamps)):
-                self.files[self.row[name]] = now, part, content
-                if not is_same:
+            same = pool.map(self._is_same, [names[i] for i in changed], now[changed])
+            same = np.array(list(same), bool)
+        for i in changed[same]:
+            self.photos["stamp"][rows[i]] = now[i]
+        absent = [names[i] for i in changed[~same]]
+        self.photos["array"][[self.row[name] for name in absent]] = 0
+        check_room(self.cache_dir, len(absent) * PHOTO_BYTES)
+        for start in range(0, len(absent), ROWS):
+            self._decode(absent[start : start + ROWS], stamps)
+            self._save(stamps)
+        if same.any():
+            self._save(stamps)
+        self._clean()
+
+    def _is_same(self, name, now):
+        """Whether a photo of another stamp is what it was: of the same size and time, in 4 KB of it."""
+        before = self.photos[self.row[name]]
+        if not before["array"] or (before["stamp"][:2] != now[:2]).any():
+            return False
+        try:
+            return _hash_of_part(os.path.join(self.folder, name)) == before["part"]
+        except OSError:  # it is told of when it is decoded
+            return False
+
+    def _decode(self, names, stamps):
+        """Decode photos into a new array. It takes in the rows of small arrays, and of those that are half out of use."""
+        used = {number: np.flatnonzero(self.photos["array"] == number) for number in self.arrays}
+        count, taken, number = len(names), [np.zeros(0, int)], 1 + secrets.randbelow(2**32 - 1)
+        for other, rows in sorted(used.items(), key=lambda one: len(one[1])):
+            if len(rows) <= max(min(count, ROWS // 2), len(self.arrays[other]) // 2):
+                taken.append(rows)
+                count += len(rows)
+        taken = np.concatenate(taken)
+        check_room(self.cache_dir, count * PHOTO_BYTES)
+        with atomic(self._path(number), binary=True) as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (count, *SHAPE)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for photo in self.photos[taken]:
+                file.write(self.arrays[int(photo["array"])][photo["row"]])
+            self.photos["array"][taken], self.photos["row"][taken] = number, np.arange(len(taken))
+            written = len(taken)
+            for name, made, problem in self._read_photos(names, stamps):
+                if problem:
+                    self.problems[name], where = problem, (0, 0, 0, 0, 0, 0)
+                else:
+                    pixels, *about = made
+                    file.write(np.ascontiguousarray(pixels))
                     self.problems.pop(name, None)
+                    where = (*about, number, written)
+                    written += 1
+                self.photos[self.row[name]] = (stamps[name], *where)
+            for _ in range(count - written):  # black ones: its length is written first
+                file.write(bytes(PHOTO_BYTES))
+        self._map(number)
 
-    def _hash(self, path):
-        digest = hashlib.blake2b(self.salt, digest_size=8)
-        with open(path, "rb") as file:
-            for block in iter(lambda: file.read(2**20), b""):
-                digest.update(block)
-        return int.from_bytes(digest.digest(), "little")
-
-    def decoded(self):
-        """Decode the photos that are absent. Yields: (pixels, ROW), or None for one that cannot be read."""
-        names = list(self.row)
-        names = [names[row] for row in self.absent]
-        stamps = {self.file(name): self.stamps[name] for name in names}
+    def _read_photos(self, names, stamps):
+        """Yields (name, (pixels, hash of 4 KB, hash of the pixels, width, height), None), or (name, None, what is wrong)."""
+        paths = {os.path.join(self.folder, name): name for name in names}
 
         def prepare(image, path):
-            height, width = image.shape[:2]
-            pixels = letterbox(image)
-            hashes = self._hash(path), _hash_of_part(path), hash_of(pixels)
-            if stamp(path) != stamps[path]:
+            pixels, (height, width) = letterbox(image), image.shape[:2]
+            about = _hash_of_part(path), _hash(pixels), width, height
+            if stamp(path) != stamps[paths[path]]:
                 raise ValueError("it was changed while it was read")
-            return pixels, (*hashes, width, height)
+            return (pixels, *about)
 
-        photos = read_photos(list(stamps), self.exif, prepare, lasting=True)
-        progress = tqdm(photos, f"letterboxing {os.path.basename(self.folder)}", len(names), disable=None)
-        for name, (made, problem) in zip(names, progress):
-            if problem:
-                self.problems[name] = problem[len(self.file(name)) + 2 :]
-            else:
-                self.files[self.row[name]] = stamps[self.file(name)], made[1][1], made[1][0]
-            yield made
+        photos = read_photos(list(paths), self.exif, prepare, lasting=True)
+        progress = tqdm(
+            photos, f"letterboxing {os.path.basename(self.folder[:-1])}", len(names), disable=None
+        )
+        for path, (made, problem) in zip(paths, progress):
+            yield paths[path], made, problem and problem[len(path) + 2 :]
 
-    def save(self):
+    def _save(self, stamps):
         """Photos that are not asked for stay known while they are there."""
-        kept = [name for name in self.row if name in self.stamps or os.path.exists(self.file(name))]
-        problems = json.dumps({name: self.problems[name] for name in kept if name in self.problems})
+        kept = [name for name in self.row if name in stamps or os.path.exists(self.folder + name)]
+        texts = {
+            "names": kept,
+            "problems": [[name, self.problems[name]] for name in kept if name in self.problems],
+        }
         # As bytes: numpy's texts have the width of the longest.
-        texts = {"names": "\n".join(kept), "problems": problems}
-        texts = {key: np.frombuffer(text.encode(), np.uint8) for key, text in texts.items()}
-        with atomic(self.path, binary=True) as file:
-            np.savez(file, files=self.files[[self.row[name] for name in kept]], **texts)
+        texts = {key: np.frombuffer(json.dumps(value).encode(), np.uint8) for key, value in texts.items()}
+        with atomic(f"{self.stem}.npz", binary=True) as file:
+            np.savez(file, photos=self.photos[[self.row[name] for name in kept]], **texts)
+
+    def _clean(self):
+        """Remove the arrays that no photo needs any more, unless a run has them mapped."""
+        self.arrays = {number: self.arrays[number] for number in {*self.photos["array"].tolist()} - {0}}
+        for path in {*glob(f"{escape(self.stem)}-*.npy")} - {*map(self._path, self.arrays)}:
+            # The suppressed errors: it is mapped, another program removed it, or there are no locks.
+            with contextlib.suppress(OSError), open(path, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.remove(path)
+
+    def found(self, split):
+        """(Pixels of the rows of a part that can be read, dict row -> what is wrong with another)."""
+        files, paths = split.files(), split.paths()
+        photos = self.photos[[self.row[file] for file in files]]
+        good = photos["array"] > 0
+        problems = {
+            row: f"{paths[row]}: {self.problems[files[row]]}" for row in np.flatnonzero(~good).tolist()
+        }
+        return Pixels(self.arrays, photos[good]), problems
+
+
+def _hash(content):
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
 def _hash_of_part(path):
     """Hash of a file's size and of 4 KB of it, from four places. Raises: OSError."""
-    if not os.path.isfile(path):  # a pipe would be waited for
-        raise FileNotFoundError(path)
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         parts = [b"%d" % size]
         for quarter in range(4):
             file.seek(max(0, size - 1024) * quarter // 3)
             parts.append(file.read(1024))
-    return hash_of(b"".join(parts))
+    return _hash(b"".join(parts))

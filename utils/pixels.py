@@ -15,7 +15,7 @@ class Images:
     A GPU gets all of them once, if they take at most half of its free memory (FASCODE is 2 GB); otherwise, and on
     CPUs, each batch is gathered from the arrays.
 
-    Args: `arrays`, `utils.arrays.Pixels`, one after the other.
+    Args: `arrays`, `utils.photo_cache.Pixels`, one after the other.
     """
 
     number = 0  # of the view, see `utils.views.View`
