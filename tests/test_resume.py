@@ -17,6 +17,7 @@ from conftest import ATTRIBUTES, SHORT, assert_same_run, rows, same
 from networks import load_network
 from train import parse_args
 from utils import checkpoint, targets
+from utils.answers import Answers
 from utils.cli import exit_code
 from utils.dataset import read_tables
 from utils.errors import UserError
@@ -96,7 +97,7 @@ MOMENTS_OF_VIEWS = {
     "in epoch 1": (TrainState, "poll", 2, True),
     "after epoch 1": (TrainState, "finish_epoch", 1, False),
     "when the teacher is asked": (TrainState, "poll", 4, True),
-    "before its logits are kept": (targets, "save_logits", 2, True),
+    "before its logits are kept": (Answers, "save", 2, True),
     "in epoch 2": (TrainState, "poll", 6, False),
     "in the last validation": (TrainState, "poll", 7, False),
 }
@@ -104,7 +105,7 @@ MOMENTS_OF_VIEWS = {
 
 def forget_logits():
     """As if the teacher had not been asked yet."""
-    for path in Path("cache").rglob("logits-*.npz"):
+    for path in Path("cache").rglob("logits-*/*/*.npy"):
         path.unlink()
 
 

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +14,10 @@ from conftest import ATTRIBUTES
 
 from clip_model import FashionCLIP
 from utils import engine, targets
+from utils.attributes import read_attributes
 from utils.cli import exit_code
 from utils.dataset import read_tables
-from utils.errors import UserError
+from utils.errors import DiskFull, UserError
 from utils.targets import PREFIX, PRIOR, LogitsFile, _identity, _load_teacher, save_logits
 
 SOFT = "--kd-learning True --distillation-type soft --epochs 1".split()
@@ -93,7 +95,11 @@ def with_first(key, value):
         (without("image_name"), "image_name"),
         (lambda rows: {**rows, "daily": rows["daily"][:, 1:]}, "(16, 6)"),
         (lambda rows: {**rows, "daily": rows["daily"].astype(str)}, "finite numbers"),
-        (lambda rows: {**rows, "image_name": rows["image_name"].astype(object)}, "not a readable .npz"),
+        (lambda rows: {**rows, "image_name": rows["image_name"].astype(object)}, "dtype=str"),
+        (
+            lambda rows: {**rows, "image_name": np.char.encode(rows["image_name"], "utf-16")},
+            "not a readable .npz",
+        ),
         (with_first("embellishment", np.nan), "finite numbers"),
         (with_first("image_name", "another.jpg"), "no row for 1 of the images"),
         (lambda rows: {name: np.concatenate([v, v[:2]]) for name, v in rows.items()}, "2 names occur"),
@@ -132,23 +138,60 @@ def test_any_damaged_byte_is_one_error(place):
     assert damaged > len(whole) / 2
 
 
-def test_the_cache_tells_teachers_apart():
-    def path(identity="a", precision="fp32", device="cpu", view=0, attributes=ATTRIBUTES):
-        teacher = targets.Network.__new__(targets.Network)
-        teacher.attributes, teacher.identity = attributes, identity
-        teacher.args, teacher.precision = SimpleNamespace(cache_dir="c"), SimpleNamespace(name=precision)
-        pixels = SimpleNamespace(key=["photos", view], device=torch.device(device))
-        return teacher._cached(SimpleNamespace(pixels=pixels))
+def answers(tmp_path, identity="a", precision="fp32", device="cpu", photos=("1",), attributes=ATTRIBUTES):
+    """What the cache has of a teacher and three photos."""
+    teacher = targets.Network.__new__(targets.Network)
+    teacher.attributes, teacher.identity, teacher.answers = attributes, identity, None
+    teacher.args, teacher.precision = (
+        SimpleNamespace(cache_dir=str(tmp_path)),
+        SimpleNamespace(name=precision),
+    )
+    pixels = SimpleNamespace(key=(list(photos), None), device=torch.device(device))
+    return teacher._kept_of(SimpleNamespace(pixels=pixels, place="here", names=["a", "b", "c"]))
 
-    fewer = {key: attribute for key, attribute in ATTRIBUTES.items() if key != "gender"}
+
+def test_the_cache_tells_teachers_apart(tmp_path):
+    fewer = read_attributes()
+    fewer.pop("gender")
     others = [
         {"identity": "b"},
         {"precision": "bf16"},
         {"device": "cuda"},
-        {"view": 1},
+        {"photos": "2"},
         {"attributes": fewer},
     ]
-    assert path() == path() and len({path(), *(path(**other) for other in others)}) == 6
+    paths = [
+        answers(tmp_path, **other).path(view) for other in ({}, *others) for view in (None, ["options", 1])
+    ]
+    assert answers(tmp_path).path(None) == paths[0] and len(set(paths)) == 12
+
+
+def said(number):
+    return {key: np.full((3, size), number, np.float32) for key, size in ATTRIBUTES.sizes.items()}
+
+
+def test_what_a_teacher_says_takes_its_numbers_only(tmp_path):
+    first = answers(tmp_path)
+    for number, view in enumerate([None, ["options", 1]]):
+        first.save(first.path(view), said(number))
+    assert [first.read(first.path(view))["daily"][2, 5] for view in (None, ["options", 1])] == [0, 1]
+    assert os.path.getsize(first.path(None)) == 128 + 3 * 14 * 4
+    second = answers(tmp_path, photos="2")
+    second.save(second.path(None), said(3))
+    assert os.path.exists(first.path(None)), "those of a run that learns from them"
+    path = first.path(None)
+    del first
+    second.save(second.path(None), said(3))
+    assert not os.path.exists(path) and os.path.exists(second.path(None)), "those of the data set as it was"
+
+
+def test_room_for_what_a_teacher_will_say(tmp_path, monkeypatch):
+    room = shutil._ntuple_diskusage(10**9, 10**9, 3 * 3 * 14 * 4 - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: room)
+    one = answers(tmp_path)
+    one.check([None, ["options", 1]])
+    with pytest.raises(DiskFull, match="--cache-dir"):
+        one.check([None, ["options", 1], ["options", 2]])
 
 
 @pytest.mark.parametrize("what", ["cache", "file"])
@@ -156,7 +199,7 @@ def test_what_is_wrong_is_found_before_an_earlier_run_is_removed(train, place, r
     train("--version", "a", *SOFT, "--teacher", "zero-shot", "--cache-dir", "cache/c")
     before = {path: path.read_bytes() for path in Path("model/a").iterdir()}
     if what == "cache":
-        (cached,) = place.glob("cache/c/logits-*.npz")
+        (cached,) = place.glob("cache/c/logits-*/*/*.npy")
         cached.write_bytes(cached.read_bytes()[:-100])
         options = ["--teacher", "zero-shot", "--cache-dir", "cache/c"]
     else:
@@ -182,7 +225,7 @@ def test_logits_of_a_finished_run_can_be_written(train, place):
 def test_a_damaged_cache_is_named(train, capsys, place):
     options = [*SOFT, "--teacher", "zero-shot", "--cache-dir", "cache/c"]
     train("--version", "a", *options)
-    (cached,) = place.glob("cache/c/logits-*.npz")
+    (cached,) = place.glob("cache/c/logits-*/*/*.npy")
     cached.write_bytes(cached.read_bytes()[:-100])
     assert exit_code(lambda: train("--version", "b", *options)) == 2
     message = capsys.readouterr().err.splitlines()[-1]
@@ -203,7 +246,7 @@ def test_a_teacher_whose_logits_are_not_finite_is_named(train, capsys, place, mo
     assert exit_code(lambda: train("--version", "a", *options)) == 2
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith("error: --teacher zero-shot: its logits of daily are not finite")
-    assert not list(place.glob("cache/c/logits-*")), "they are in the cache"
+    assert not list(place.glob("cache/c/logits-*/*/*")), "they are in the cache"
     monkeypatch.setattr(FashionCLIP, "forward", real)
     train("--version", "a", *options, "--overwrite")
 
@@ -216,6 +259,11 @@ def test_zero_shot_with_random_weights_is_the_same_each_time():
         assert torch.equal(torch.get_rng_state(), state), "training's random numbers are others"
         state = torch.manual_seed(1).get_state()
     assert found[0] == found[1]
+
+
+def test_names_in_bytes(place, rows):
+    np.savez("a.npz", **{**rows, "image_name": np.char.encode(rows["image_name"], "utf-8")})
+    assert LogitsFile("a.npz", ATTRIBUTES.sizes).names == rows["image_name"].tolist()
 
 
 def test_an_image_that_is_named_twice(place):

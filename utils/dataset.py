@@ -156,6 +156,7 @@ def with_unlabelled(data):
         pixels=tuple(part.pixels for part in parts),
         unreadable=tuple(line for part in parts for line in part.unreadable),
         groups=[group for part in parts for group in part.groups],
+        place=" ".join(part.place for part in parts),
     )
     return {"train": whole, "val": data["val"]._replace(pixels=(data["val"].pixels,))}
 

@@ -32,8 +32,8 @@ class Images:
 
     @property
     def key(self):
-        """Of what the pixels are, in their order."""
-        return [pixels.key for pixels in self.arrays]
+        """(Of the photos in their order, of the view: None)."""
+        return [pixels.key for pixels in self.arrays], None
 
     def _bytes(self):
         return sum(array.nbytes for array in self.arrays)

@@ -11,6 +11,7 @@ import torch
 from clip_model import FashionCLIP
 from networks import load_network
 from utils import engine
+from utils.answers import Answers
 from utils.attributes import prior_of, smoothed_of
 from utils.cli import ZERO_SHOT
 from utils.errors import UserError, shortened
@@ -19,7 +20,7 @@ from utils.hub import find_checkpoint, is_hub_id
 from utils.log import logger
 from utils.run import MODEL_ROOT, epoch_files
 
-LOGITS_VERSION = 6  # part of the cache's key: raise it when a network's logits, or their form, change
+LOGITS_VERSION = 7  # part of the cache's key: raise it when a network's logits, or their form, change
 PREFIX = "logits."  # of an array's name in a file, before the attribute's
 PRIOR = "prior."
 
@@ -74,7 +75,9 @@ class LogitsFile(Teacher):
         self.path = path
         try:
             with np.load(path) as file:
-                self.names = [str(name) for name in file["image_name"].ravel()]
+                names = file["image_name"].ravel()
+                names = np.char.decode(names, "utf-8") if names.dtype.kind == "S" else names
+                self.names = [str(name) for name in names]
                 stored = {key: PREFIX + key if PREFIX + key in file.files else key for key in sizes}
                 self.arrays = {key: file[name] for key, name in stored.items()}
                 has_prior = [key for key in sizes if PRIOR + key in file.files]
@@ -83,7 +86,13 @@ class LogitsFile(Teacher):
         except KeyError as error:
             raise UserError(f"{path}: {error.args[0]}; it needs image_name, {', '.join(sizes)}") from error
         except Exception as error:  # what a damaged one raises depends on where it is damaged
-            raise UserError(f"{path}: not a readable .npz file ({error})") from error
+            # NumPy says so of objects, which it would have to run as a program.
+            objects = (
+                "; save names as np.array(names, dtype=str), logits as float32"
+                if "pickle" in str(error)
+                else ""
+            )
+            raise UserError(f"{path}: not a readable .npz file ({error}){objects}") from error
         self.by_view = all(values.ndim == 3 for values in self.arrays.values())
         for key, values in self.arrays.items():
             expected = (len(self.names), sizes[key])
@@ -137,7 +146,7 @@ class Network(Teacher):
 
     def __init__(self, load, attributes, args, precision, saved=None):
         self.load, self.attributes, self.args, self.precision = load, attributes, args, precision
-        self.net = None
+        self.net, self.answers = None, None
         if saved:
             self.identity, self.prior = saved["identity"], prior_of(saved, attributes.sizes)
         else:
@@ -160,31 +169,27 @@ class Network(Teacher):
         Args: `poll` is called between two batches.
         Raises: UserError if they are not finite, or the cache is damaged, or the teacher is another than it was.
         """
-        path = self._cached(data)
+        answers = self._kept_of(data)
+        path = answers.path(data.pixels.key[1])
         if os.path.exists(path):
             logger.info(f"teacher's logits: read from {path}")
-            return self._read(path, data)
+            return {key: torch.from_numpy(values) for key, values in answers.read(path).items()}
         logits = self._ask(data, poll)
-        save_logits(path, data.names, logits)
+        answers.save(path, {key: values.cpu().numpy() for key, values in logits.items()})
+        logger.info(f"teacher's logits: written to {path}")
         return logits
 
     def check(self, data, views):
-        if os.path.exists(self._cached(data)):
-            self._read(self._cached(data), data)
+        self._kept_of(data).check(map(views.key_of, range(views.count)))
 
-    def _cached(self, data):
-        """Path of the logits of a view in the cache."""
-        classes = {key: attribute.classes for key, attribute in self.attributes.items()}
-        computed = self.precision.name, data.pixels.device.type  # float32 is TF32 on a GPU
-        key = repr((LOGITS_VERSION, data.pixels.key, computed, self.identity, classes))
-        digest = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
-        return os.path.join(self.args.cache_dir, f"logits-{digest}.npz")
-
-    def _read(self, path, data):
-        try:
-            return LogitsFile(path, self.attributes.sizes).logits(data)
-        except UserError as error:
-            raise UserError(f"{error}; remove it, to have it made anew") from error
+    def _kept_of(self, data):
+        """What the cache has of this teacher and these photos, `Answers`, held from now on."""
+        if self.answers is None:
+            classes = {key: attribute.classes for key, attribute in self.attributes.items()}
+            computed = self.precision.name, data.pixels.device.type  # float32 is TF32 on a GPU
+            teacher = LOGITS_VERSION, computed, self.identity, classes
+            self.answers = Answers(self.args.cache_dir, teacher, data, self.attributes.sizes)
+        return self.answers
 
     def _order(self, key):
         """The student's classes of an attribute, in its order, as the network numbers them."""

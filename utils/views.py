@@ -30,10 +30,14 @@ class Views:
     def __init__(self, args, boxes=None):
         self.args, self.count = args, args.views
         self.boxes = torch.from_numpy(boxes) if args.crop_to_box else None
-        # What the views depend on, besides the photos and their order.
+        # What all views depend on, besides the photos and their order.
         self.key = {name: getattr(args, name) for name in OPTIONS}
         if args.crop_to_box:
             self.key["boxes"] = hashlib.sha256(boxes.tobytes()).hexdigest()
+
+    def key_of(self, number):
+        """What a view depends on besides the photos; None for the photos themselves."""
+        return [self.key, number] if number else None
 
     def of_epoch(self, split, epoch):
         """The split as an epoch, from 1, sees it."""
@@ -51,7 +55,7 @@ class View:
     def __init__(self, views, number, images):
         self.number, self.images, self.device = number, images, images.device
         self.jitter = views.args.color_jitter
-        self.key = [*images.key, views.key, number]
+        self.key = images.key[0], views.key_of(number)
         # A row's numbers do not depend on how many rows there are.
         random = np.random.Generator(np.random.Philox(key=[views.args.views_seed, number]))
         numbers = torch.from_numpy(random.random((len(images), NUMBERS), dtype=np.float32))
