@@ -105,7 +105,7 @@ MOMENTS_OF_VIEWS = {
 
 def forget_logits():
     """As if the teacher had not been asked yet."""
-    for path in Path("cache").rglob("logits-*/*/*.npy"):
+    for path in Path("cache").rglob("logits-*.npy"):
         path.unlink()
 
 

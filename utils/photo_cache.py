@@ -98,6 +98,44 @@ def check_room(cache_dir, needed):
         )
 
 
+def write_header(file, dtype, shape):
+    """Begin a .npy file, whose values follow. Unlike np.save, it needs no file that can be sought in."""
+    header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def map_array(path, dtype, shape):
+    """A .npy file, memory-mapped, which `remove_unmapped` leaves meanwhile; None if there is none.
+
+    Args: `shape`, how that of the file ends. Raises: UserError if it is another, or no array.
+    """
+    try:
+        with open(path, "rb") as file:
+            with contextlib.suppress(
+                OSError
+            ):  # of a file system without locks, where none is removed, either
+                fcntl.flock(file, fcntl.LOCK_SH)  # the map keeps it
+            np.lib.format.read_magic(file)
+            found, _, its_dtype = np.lib.format.read_array_header_1_0(file)
+            array = np.memmap(file, its_dtype, "r", file.tell(), found)
+        if its_dtype != dtype or found[-len(shape) :] != shape:
+            raise ValueError(f"{its_dtype} {found}")
+        return array
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); {ANEW}") from error
+
+
+def remove_unmapped(paths):
+    """Remove arrays that no run has mapped."""
+    for path in paths:
+        # The suppressed errors: it is mapped, another program removed it, or there are no locks.
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.remove(path)
+
+
 def map_photos(parts, cache_dir):
     """The letterboxed photos of a data set, those decoded that the cache does not hold yet.
 
@@ -147,7 +185,7 @@ class _Folder:
 
     def read(self):
         """Read the index, and map the arrays; photos whose array is gone are to be decoded."""
-        self.row, self.photos, self.problems, self.arrays = {}, np.zeros(0, PHOTO), {}, {}
+        self.row, self.photos, self.problems = {}, np.zeros(0, PHOTO), {}
         path = f"{self.stem}.npz"
         if os.path.exists(path):
             try:
@@ -159,30 +197,15 @@ class _Folder:
                     raise ValueError(f"{len(names)} names for {len(self.photos)} photos")
             except Exception as error:  # what a damaged one raises depends on where it is damaged
                 raise UserError(f"{path}: cannot be read ({error}); {ANEW}") from error
-        for number in np.unique(self.photos["array"][self.photos["array"] > 0]):
-            self._map(int(number))
+        arrays = {
+            n: map_array(self._path(n), np.uint8, SHAPE) for n in {*self.photos["array"].tolist()} - {0}
+        }
+        self.arrays = {number: array for number, array in arrays.items() if array is not None}
         gone = ~np.isin(self.photos["array"], [0, *self.arrays])
         self.photos[gone] = np.zeros((), PHOTO)
 
     def _path(self, number):
         return f"{self.stem}-{number:08x}.npy"
-
-    def _map(self, number):
-        path = self._path(number)
-        try:
-            with open(path, "rb") as file:
-                with contextlib.suppress(OSError):  # of a file system without locks
-                    fcntl.flock(file, fcntl.LOCK_SH)  # the map keeps it, so that `_clean` leaves the array
-                np.lib.format.read_magic(file)
-                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-                array = np.memmap(file, dtype, "r", file.tell(), shape)
-            if dtype != np.uint8 or shape[1:] != SHAPE:
-                raise ValueError("not letterboxed photos")
-        except FileNotFoundError:
-            return
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{path}: cannot be read ({error}); {ANEW}") from error
-        self.arrays[number] = array
 
     def update(self, stamps):
         """Have these photos, name -> stamp; those that are new or have changed are decoded."""
@@ -227,8 +250,7 @@ class _Folder:
         taken = np.concatenate(taken)
         check_room(self.cache_dir, count * PHOTO_BYTES)
         with atomic(self._path(number), binary=True) as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (count, *SHAPE)}
-            np.lib.format.write_array_header_1_0(file, header)
+            write_header(file, np.uint8, (count, *SHAPE))
             for photo in self.photos[taken]:
                 file.write(self.arrays[int(photo["array"])][photo["row"]])
             self.photos["array"][taken], self.photos["row"][taken] = number, np.arange(len(taken))
@@ -245,7 +267,7 @@ class _Folder:
                 self.photos[self.row[name]] = (stamps[name], *where)
             for _ in range(count - written):  # black ones: its length is written first
                 file.write(bytes(PHOTO_BYTES))
-        self._map(number)
+        self.arrays[number] = map_array(self._path(number), np.uint8, SHAPE)
 
     def _read_photos(self, names, stamps):
         """Yields (name, (pixels, hash of 4 KB, hash of the pixels, width, height), None), or (name, None, what is wrong)."""
@@ -280,11 +302,7 @@ class _Folder:
     def _clean(self):
         """Remove the arrays that no photo needs any more, unless a run has them mapped."""
         self.arrays = {number: self.arrays[number] for number in {*self.photos["array"].tolist()} - {0}}
-        for path in {*glob(f"{escape(self.stem)}-*.npy")} - {*map(self._path, self.arrays)}:
-            # The suppressed errors: it is mapped, another program removed it, or there are no locks.
-            with contextlib.suppress(OSError), open(path, "rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.remove(path)
+        remove_unmapped({*glob(f"{escape(self.stem)}-*.npy")} - {*map(self._path, self.arrays)})
 
     def found(self, split):
         """(Pixels of the rows of a part that can be read, dict row -> what is wrong with another)."""

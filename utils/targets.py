@@ -169,14 +169,14 @@ class Network(Teacher):
         Args: `poll` is called between two batches.
         Raises: UserError if they are not finite, or the cache is damaged, or the teacher is another than it was.
         """
-        answers = self._kept_of(data)
-        path = answers.path(data.pixels.key[1])
-        if os.path.exists(path):
-            logger.info(f"teacher's logits: read from {path}")
-            return {key: torch.from_numpy(values) for key, values in answers.read(path).items()}
+        answers, view = self._kept_of(data), data.pixels.key[1]
+        kept = answers.read(view)
+        if kept is not None:
+            logger.info(f"teacher's logits: read from {answers.path(view)}")
+            return {key: torch.from_numpy(values) for key, values in kept.items()}
         logits = self._ask(data, poll)
-        answers.save(path, {key: values.cpu().numpy() for key, values in logits.items()})
-        logger.info(f"teacher's logits: written to {path}")
+        answers.save(view, {key: values.cpu().numpy() for key, values in logits.items()})
+        logger.info(f"teacher's logits: written to {answers.path(view)}")
         return logits
 
     def check(self, data, views):
