@@ -160,9 +160,7 @@ def test_other_files_on_a_full_disk(tmp_path):
 
 
 def test_pixels_on_a_full_disk(tmp_path, photos):
-    with largest_file(1_000_000), pytest.raises(
-        DiskFull, match=r"photos-.*: 2,408,\d{3} bytes are needed"
-    ):
+    with largest_file(1_000_000), pytest.raises(DiskFull, match=r"photos-.*: 2,408,\d{3} bytes are needed"):
         load_pixels(read_tables(str(photos), ATTRIBUTES), str(tmp_path))
     assert {path.suffix for path in tmp_path.iterdir()} == {".lock"}
 
