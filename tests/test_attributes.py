@@ -634,8 +634,8 @@ def test_the_photos_of_one_product_stay_together(products):
 
 
 GROUPS = """file,sleeve_type,product
-a/1.JPG,none,Seven
-a/2.JPG,none, seven
+a/1.JPG,none,Seven \u00e9
+a/2.JPG,none, seven  E\u0301
 A/3.jpg,none,N/A
 b.jpg,none,
 """
@@ -646,7 +646,7 @@ def test_rows_belong_together_as_names_of_classes_do(products):
     for val in ({"table": "products.csv", "photos": "photos"}, 0.2):
         attributes = shop(group="product", val=val)
         groups = read_table(str(products(GROUPS) / "products.csv"), PhotoFolder("photos"), attributes)[2]
-        assert groups == ["seven", "seven", "a/3.jpg", "b.jpg"]
+        assert groups == ["seven \u00e9", "seven \u00e9", "a/3.jpg", "b.jpg"]
     tables = read_tables(
         str(products(GROUPS)), shop(val=val, group="product"), ("train",), skip_unreadable=True
     )
