@@ -300,6 +300,8 @@ def test_signs_that_are_not_to_be_seen(tmp_path, capsys):
         assert first == rf"error: t.csv: no column a; there are {expected}\nerror: all is lost"
         assert second == f"  {expected}".replace(r"\r", " ")
     log.stop()
+    log.logger.warning(hostile)  # of a command that has not started the log
+    assert capsys.readouterr().err == f"{expected}\n"
     assert said.out == f"first\nsecond {expected}\n"
     text = (tmp_path / "log").read_text(encoding="utf-8")
     assert text.count(expected) == 2 and "\x1b" not in text

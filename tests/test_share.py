@@ -226,6 +226,9 @@ def test_use_of_any_attributes(work, tmp_path, kind):
     photos = odd_photos(work, tmp_path / "photos")[-9:]
     code, lines, errors = used(tmp_path, *photos)
     assert (code, errors) == (0, "") and [list(line)[1:] for line in lines] == [list(attributes)] * 9
+    command = [sys.executable, str(tmp_path / "use.py"), str(photos[0])]
+    said = subprocess.check_output(command, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert json.loads(said.decode("ascii")) == lines[0]
     agreed = np.array(predicted(tmp_path / "s.pt", photos, tmp_path / "out.csv"))
     agreed = agreed == np.array([list(line.values())[1:] for line in lines])
     assert agreed.mean() > 0.95  # random weights: a grey level may decide

@@ -13,9 +13,15 @@ from utils.files import failure
 logger = logging.getLogger("fashion")
 
 
-class _Formatter(logging.Formatter):
-    def format(self, record):
-        return visible_lines(super().format(record))
+class _Visible(logging.Filter):
+    """Whatever handler a line goes to, names in it cannot do anything there."""
+
+    def filter(self, record):
+        record.msg, record.args = visible_lines(record.getMessage()), ()
+        return True
+
+
+logger.addFilter(_Visible())
 
 
 class _Terminal(logging.Handler):
@@ -48,7 +54,7 @@ def start(process=0):
     logger.propagate = False
     terminal = _Terminal()
     terminal.set_name("terminal")
-    terminal.setFormatter(_Formatter(f"[process {process}] %(message)s" if process else "%(message)s"))
+    terminal.setFormatter(logging.Formatter(f"[process {process}] %(message)s" if process else "%(message)s"))
     logger.addHandler(terminal)
     logger.addHandler(logging.handlers.MemoryHandler(capacity=10**6, flushLevel=logging.CRITICAL + 1))
 
@@ -56,7 +62,7 @@ def start(process=0):
 def to_file(path, append=False):
     """Write what was held back to a new file or, with `append`, behind what is there; and every line to come."""
     file = _File(path, mode="a" if append else "w", encoding="utf-8")
-    file.setFormatter(_Formatter("%(asctime)s %(levelname).1s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%Y-%m-%d %H:%M:%S"))
     for handler in [h for h in logger.handlers if isinstance(h, logging.handlers.MemoryHandler)]:
         logger.removeHandler(handler)
         handler.setTarget(file)

@@ -28,14 +28,13 @@ def letterbox(path):  # the longer side becomes 224, centred on black: uint8 (1,
     return out
 
 
-sys.stdout.reconfigure(errors="backslashreplace")  # as JSON writes signs that a terminal has not
 model, problems = onnxruntime.InferenceSession(str(Path(__file__).with_name("student.onnx"))), []
 told = json.loads(model.get_modelmeta().custom_metadata_map["meta"])["attributes"]
 for path in sys.argv[1:]:
     try:
         pairs = zip(told["attributes"].items(), model.run(None, {"pixels": letterbox(path)}))
         said = {"photo": path, **{key: list(a["classes"])[p.argmax()] for (key, a), p in pairs}}
-        print(json.dumps(said, ensure_ascii=False))
+        print(json.dumps(said, ensure_ascii=sys.stdout.encoding.lower() != "utf-8"))
     except Exception as error:  # whatever a file that is no photo makes Pillow raise
         problems.append(f"{path}: {error!r}")
 sys.exit("\n".join(problems) or None)
