@@ -13,8 +13,8 @@ from utils.metrics import mean
 NVIDIA_DRIVER = "/proc/driver/nvidia/version"  # is there where the driver is loaded
 # Beside the scores of a checkpoint on the validation photos.
 CHOSEN = (
-    "best.pt is the epoch with the best score on these photos, so that it is a little too good: others, of a "
-    '"test" in the attributes, tell more (evaluate.py --split test)'
+    "best.pt is the epoch that scored best on the validation photos, so that its scores there are a little too good; "
+    'with a "test" in the attributes, evaluate.py --split test measures it on others'
 )
 PACKAGES = "torch torchvision transformers timm scikit-image scikit-learn scipy numpy pillow".split()
 
