@@ -379,16 +379,18 @@ def test_photos_of_both_tables_and_with_two_labels_are_told(shop, caplog):
 
 def test_copies_in_a_folder_without_labels_are_left_out(shop, tmp_path, caplog):
     caplog.set_level("INFO", "fashion")
-    folder = shop(train=[("1-x.png", "a"), ("2-x.png", "b")], val=[("3-x.png", "a")])
+    folder = shop(train=[("1-x.png", "a"), ("2-x.png", "b")], val=[("3-x.png", "a")], test=[("4-x.png", "a")])
+    parts = {**APART, "test": {"table": "test.csv", "photos": "photos"}}
     os.mkdir(tmp_path / "more")
     shutil.copy(f"{folder}/photos/1-x.png", tmp_path / "more" / "copy.png")
     os.link(f"{folder}/photos/3-x.png", tmp_path / "more" / "link.png")
+    shutil.copy(f"{folder}/photos/4-x.png", tmp_path / "more" / "last.png")
     with pytest.raises(
-        UserError, match=r"unlabelled .*more: 2 photos have the pixels of others of the tables.*none is left"
+        UserError, match=r"unlabelled .*more: 3 photos have the pixels of others of the tables.*none is left"
     ):
-        training(folder, APART, [str(tmp_path / "more")])
+        training(folder, parts, [str(tmp_path / "more")])
     Image.new("RGB", (8, 8), "blue").save(tmp_path / "more" / "new.png")
-    _, after = training(folder, APART, [str(tmp_path / "more")])
+    _, after = training(folder, parts, [str(tmp_path / "more")])
     assert after[f"unlabelled {tmp_path / 'more'}"].names == ["more/new.png"]
     assert with_unlabelled(after)["train"].names == ["1-x.png", "2-x.png", "more/new.png"]
 
