@@ -101,6 +101,11 @@ def test_what_it_began_with(tmp_path, options, base, said):
     assert (f"\nbase_model: {base}\n" in card) if base else ("base_model" not in card)
     assert said in card and "\nlicense:" not in card
     assert r"| \_\_proto\_\_ | 1 | 0 | 0 |" in card and r"\<b\>" in card
+    assert "on 3 validation photos" in card and "chosen by them" in card and "over the photos)" in card
+    figures = {"split": "test", **metrics.evaluation(said_of, labels, ["a", "a", "b"])}
+    card = share.model_card(net, meta, None, figures, None)
+    assert "on 3 test photos" in card and "split: test" in card and "chosen by them" not in card
+    assert "over the 2 groups of photos)" in card
 
 
 def test_written_anew_or_not_at_all(work, shared, tmp_path, capsys, monkeypatch):
