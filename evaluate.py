@@ -10,12 +10,13 @@ from utils.attributes import PARTS, UNKNOWN, read_attributes
 from utils.cli import ZERO_SHOT, Parser, exit_code, number
 from utils.dataset import load_pixels
 from utils.errors import UserError
-from utils.files import atomic
+from utils.files import atomic, check_folder
 from utils.hub import weights_file
 from utils.inference import load_classifier, prediction_header, probability_columns, read_data
 from utils.log import logger, table
 from utils.report import CHOSEN, score, unreadable
 
+FILES = "evaluation.json predictions.csv unreadable.txt confusion.png reliability.png mistakes.png".split()
 MAX_MB = 25  # of the competition, 10^6 bytes
 
 
@@ -179,6 +180,8 @@ def main(argv=None):
     splits = [load_pixels(part, args.cache_dir, args.skip_unreadable)[args.split] for part in tables]
     # The second's files go into a folder of their own.
     folders = [args.output, os.path.join(args.output, "second")][: len(classifiers)]
+    for folder in folders:
+        check_folder(folder, FILES, (FILES[0], b'{\n "checkpoint": '))
     try:
         os.makedirs(folders[-1], exist_ok=True)
     except OSError as error:

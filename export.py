@@ -13,7 +13,7 @@ import numpy as np
 from utils.attributes import UNKNOWN, prior_of, read_attributes
 from utils.cli import ZERO_SHOT, Parser, exit_code, is_full_memory, new_path, number
 from utils.errors import LibraryError, UserError, cause_of, shortened
-from utils.files import copy_file
+from utils.files import MARK, check_new, copy_file
 from utils.hub import find_checkpoint, share
 from utils.inference import load_classifier, read_data
 from utils.photos import SIZE, read_photos
@@ -21,6 +21,7 @@ from utils.photos import SIZE, read_photos
 DATA_DIR = "./Dataset"
 MAX_DROP = 0.01  # in mean Top-1, from the checkpoint to the file
 WORDS = {"val": "validation", "test": "test"}  # of a part
+EXPORTED = "exported"  # key at the beginning of a .pt of ours
 BATCH = 16  # photos at a time, for the comparison
 
 
@@ -47,7 +48,7 @@ def parse_args(argv=None):
     parser = get_args_parser()
     args = parser.parse_args(argv)
     if args.format == "hub":
-        share.check_folder(args.output)
+        share.check_folder(args.output, args.checkpoint)
     elif args.license:
         parser.error("--license is for --format hub")
     elif not args.output.endswith(f".{args.format}"):
@@ -58,6 +59,8 @@ def parse_args(argv=None):
         raise UserError(f"--checkpoint {args.checkpoint}: exported already; it needs the checkpoint (.pt)")
     if args.checkpoint == ZERO_SHOT:
         raise UserError(f"--checkpoint {ZERO_SHOT}: is no student; train one with it as --teacher")
+    if args.format != "hub":
+        check_new(args.output, is_exported, [args.checkpoint])
     if args.data_dir is None and os.path.isdir(DATA_DIR):
         args.data_dir = DATA_DIR
     if args.data_dir is None and args.format == "hub":
@@ -65,6 +68,11 @@ def parse_args(argv=None):
     if args.data_dir is None and args.precision == "int8":
         raise UserError(f"--precision int8 is calibrated on photos: no {DATA_DIR}; name some with --data-dir")
     return args
+
+
+def is_exported(head):
+    """Whether a file that begins with these bytes is a student that was exported, .onnx or .pt."""
+    return MARK in head and (head.startswith(b"\x08") or EXPORTED.encode() in head)
 
 
 def main(argv=None):
@@ -155,7 +163,8 @@ def write(net, path, meta, calibration=None):
     if path.endswith(".pt"):
         from utils.checkpoint import save_checkpoint
 
-        save_checkpoint(path, copy.deepcopy(net).half() if precision == "fp16" else net, meta)
+        mark = {EXPORTED: MARK.decode()}
+        save_checkpoint(path, copy.deepcopy(net).half() if precision == "fp16" else net, meta, **mark)
         return
     try:
         from utils import onnx_graph

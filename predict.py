@@ -1,6 +1,7 @@
 """Predict the attributes of photos, from a checkpoint (.pt) or an exported file (.onnx, without PyTorch)."""
 
 import csv
+import io
 import itertools
 import os
 import sys
@@ -12,7 +13,7 @@ from tqdm import tqdm
 from utils.attributes import read_attributes
 from utils.cli import CLIP_MODEL, ZERO_SHOT, Parser, exit_code, new_file, number
 from utils.errors import SkippedPhotos, UserError, shortened, visible
-from utils.files import atomic
+from utils.files import atomic, check_new
 from utils.folders import PhotoFolder, find_photos
 from utils.inference import load_classifier, prediction_header, probability_columns, table_text
 from utils.log import logger
@@ -49,6 +50,7 @@ def main(argv=None):
     attributes = classify.attributes
     texts = class_texts(attributes, args.names)
     how = (args.images, attributes, args.follow_links)
+    check_new(args.output, lambda head: are_predictions(head, attributes), args.paths)
     photos = [photo for path in args.paths for photo in photos_of(path, *how)]
     photos, skipped = told_apart(photos), []
     good = readable(photos, attributes.layout.exif, skipped)
@@ -61,6 +63,14 @@ def main(argv=None):
     print(f"{len(photos) - len(skipped)} photos: {args.output}")
     if skipped:
         raise SkippedPhotos(f"{len(skipped)} of {len(photos)} photos cannot be read and were skipped")
+
+
+def are_predictions(head, attributes):
+    """Whether a file that begins with these bytes has predictions of the attributes, in lines as they are written here."""
+    text = io.StringIO()
+    for probabilities in (False, True):
+        csv.writer(text).writerow(prediction_header(attributes, probabilities=probabilities))
+    return head.decode("utf-8-sig", "replace").startswith(tuple(text.getvalue().splitlines(keepends=True)))
 
 
 def photos_of(path, images, attributes, follow_links=False):

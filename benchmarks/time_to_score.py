@@ -25,6 +25,7 @@ from utils.checkpoint import save_checkpoint
 from utils.cli import Parser, exit_code, new_file, number
 from utils.dataset import read_tables
 from utils.errors import UserError
+from utils.files import check_new
 from utils.hardware import choose_precision
 from utils.log import logger, start
 from utils.report import machine
@@ -44,6 +45,7 @@ def get_args_parser():
 
 def main(argv=None):
     args = get_args_parser().parse_args(argv)
+    check_new(args.output, plots.is_figure)
     start()
     rows = {row.name: row for row in ROWS if row.data == "photos"}
     published, ours = (scores(rows[name], args.results) for name in ("recipe", "best"))

@@ -250,6 +250,26 @@ def test_page_holds_any_names():
     assert demo.page(attributes, []).count("</script>") == demo.page(ATTRIBUTES, []).count("</script>")
 
 
+def test_a_folders_own_page_stays(tmp_path):
+    files = {
+        "index.html": b"<title>Fashion attributes of a photo",
+        "README.md": b"ours",
+        "samples/2.jpg": b"2",
+    }
+    demo.write_page(tmp_path / "page", files)
+    del files["samples/2.jpg"]
+    demo.write_page(tmp_path / "page", files)
+    assert not (tmp_path / "page" / "samples" / "2.jpg").exists()
+    for name in ("index.html", "README.md", "samples/1.jpg"):
+        path = tmp_path / "own" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+        with pytest.raises(UserError, match=f"own: {name}: not as an earlier run"):
+            demo.write_page(tmp_path / "own", files)
+        assert [one for one in (tmp_path / "own").rglob("*") if one.is_file()] == [path]
+        path.unlink()
+
+
 def test_bad_input(exported, tmp_path):
     output = ["--output", f"{tmp_path}/page"]
     (tmp_path / "empty").mkdir()

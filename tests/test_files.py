@@ -17,14 +17,25 @@ import pytest
 from conftest import ATTRIBUTES, assert_same_run
 from torch import nn
 
+import export
 from train import parse_args
-from utils import log
+from utils import log, plots
 from utils.checkpoint import link, read_file, save_checkpoint
 from utils.cli import exit_code, new_file
 from utils.dataset import load_pixels, read_tables
 from utils.errors import DiskFull, UserError
-from utils.files import atomic, has_links, is_device, put_in_place, remove_leftovers
+from utils.files import (
+    atomic,
+    check_folder,
+    check_new,
+    has_links,
+    is_device,
+    put_in_place,
+    record,
+    remove_leftovers,
+)
 from utils.run import Run
+from utils.targets import save_logits
 
 ROOT = Path(__file__).parents[1]
 LEFTOVER = "a.txt.0123abcd.tmp"
@@ -246,6 +257,66 @@ def test_only_leftovers_are_removed(tmp_path):
         remove_leftovers(tmp_path)  # of all files: but this one's writer lives
         assert set(os.listdir(tmp_path)) == live | others - {"b.txt.0123abcd.tmp"}
     assert (tmp_path / "a.txt").exists()
+
+
+def test_a_photo_is_no_earlier_output(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff fashion")
+    check_new(tmp_path / "b.jpg", lambda head: False)
+    check_new(tmp_path / "a.jpg", lambda head: head.endswith(b"fashion"), [tmp_path / "b.jpg", "owner/name"])
+    for known, inputs, said in (
+        (False, [], "is there, and not"),
+        (True, [tmp_path / "a.jpg"], "the same file"),
+    ):
+        with pytest.raises(UserError, match=said):
+            check_new(tmp_path / "a.jpg", lambda head, known=known: known, inputs)
+
+
+def test_a_folders_own_files_stay(tmp_path):
+    names, sign = ["index.html", "README.md", "samples/1.jpg"], ("index.html", b"<title>ours")
+    (tmp_path / "samples").mkdir()
+    check_folder(tmp_path, names, sign)
+    (tmp_path / "samples" / "1.jpg").write_text("mine")
+    with pytest.raises(UserError, match=r"samples/1\.jpg: not as an earlier run"):
+        check_folder(tmp_path, names, sign)
+    (tmp_path / "index.html").write_text("<title>ours, of an earlier version")
+    check_folder(tmp_path, names, sign)
+    (tmp_path / "README.md").write_text("ours")
+    with pytest.raises(UserError, match=r": README\.md: not as an earlier run"):
+        check_folder(tmp_path, names, sign)
+    record(tmp_path, {name: (tmp_path / name).read_bytes() for name in names})
+    check_folder(tmp_path, names, sign)
+    for name in names:
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_text("edited")
+        with pytest.raises(UserError, match=f": {name}: not as an earlier run"):
+            check_folder(tmp_path, names, sign)
+        (tmp_path / name).write_bytes(content)
+
+
+def test_what_other_commands_do_not_replace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("own.npz", image_name=np.array(["a"]), x=np.zeros(1))
+    save_checkpoint("own.pt", nn.Linear(2, 2), {})
+    Path("own.onnx").write_bytes(b"\x08\x08\x12\x07pytorch")
+    Path("curves.png").write_bytes(b"\x89PNG of a photo")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    train = "--version a --kd-learning True --teacher t/best.pt --save-teacher-logits".split()
+    to = "--checkpoint a.pt --output".split()
+    for command, options in (
+        (parse_args, [*train, "own.npz"]),
+        (parse_args, [*train, "own.pt", "--resume"]),
+        (export.parse_args, [*to, "own.onnx"]),
+        (export.parse_args, [*to, "own.pt", "--format", "pt"]),
+        (plots.main, ["logs/a"]),
+    ):
+        with pytest.raises(UserError, match="is there, and not from an earlier run of this command"):
+            command(options)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    save_logits("own.npz", ["a"], {})
+    for again in ("--resume", "--overwrite"):
+        parse_args([*train, "own.npz", again])
+    save_checkpoint("own.pt", nn.Linear(2, 2), {}, exported="fashion-attributes")
+    export.parse_args([*to, "own.pt", "--format", "pt"])
 
 
 def without_links(monkeypatch):

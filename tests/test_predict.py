@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -319,6 +320,7 @@ def test_zero_shot(photos, monkeypatch):
             expected = [p for logits in made[0](pixels).values() for p in logits.softmax(dim=1)[0].tolist()]
         assert [float(cell) for cell in row[3:]] == pytest.approx(expected, abs=2e-6)
         assert row[1:3] == [("no", "꽃무늬")[expected[1] > 0.5], ("dress", "coat")[expected[3] > 0.5]]
+    os.remove("out.csv")  # other attributes' predictions are not replaced
     assert predict_zero_shot(folder)[0][:4] == ["image_name", *(a.short for a in ATTRIBUTES.values())]
 
 
@@ -342,6 +344,40 @@ def test_zero_shot_bad_input(photos, monkeypatch, capsys):
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1, error
     assert not (folder.parent / "out.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"image_name,price\r\nb.jpg,10\r\n",
+        b"image_name,daily,gender,embel,price\r\n",
+        b"image_name,daily,gender,embel\nb.jpg,formal,unisex,none\n",  # labels, in lines of another program
+        b"\xff\xd8\xff",
+        b"",
+    ],
+)
+def test_only_earlier_predictions_are_replaced(photos, content):
+    folder, _ = photos
+    Path("out.csv").write_bytes(content)
+    with pytest.raises(UserError, match=r"out\.csv: is there, and not from an earlier run"):
+        run(folder)
+    assert Path("out.csv").read_bytes() == content
+    os.remove("out.csv")
+    first = run(folder, "--encoding", "utf-8-sig", "--probabilities")
+    assert len(run(folder, "--names", "en")) == len(first) == 4 and len(run(folder)) == 4
+
+
+@pytest.mark.parametrize("make", [os.symlink, os.link])
+def test_a_table_that_is_read_is_not_replaced(photos, make):
+    """Though it is one of earlier predictions, and has another name."""
+    folder, _ = photos
+    run(folder)
+    os.rename("out.csv", folder / "list.csv")
+    make(folder / "list.csv", "out.csv")
+    before = Path("out.csv").read_bytes()
+    with pytest.raises(UserError, match=r"out\.csv: the same file as .*list\.csv, which is read"):
+        run(folder / "list.csv")
+    assert Path("out.csv").read_bytes() == before
 
 
 def test_ctrl_c_is_one_line_and_no_file(photos, monkeypatch, capsys):

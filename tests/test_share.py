@@ -4,6 +4,7 @@ import ast
 import csv
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from utils.checkpoint import read_checkpoint
 from utils.cli import exit_code
 from utils.demo import __main__ as demo
 from utils.errors import UserError
+from utils.files import RECORD
 from utils.hub import share
 from utils.inference import load_classifier
 from utils.run import public_options
@@ -111,7 +113,10 @@ def test_what_it_began_with(tmp_path, options, base, said):
 def test_written_anew_or_not_at_all(work, shared, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "mine"
     folder.mkdir()
-    (folder / "README.md").write_text("an earlier one")
+    (folder / "README.md").write_text("of a person")
+    with pytest.raises(UserError, match=r"mine: README\.md: not as an earlier run of this command left it"):
+        export.main(command(work, folder))
+    (folder / "README.md").unlink()
     export.main(command(work, f"{folder}/", "--precision", "fp16"))
     assert capsys.readouterr().out.splitlines()[-1] == f"hf upload OWNER/NAME {folder}/"
     assert {path.name for path in folder.iterdir()} == share.FILES
@@ -126,6 +131,27 @@ def test_written_anew_or_not_at_all(work, shared, tmp_path, capsys, monkeypatch)
     with pytest.raises(UserError, match=r"mine: holds other things than an earlier export"):
         export.main(command(work, folder))
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_what_a_person_has_added_stays(tmp_path, shared):
+    """In a folder of this version, and of an earlier one, which did not note what it wrote."""
+    folder = tmp_path / "mine"
+    shutil.copytree(shared, folder)
+    share.check_folder(folder)  # as it was written
+    (folder / "README.md").write_text((folder / "README.md").read_text() + "Photos: mine.")
+    with pytest.raises(UserError, match=r"mine: README\.md: not as an earlier run"):
+        share.check_folder(folder)
+    (folder / "README.md").rename(tmp_path / "README.md")
+    (folder / "use.py").write_text("mine")
+    with pytest.raises(UserError, match=r"mine: use\.py: not as an earlier run"):
+        share.check_folder(folder)
+    (folder / RECORD).unlink()
+    share.check_folder(folder)
+    (tmp_path / "README.md").rename(folder / "README.md")
+    with pytest.raises(UserError, match=r"mine: README\.md: not as an earlier run"):
+        share.check_folder(folder)
+    with pytest.raises(UserError, match="is --checkpoint, which is read"):
+        share.check_folder(folder, f"{folder}/")
 
 
 def test_refused(work, tmp_path, monkeypatch):
@@ -285,7 +311,7 @@ def test_folder_that_is_none(shared, tmp_path):
     folder.mkdir()
     photo = ["photo.jpg", "--output", f"{tmp_path}/out.csv", "--checkpoint"]
     for config, message in (
-        (None, "none/config.json: not a readable JSON file"),
+        (None, "none: a folder without best.pt or config.json"),
         ("{}", "none/config.json: another project's"),
         ("[]", "none/config.json: another project's"),
         ('{"architecture": "tiny_vit_5m_224"}', "none/config.json: another project's"),

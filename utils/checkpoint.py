@@ -143,10 +143,10 @@ def size(tensors):
 
 
 def save_checkpoint(path, net, meta, **more):
-    """Write `{"model": state dict, "meta": meta, **more}`, whole or not at all."""
+    """Write `{**more, "model": state dict, "meta": meta}`, whole or not at all."""
     state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
     with atomic(path, binary=True) as file:
-        torch.save({"model": state, "meta": meta, **more}, file)
+        torch.save({**more, "model": state, "meta": meta}, file)
 
 
 def link(target, path):

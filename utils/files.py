@@ -3,7 +3,9 @@
 import contextlib
 import errno
 import fcntl
+import hashlib
 import io
+import json
 import os
 import re
 import secrets
@@ -12,6 +14,9 @@ import tempfile
 
 from utils.errors import DiskFull, UserError
 
+RECORD = ".fashion-attributes.json"  # of a folder that we write: what its files were then
+MARK = b"fashion-attributes"  # at the beginning of files that we write, where their form has room for it
+HEAD = 65_536  # bytes by which a file is known
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's quota, the largest file allowed
 
 
@@ -52,6 +57,59 @@ def atomic(path, binary=False, encoding="utf-8"):
         os.close(descriptor)
     except OSError as error:
         raise failure(path, error, raw.needed if raw else 0) from error
+
+
+def check_new(path, is_earlier, inputs=()):
+    """UserError if a file to write would take the place of a user's: of one of the `inputs`, which the command reads, or of any
+    that is no earlier output of its kind.
+
+    Args: `is_earlier` tells such a one by its first bytes.
+    """
+    if not os.path.isfile(path):
+        return
+    for one in inputs:
+        if os.path.exists(one) and os.path.samefile(one, path):
+            raise UserError(f"{path}: the same file as {one}, which is read; name another to write")
+    with open(path, "rb") as file:
+        if not is_earlier(file.read(HEAD)):
+            raise UserError(
+                f"{path}: is there, and not from an earlier run of this command; name another, or remove it"
+            )
+
+
+def check_folder(folder, names, sign):
+    """UserError if a file to write into a folder would take the place of one that is not as a command of ours has left it.
+
+    Args: `names` of the files, relative to the folder; `sign`, (name, bytes) of a file that tells a folder of ours without
+        `RECORD`, as earlier versions left them: a README.md in it may have been added to.
+    """
+    recorded = _content(os.path.join(folder, RECORD))
+    is_ours = sign[1] in _content(os.path.join(folder, sign[0]))
+
+    def as_written(name):
+        digest = _digest(_content(os.path.join(folder, name)))
+        return f'"{name}": "{digest}"'.encode() in recorded if recorded else is_ours and name != "README.md"
+
+    present = [name for name in names if os.path.lexists(os.path.join(folder, name))]
+    changed = [name for name in present if not as_written(name)]
+    if changed:
+        problem = "not as an earlier run of this command left it; keep it elsewhere, or name a new folder"
+        raise UserError(f"--output {folder}: {', '.join(changed)}: {problem}")
+
+
+def record(folder, contents):
+    """Note in a folder how its files, name -> bytes, were written, for `check_folder`."""
+    with atomic(os.path.join(folder, RECORD)) as file:
+        json.dump({name: _digest(content) for name, content in contents.items()}, file, indent=1)
+
+
+def _content(path):
+    with open(path, "rb") if os.path.isfile(path) else io.BytesIO() as file:
+        return file.read()
+
+
+def _digest(content):
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def copy_file(source, path):

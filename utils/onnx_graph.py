@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import quantization
 from torch import nn
 
+from utils.files import MARK
 from utils.inference import INPUT, META
 from utils.photos import SIZE
 
@@ -241,7 +242,7 @@ def save(model, path, meta, attributes):
     del model.metadata_props[:]
     entry = model.metadata_props.add()
     entry.key, entry.value = META, json.dumps(meta, ensure_ascii=False)
-    model.producer_name, model.producer_version = "fashion-attributes", ""
+    model.producer_name, model.producer_version = MARK.decode(), ""
     onnx.checker.check_model(model)
     onnx.save(model, path)
 

@@ -12,7 +12,7 @@ import warnings
 
 from utils.cli import Parser, exit_code
 from utils.errors import UserError, first_line
-from utils.files import atomic
+from utils.files import atomic, check_new
 from utils.log import logger
 
 # matplotlib and tensorboard are imported where they are first used, since training does without them; pandas, since it is slow.
@@ -58,6 +58,11 @@ def save(figure, path):
         # Of letters that no font has; docs/evaluation.md tells which one to install.
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         figure.savefig(file, format="png")
+
+
+def is_figure(head):
+    """Whether a file that begins with these bytes is a figure, and no photo."""
+    return b"Matplotlib" in head
 
 
 def shortened_name(name, most=60):
@@ -192,6 +197,7 @@ def main(argv=None):
     parser.add_argument("runs", nargs="+", help="log folder of a run, or a metrics.csv", metavar="LOGS")
     parser.add_argument("--output", default="curves.png", help="the picture, PNG", metavar="FILE")
     args = parser.parse_args(argv)
+    check_new(args.output, is_figure)
     save(draw_curves({run: read_metrics(run) for run in args.runs}), args.output)
     print(args.output)
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from utils.cli import Parser, exit_code
 from utils.errors import UserError
-from utils.files import atomic
+from utils.files import atomic, check_new
 from utils.photos import SIZE
 
 OPTIONS = ("views_seed", "flip", "crop_scale", "crop_ratio", "crop_to_box", "color_jitter")
@@ -146,14 +146,22 @@ def main(argv=None):
         os.makedirs(args.output, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output {args.output}: {error.strerror}; name another folder") from error
-    for number in range(views.count):
+    arrays = [os.path.join(args.output, f"view_{number}.npy") for number in range(views.count)]
+    told = os.path.join(args.output, "views.npz")
+    for path in arrays:
+        check_new(
+            path, lambda head: head.startswith(b"\x93NUMPY") and f", {SIZE}, {SIZE}, 3)".encode() in head
+        )
+    # One to which logits were added is somebody's work.
+    check_new(told, lambda head: head.startswith(b"PK") and np.load(told).files == ["image_name", "views"])
+    for number, path in enumerate(arrays):
         pixels = views.of(data, number).pixels
-        with atomic(os.path.join(args.output, f"view_{number}.npy"), binary=True) as file:
+        with atomic(path, binary=True) as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": (len(pixels), SIZE, SIZE, 3)}
             np.lib.format.write_array_header_1_0(file, header)
             for rows in torch.arange(len(pixels)).split(256):
                 file.write(pixels.fetch(rows).permute(0, 2, 3, 1).numpy().tobytes())
-    with atomic(os.path.join(args.output, "views.npz"), binary=True) as file:
+    with atomic(told, binary=True) as file:
         np.savez(file, image_name=np.array(data.names), views=json.dumps(views.key))
     logger.info(f"{args.output}: {views.count} views of {len(data.names)} photos")
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from utils.cli import Parser, cache_folder, exit_code
 from utils.errors import UserError
-from utils.files import atomic, put_in_place
+from utils.files import atomic, check_folder, put_in_place, record
 from utils.folders import find_photos
 from utils.inference import load_classifier
 from utils.photos import SIZE, read_photos
@@ -58,7 +58,6 @@ def main(argv=None):
     absent = ", ".join(name for name in RUNTIME if not os.path.isfile(os.path.join(runtime, name)))
     if absent:
         raise UserError(f"--runtime {runtime}: no {absent}; it needs the folder dist/ of {PACKAGE}")
-    output = Path(args.output)
     samples = {f"samples/{i}.jpg": photo for i, photo in enumerate(photos, 1)}
     files = {"student.onnx": Path(args.student).read_bytes(), **samples}
     files.update((f"ort/{name}", Path(runtime, name).read_bytes()) for name in RUNTIME)
@@ -66,22 +65,32 @@ def main(argv=None):
     if args.space:
         title = json.dumps(attributes.content.get("name", "Attributes of a garment"))
         files["README.md"] = SPACE.format(title).encode()
-    try:
-        for folder in ("ort", "samples"):
-            (output / folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {args.output}: {error.strerror}; choose another folder") from error
-    for name, content in files.items():
-        with atomic(output / name, binary=True) as file:
-            file.write(content)
-    for number in range(len(photos) + 1, SAMPLES + 1):  # of an earlier page
-        (output / "samples" / f"{number}.jpg").unlink(missing_ok=True)
+    write_page(args.output, files)
     folder = shlex.quote(args.output)
     print(
         f"{args.output}: the page; to see it, run: python -m http.server --bind 127.0.0.1 --directory {folder} 8000"
     )
     if args.space:
         print(f"hf upload OWNER/NAME {folder} --repo-type space")
+
+
+def write_page(folder, files):
+    """Write a page's files, name -> bytes, into a folder, where others may be. Raises: UserError if some are not of an earlier
+    page."""
+    samples = [f"samples/{number}.jpg" for number in range(1, SAMPLES + 1)]
+    check_folder(folder, dict.fromkeys([*files, *samples]), ("index.html", b"Fashion attributes of a photo"))
+    try:
+        for name in files:
+            Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {folder}: {error.strerror}; choose another folder") from error
+    for name, content in files.items():
+        with atomic(Path(folder, name), binary=True) as file:
+            file.write(content)
+    for name in samples:
+        if name not in files:  # of an earlier page
+            Path(folder, name).unlink(missing_ok=True)
+    record(folder, files)
 
 
 def page(attributes, samples):

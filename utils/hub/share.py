@@ -8,14 +8,14 @@ import tempfile
 from pathlib import Path
 from string import Template
 
+from utils import files
 from utils.errors import UserError
-from utils.files import failure
 from utils.hub import CONFIG, WEIGHTS, is_hub_id
 from utils.report import score
 
 CARD, STUDENT = "README.md", "student.onnx"
 USE, CARD_TEXT = (Path(__file__).with_name(name) for name in ("use.py", "card.md"))
-FILES = {CARD, STUDENT, CONFIG, WEIGHTS, USE.name}
+FILES = {CARD, STUDENT, CONFIG, WEIGHTS, USE.name, files.RECORD}
 TASK = "image-classification"
 # The hub's names, and the card's.
 SCORES = {"top1": ("accuracy", "Top-1"), "acsa": ("balanced_accuracy", "ACSA")}
@@ -25,10 +25,16 @@ MOST = 20  # classes of an attribute whose confusion matrix is shown
 ESCAPED = {ord(sign): f"\\{sign}" for sign in "\\`*_[]<>|&~$#"}  # those that mean something in markdown
 
 
-def check_folder(output):
-    """UserError unless a folder may be written there: in its place is nothing but an earlier one."""
-    if os.path.lexists(output) and not (os.path.isdir(output) and FILES.issuperset(os.listdir(output))):
+def check_folder(output, checkpoint=""):
+    """UserError unless a folder may be written there: in its place is nothing but an earlier one, whose card nobody has added
+    to, and which is not the `checkpoint`."""
+    if not os.path.lexists(output):
+        return
+    if not (os.path.isdir(output) and FILES.issuperset(os.listdir(output))):
         raise UserError(f"--output {output}: holds other things than an earlier export; name a new folder")
+    if os.path.exists(checkpoint) and os.path.samefile(output, checkpoint):
+        raise UserError(f"--output {output}: is --checkpoint, which is read; name another folder")
+    files.check_folder(output, sorted(FILES - {files.RECORD}), (CONFIG, b'"role": "student"'))
 
 
 def write_folder(output, student, net, meta, card):
@@ -49,12 +55,13 @@ def write_folder(output, student, net, meta, card):
             (folder / CARD).write_text(card, encoding="utf-8")
             for file in (student, USE):
                 shutil.copy(file, folder)
+            files.record(folder, {path.name: path.read_bytes() for path in folder.iterdir()})
             check_folder(output)
             if os.path.exists(target):
                 os.rename(target, os.path.join(scratch, "old"))
             folder.rename(target)
     except OSError as error:
-        raise failure(output, error) from error
+        raise files.failure(output, error) from error
 
 
 def model_card(net, meta, license, figures, onnx_top1):
