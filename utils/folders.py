@@ -77,7 +77,7 @@ class PhotoFolder:
     def __init__(self, folder, follow_links=False):
         self.prefix = os.path.join(folder, "")  # empty for the working directory's own name, ""
         self.inside = os.path.join(os.path.realpath(folder), "")
-        self.real = functools.lru_cache(maxsize=None)(os.path.realpath)  # few folders, many photos
+        self.reals = {}  # folder -> where it really is: few folders, many photos
         self.follow_links, self.found = follow_links, {}
 
     def path(self, name):
@@ -114,7 +114,9 @@ class PhotoFolder:
 
     def _real_path(self, path):
         folder, last = os.path.split(path)
-        return os.path.join(self.real(folder), last)
+        if folder not in self.reals:
+            self.reals[folder] = os.path.realpath(folder)
+        return os.path.join(self.reals[folder], last)
 
     def near(self, name):
         """For a message about a photo that is not there: those with nearly its name."""
