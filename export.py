@@ -14,7 +14,7 @@ from utils.attributes import UNKNOWN, prior_of, read_attributes
 from utils.cli import ZERO_SHOT, Parser, exit_code, is_full_memory, new_path, number
 from utils.errors import LibraryError, UserError, cause_of, shortened
 from utils.files import MARK, check_new, copy_file
-from utils.hub import find_checkpoint, share
+from utils.hub import BEST, find_checkpoint, share
 from utils.inference import load_classifier, read_data
 from utils.photos import SIZE, read_photos
 
@@ -60,7 +60,7 @@ def parse_args(argv=None):
     if args.checkpoint == ZERO_SHOT:
         raise UserError(f"--checkpoint {ZERO_SHOT}: is no student; train one with it as --teacher")
     if args.format != "hub":
-        check_new(args.output, is_exported, [args.checkpoint])
+        check_new(args.output, is_exported, [args.checkpoint, os.path.join(args.checkpoint, BEST)])
     if args.data_dir is None and os.path.isdir(DATA_DIR):
         args.data_dir = DATA_DIR
     if args.data_dir is None and args.format == "hub":
@@ -72,6 +72,7 @@ def parse_args(argv=None):
 
 def is_exported(head):
     """Whether a file that begins with these bytes is a student that was exported, .onnx or .pt."""
+    head = head[:400]  # names of a trained network come later
     return MARK in head and (head.startswith(b"\x08") or EXPORTED.encode() in head)
 
 

@@ -6,7 +6,7 @@ from utils.errors import UserError, first_line
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"  # of a checkpoint that is a folder
 BEST = "best.pt"  # in the folder of a version
-FILE_ENDS = (".pth", ".pt", ".bin", ".safetensors", ".onnx")
+FILE_ENDS = (".pth", ".pt", ".bin", ".safetensors", ".onnx", ".tar", ".ckpt")
 
 
 def is_hub_id(name):
