@@ -50,8 +50,9 @@ def test_teacher_student_and_resume(train, place, photos, case):
         train("--version", version, "--attributes", str(path), *options, data_dir=path.parent)
 
     run("t", "--epochs", "1", "--loss-weight")
-    student = [*SOFT, "--teacher", "t/model_1.pt", "--save-teacher-logits", "taught.npz"]
-    run("whole", *student)
+    student = [*SOFT, "--teacher", "t/model_1.pt", "--save-teacher-logits"]
+    run("whole", *student, "taught.npz")
+    student.append("again.npz")
     run("s", *student, "--epochs", "1")
     shutil.move("model/t/model_1.pt", "gone.pt")
     run("s", *student, "--resume")
