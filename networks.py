@@ -88,12 +88,11 @@ class Student(nn.Module):
         except UserError as error:
             raise UserError(f"{source}: {error}") from error
         if net.distillation and "class_share" in meta:
-            shares, keys = meta["class_share"], set(attributes)
-            if not (
-                isinstance(shares, dict) and set(shares) == keys and {0, 0.5, 1}.issuperset(shares.values())
-            ):
+            said = meta["class_share"]
+            shares = [said.get(key) for key in attributes] if isinstance(said, dict) else [None]
+            if not all(isinstance(share, (int, float)) and share in (0, 0.5, 1) for share in shares):
                 raise UserError(f"{source}: its meta do not say which heads have learned")
-            net.class_share = shares
+            net.class_share = dict(zip(attributes, shares))  # `folded` goes by their order
         return net.folded() if meta.get("folded") else net
 
     def folded(self):

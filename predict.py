@@ -1,7 +1,8 @@
 """Predict the attributes of photos, from a checkpoint (.pt) or an exported file (.onnx, without PyTorch)."""
 
+import contextlib
 import csv
-import io
+import hashlib
 import itertools
 import os
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.attributes import read_attributes
-from utils.cli import CLIP_MODEL, ZERO_SHOT, Parser, exit_code, new_file, number
+from utils.cli import CLIP_MODEL, ZERO_SHOT, Parser, cache_folder, exit_code, new_file, number
 from utils.errors import SkippedPhotos, UserError, shortened, visible
 from utils.files import atomic, check_new
 from utils.folders import PhotoFolder, find_photos
@@ -50,7 +51,7 @@ def main(argv=None):
     attributes = classify.attributes
     texts = class_texts(attributes, args.names)
     how = (args.images, attributes, args.follow_links)
-    check_new(args.output, lambda head: are_predictions(head, attributes), args.paths)
+    check_new(args.output, lambda head: os.path.exists(note_of(args.output)), args.paths)
     photos = [photo for path in args.paths for photo in photos_of(path, *how)]
     photos, skipped = told_apart(photos), []
     good = readable(photos, attributes.layout.exif, skipped)
@@ -60,17 +61,21 @@ def main(argv=None):
         for batch in iter(lambda: list(itertools.islice(good, args.batch_size)), []):
             names, pixels = zip(*batch)
             writer.writerows(zip(names, *columns(classify(np.stack(pixels)), texts, args.probabilities)))
+    with contextlib.suppress(OSError):
+        note = note_of(args.output)
+        os.makedirs(os.path.dirname(note), exist_ok=True)
+        open(note, "w").close()
     print(f"{len(photos) - len(skipped)} photos: {args.output}")
     if skipped:
         raise SkippedPhotos(f"{len(skipped)} of {len(photos)} photos cannot be read and were skipped")
 
 
-def are_predictions(head, attributes):
-    """Whether a file that begins with these bytes has predictions of the attributes, in lines as they are written here."""
-    text = io.StringIO()
-    for probabilities in (False, True):
-        csv.writer(text).writerow(prediction_header(attributes, probabilities=probabilities))
-    return head.decode("utf-8-sig", "replace").startswith(tuple(text.getvalue().splitlines(keepends=True)))
+def note_of(path):
+    """The file in the cache that tells predictions that nobody has changed: a table of one's own may have the same columns."""
+    with open(path, "rb") as file:
+        return os.path.join(
+            cache_folder(), "predictions", hashlib.blake2b(file.read(), digest_size=16).hexdigest()
+        )
 
 
 def photos_of(path, images, attributes, follow_links=False):

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from utils.cli import CLIP_MODEL, STUDENT, Parser, StopSignals, exit_code, new_file, number, version_name
-from utils.files import check_new
+from utils.files import MARK, check_new
 
 # Torch is imported by main(), once the options are known to be right: --help and typing errors answer at once.
 
@@ -132,7 +132,7 @@ def parse_args(argv=None):
         parser.error("--save-teacher-logits needs a --teacher to ask: --kd-learning True --teacher")
     if args.save_teacher_logits:  # the same run may have written it
         again = args.resume or args.overwrite
-        check_new(args.save_teacher_logits, lambda head: again and head[30:].startswith(b"image_name.npy"))
+        check_new(args.save_teacher_logits, lambda head: again and head[30:].startswith(MARK))
     return args
 
 

@@ -199,7 +199,13 @@ def test_only_heads_that_have_learned_are_asked(place):
     assert (
         torch.equal(net(pixels)["daily"], said[0][0]) and "class_share" not in Student(ATTRIBUTES).describe()
     )
-    for wrong in ("daily", {"daily": 0.5}, dict.fromkeys(ATTRIBUTES, 0.7)):
+    turned = dict(reversed(net.class_share.items()))
+    save_checkpoint(
+        "turned.pt", net, dict(net.describe(), attributes=ATTRIBUTES.to_meta(), class_share=turned)
+    )
+    with torch.no_grad():
+        assert torch.equal(load_network("turned.pt")[0].folded()(pixels)["daily"], folded(pixels)["daily"])
+    for wrong in ("daily", {"daily": 0.5}, dict.fromkeys(ATTRIBUTES, 0.7), {key: [1] for key in ATTRIBUTES}):
         meta = dict(net.describe(), attributes=ATTRIBUTES.to_meta(), class_share=wrong)
         save_checkpoint("wrong.pt", net, meta)
         with pytest.raises(UserError, match="its meta do not say which heads have learned"):
@@ -222,6 +228,7 @@ def wrapped(prefix, state=STATE):
         {"arch": "a", "epoch": 3, "state_dict": STATE, "args": argparse.Namespace(model="a", mean=(0.5,))},
         {"state_dict": wrapped("c."), "state_dict_ema": STATE},
         {"model": wrapped("c."), "model_ema": STATE, "optimizer": {}},
+        {"model": STATE, "model_ema": {}},
         {"state_dict": STATE, "state_dict_ema": None},
         {"state_dict": wrapped("module.")},
         wrapped("_orig_mod."),

@@ -19,6 +19,7 @@ from utils import photos as reader
 from utils.attributes import Attributes
 from utils.dataset import load_pixels, read_all_tables, read_tables, with_unlabelled
 from utils.errors import UserError
+from utils.log import logger
 from utils.photos import SIZE, letterbox, letterboxed_box, read_rgb
 from utils.twins import without_twins
 
@@ -328,6 +329,14 @@ SHARES = {"train": APART["train"], "val": 0.2, "test": 0.2}
 
 
 @pytest.fixture
+def caplog(caplog, monkeypatch):
+    """Also after a test whose command has kept the lines to itself."""
+    monkeypatch.setattr(logger, "propagate", True)
+    caplog.set_level("INFO", "fashion")
+    return caplog
+
+
+@pytest.fixture
 def shop(tmp_path):
     """A function of (table -> list of (photo, class)) that writes a data set; a photo's first letter is its look."""
 
@@ -355,13 +364,13 @@ def training(folder, parts, unlabelled=()):
 
 
 def test_twins_of_what_is_held_out_are_not_trained_on(shop, caplog):
-    caplog.set_level("INFO", "fashion")
     folder = shop(train=[(f"{i}-{twin}.png", "ab"[i % 2]) for i in range(40) for twin in "xy"])
     before, after = training(folder, SHARES)
     looks = {name: {photo.split("-")[0] for photo in split.names} for name, split in after.items()}
     assert not looks["train"] & (looks["val"] | looks["test"])
     gone = len(before["train"].names) - len(after["train"].names)
     assert gone > 0 and before["val"] is after["val"]
+    assert looks["val"] & looks["test"] and "of test are in validation, too" in caplog.text
     assert sum(int(n) for n in re.findall(r"(\d+) photos have the pixels of others", caplog.text)) == gone
     assert is_right(after)
 
@@ -378,7 +387,6 @@ def test_photos_of_both_tables_and_with_two_labels_are_told(shop, caplog):
 
 
 def test_copies_in_a_folder_without_labels_are_left_out(shop, tmp_path, caplog):
-    caplog.set_level("INFO", "fashion")
     folder = shop(train=[("1-x.png", "a"), ("2-x.png", "b")], val=[("3-x.png", "a")], test=[("4-x.png", "a")])
     parts = {**APART, "test": {"table": "test.csv", "photos": "photos"}}
     os.mkdir(tmp_path / "more")

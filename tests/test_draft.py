@@ -80,6 +80,15 @@ def test_the_draft_can_be_trained_on(shop):
     assert 0.1 < len(tables["val"].names) / ROWS < 0.3
 
 
+def test_a_header_that_ends_in_a_separator(shop, capsys):
+    """A row may end before the cell that has no name; blank lines may come first."""
+    head, *lines = (shop / "table.csv").read_text().splitlines()
+    ragged = [f"{line}{',' * (number % 2)}" for number, line in enumerate(lines)]
+    (shop / "table.csv").write_text("\n".join(["", f"{head},", *ragged]).replace(",", ";") + "\n")
+    draft(shop)
+    assert "kind" in read_attributes(shop / "draft.json") and "(no name)" in capsys.readouterr().out
+
+
 def test_another_encoding_and_separator(shop):
     rows = [["file", "종류"], *([f"{i}.jpg", ("치마", "바지")[i % 2]] for i in range(ROWS))]
     write(shop / "table.csv", rows, "cp949", ";")

@@ -304,6 +304,7 @@ def test_what_other_commands_do_not_replace(tmp_path, monkeypatch):
     to = "--checkpoint a.pt --output".split()
     for command, options in (
         (parse_args, [*train, "own.npz"]),
+        (parse_args, [*train, "own.npz", "--overwrite"]),
         (parse_args, [*train, "own.pt", "--resume"]),
         (export.parse_args, [*to, "own.onnx"]),
         (export.parse_args, [*to, "own.pt", "--format", "pt"]),

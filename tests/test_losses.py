@@ -206,6 +206,8 @@ def test_hard_distillation_learns_the_shares_of_decisions(adjustment):
     assert bias.log_softmax(0).tolist() == pytest.approx(said["prior"]["a"], abs=1e-3)
     old = {"prior": said["prior"], "options": vars(args)}
     assert prior_of(said, sizes) and prior_of(old, sizes) is None, "earlier versions said another one"
+    resumed = {**old, **learned_before(options(), old)}
+    assert prior_of(resumed, sizes) is None, "and so does a run of one that was resumed"
 
 
 def test_a_run_that_an_earlier_version_began():

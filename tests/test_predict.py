@@ -352,6 +352,7 @@ def test_zero_shot_bad_input(photos, monkeypatch, capsys):
         b"image_name,price\r\nb.jpg,10\r\n",
         b"image_name,daily,gender,embel,price\r\n",
         b"image_name,daily,gender,embel\nb.jpg,formal,unisex,none\n",  # labels, in lines of another program
+        b"image_name,daily,gender,embel\r\nb.jpg,1,2,0\r\n",  # labels, in the very form of predictions
         b"\xff\xd8\xff",
         b"",
     ],

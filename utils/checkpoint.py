@@ -96,7 +96,7 @@ def _is_weight(name, value):
 def split(content, path):
     """(State dict, meta) of a checkpoint's content."""
     content = content if isinstance(content, dict) else {}
-    found = [name for name in STATES if isinstance(content.get(name), dict)]
+    found = [name for name in STATES if isinstance(content.get(name), dict) and content[name]]
     state, meta = content[found[0]] if found else content, content.get("meta", {})
     if not state or not all(map(_is_weight, *zip(*state.items()))):
         names = ", ".join(STATES)

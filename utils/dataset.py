@@ -87,9 +87,9 @@ def read_tables(data_dir, attributes, splits=SPLITS, skip_unreadable=False, boxe
 
 def read_all_tables(args, attributes):
     """The tables of --data-dir and the folders of --unlabelled, as `read_tables` and `read_unlabelled` return them."""
-    layout, follow = attributes.layout, args.follow_links
-    # The third part is read where its photos could be among those of training, to leave them out.
-    splits = PARTS if "test" in layout.shares or (args.unlabelled and layout.test) else SPLITS
+    follow = args.follow_links
+    # The third part is read, too: its photos could be among those of training.
+    splits = PARTS if "test" in attributes.content else SPLITS
     tables = read_tables(args.data_dir, attributes, splits, args.skip_unreadable, args.crop_to_box, follow)
     return {**tables, **read_unlabelled(args.unlabelled or [], tables, follow)}
 

@@ -84,6 +84,8 @@ def check_folder(folder, names, sign):
         `RECORD`, as earlier versions left them: a README.md in it may have been added to.
     """
     recorded = _content(os.path.join(folder, RECORD))
+    if f'"{sign[0]}": '.encode() not in recorded:  # of another command, that writes other files
+        recorded = b""
     is_ours = sign[1] in _content(os.path.join(folder, sign[0]))
 
     def as_written(name):
@@ -99,8 +101,11 @@ def check_folder(folder, names, sign):
 
 def record(folder, contents):
     """Note in a folder how its files, name -> bytes, were written, for `check_folder`."""
+    said = {name: _digest(content) for name, content in contents.items()}
+    with contextlib.suppress(ValueError, TypeError):  # files that are not written this time stay known
+        said = {**json.loads(_content(os.path.join(folder, RECORD))), **said}
     with atomic(os.path.join(folder, RECORD)) as file:
-        json.dump({name: _digest(content) for name, content in contents.items()}, file, indent=1)
+        json.dump(said, file, indent=1)
 
 
 def _content(path):

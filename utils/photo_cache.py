@@ -214,9 +214,12 @@ class _Folder:
         self.photos = np.concatenate([self.photos, np.zeros(len(fresh), PHOTO)])
         names, rows, now = list(stamps), [self.row[name] for name in stamps], np.array(list(stamps.values()))
         changed = np.flatnonzero((self.photos["stamp"][rows] != now).any(axis=1))
+        before, same = self.photos[rows][changed], np.zeros(len(changed), bool)
+        alike = np.flatnonzero(
+            (before["array"] > 0) & (before["stamp"][:, :2] == now[changed, :2]).all(axis=1)
+        )  # of the same size and time
         with ThreadPoolExecutor() as pool:
-            same = pool.map(self._is_same, [names[i] for i in changed], now[changed])
-            same = np.array(list(same), bool)
+            same[alike] = list(pool.map(self._is_same, [names[i] for i in changed[alike]]))
         for i in changed[same]:
             self.photos["stamp"][rows[i]] = now[i]
         absent = [names[i] for i in changed[~same]]
@@ -229,13 +232,10 @@ class _Folder:
             self._save(stamps)
         self._clean()
 
-    def _is_same(self, name, now):
-        """Whether a photo of another stamp is what it was: of the same size and time, in 4 KB of it."""
-        before = self.photos[self.row[name]]
-        if not before["array"] or (before["stamp"][:2] != now[:2]).any():
-            return False
+    def _is_same(self, name):
+        """Whether a photo is in 4 KB of its file what it was."""
         try:
-            return _hash_of_part(os.path.join(self.folder, name)) == before["part"]
+            return _hash_of_part(os.path.join(self.folder, name)) == self.photos["part"][self.row[name]]
         except OSError:  # it is told of when it is decoded
             return False
 

@@ -44,10 +44,14 @@ def read_rows(path, columns, encoding="utf-8"):
         csv.field_size_limit(MAX_CELL)  # for the whole process: not before a table is read
         with open(path, newline="", encoding="utf-8-sig" if codec == "utf-8" else encoding) as file:
             lines = _short_lines(file)
-            first = next(lines, "")
+            first, blank = next(lines, ""), 0
+            while first and not first.strip(SEPARATORS + " \r\n"):
+                first, blank = next(lines, ""), blank + 1
             said = SEPARATOR_LINE.fullmatch(first)
             separator = said.group(1) if said else max(SEPARATORS, key=first.count)
-            reader = csv.reader(itertools.chain(["\n" if said else first], lines), delimiter=separator)
+            reader = csv.reader(
+                itertools.chain(["\n"] * blank, ["\n" if said else first], lines), delimiter=separator
+            )
             header = next(filter(None, reader), [])
             absent = [column for column in dict.fromkeys(columns) if column not in header]
             if absent:
@@ -62,7 +66,7 @@ def read_rows(path, columns, encoding="utf-8"):
                 if problem:
                     problems.add(line, problem)
                 elif any(map(str.strip, cells)):
-                    yield line, dict(zip(header, cells))
+                    yield line, dict(zip(header, itertools.chain(cells, itertools.repeat(""))))
             problems.refuse()
     except UnicodeDecodeError as error:
         raise UserError(

@@ -15,7 +15,7 @@ from utils.answers import Answers
 from utils.attributes import prior_of, smoothed_of
 from utils.cli import ZERO_SHOT
 from utils.errors import UserError, shortened
-from utils.files import atomic
+from utils.files import MARK, atomic
 from utils.hub import find_checkpoint, is_hub_id
 from utils.log import logger
 from utils.run import MODEL_ROOT, epoch_files
@@ -233,7 +233,7 @@ def save_logits(path, names, logits, prior=None, options=None):
     if options:
         arrays["views"] = json.dumps(options)
     with atomic(path, binary=True) as file:
-        np.savez(file, image_name=np.array(names), **arrays)
+        np.savez(file, **{MARK.decode(): 0, "image_name": np.array(names), **arrays})
     logger.info(f"teacher's logits: written to {path}")
 
 

@@ -26,6 +26,12 @@ def without_twins(data, shares):
             example = data["train"].names[both.argmax()]
             problem = f"{count} photos of {name} are in the training table, too, such as {example}"
             logger.warning(f"warning: {problem}: its figures are too good")
+    if {"val", "test"} <= tables.keys():
+        count = np.isin(tables["test"].pixels.hashes, tables["val"].pixels.hashes).sum()
+        if count:
+            logger.warning(
+                f"warning: {count} photos of test are in validation, too: its figures are too good"
+            )
     _warn_of_labels(data["train"])
     for name in data.keys() - tables.keys():
         both = np.isin(data[name].pixels.hashes, seen)

@@ -198,11 +198,8 @@ def prior_of(meta, sizes):
     Args: `sizes`, attribute -> number of classes.
     """
     prior, options = meta.get("prior"), _options(meta)
-    if (
-        options.get("distillation_type") == "hard"
-        and options.get("kd_learning")
-        and "loss_version" not in meta
-    ):
+    earlier = meta.get("loss_version") is None  # also where a run of one was resumed
+    if earlier and options.get("distillation_type") == "hard" and options.get("kd_learning"):
         return None  # earlier versions took the teacher's logits for its decisions
     known = isinstance(prior, dict) and all(
         isinstance(prior.get(key), list)
