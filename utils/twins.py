@@ -17,7 +17,7 @@ def without_twins(data, shares):
     tables = {name: split for name, split in data.items() if name in PARTS}
     seen = np.concatenate([split.pixels.hashes for split in tables.values()])
     data = dict(data)
-    for name in tables.keys() - {"train"}:
+    for name in (one for one in tables if one != "train"):
         both = np.isin(data["train"].pixels.hashes, tables[name].pixels.hashes)
         if name in shares:
             data["train"] = _left(data["train"], both, "the training table", f"of {name}, held out of it")
@@ -33,7 +33,7 @@ def without_twins(data, shares):
                 f"warning: {count} photos of test are in validation, too: its figures are too good"
             )
     _warn_of_labels(data["train"])
-    for name in data.keys() - tables.keys():
+    for name in [one for one in data if one not in tables]:
         both = np.isin(data[name].pixels.hashes, seen)
         data[name] = _left(data[name], both, name, "of the tables")
     return data
