@@ -8,11 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from utils.checkpoint import read_file
-from utils.errors import LibraryError, UserError, first_line, shortened
-from utils.hardware import attend, keep_norms_float
-from utils.photos import SIZE
-from utils.pixels import Normalize
+from utils.base.errors import LibraryError, UserError, first_line, shortened
+from utils.data.photos import SIZE
+from utils.layers import Normalize, attend, keep_norms_float
+from utils.nets.checkpoint import read_file
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -56,7 +55,7 @@ class FashionCLIP(nn.Module):
     A class with several prompts has the mean of their embeddings, of length 1 before and after.
 
     Args:
-        attributes: `utils.attributes.Attributes`, with the prompts of each class.
+        attributes: `utils.data.attributes.Attributes`, with the prompts of each class.
         name_or_path: a hub name, a local folder in Hugging Face layout (model and tokenizer), or
             "random": a small CLIP with random weights and a built-in tokenizer.
     Raises: UserError if the model cannot be had.

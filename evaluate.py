@@ -5,16 +5,17 @@ import json
 import os
 import sys
 
-from utils import log, metrics, pictures, plots
-from utils.attributes import PARTS, UNKNOWN, read_attributes
-from utils.cli import ZERO_SHOT, Parser, exit_code, number
-from utils.dataset import load_pixels
-from utils.errors import UserError
-from utils.files import atomic, check_folder
-from utils.hub import weights_file
-from utils.inference import load_classifier, prediction_header, probability_columns, read_data
-from utils.log import logger, table
-from utils.report import CHOSEN, score, unreadable
+from utils.base import log
+from utils.base.cli import ZERO_SHOT, Parser, exit_code, number
+from utils.base.errors import UserError
+from utils.base.files import atomic, check_folder
+from utils.base.log import logger, score, table
+from utils.data.attributes import PARTS, UNKNOWN, read_attributes
+from utils.data.dataset import load_pixels, unreadable
+from utils.evaluation import metrics, pictures, plots
+from utils.evaluation.inference import load_classifier, prediction_header, probability_columns, read_data
+from utils.evaluation.metrics import CHOSEN
+from utils.nets.hub import weights_file
 
 FILES = "evaluation.json predictions.csv unreadable.txt confusion.png reliability.png mistakes.png".split()
 MAX_MB = 25  # of the competition, 10^6 bytes
@@ -28,7 +29,7 @@ def get_args_parser():
     p.add_argument("--split", choices=PARTS, default="val", help="part of the data set; test is a third one that the attributes name, from which nothing was chosen")
     p.add_argument("--output", help="folder for the files; without it, the first checkpoint's name with the split: model/student/best.pt writes model/student/best_val/, zero-shot model/zero-shot_val/", metavar="DIR")
     p.add_argument("--clip-model", help="for zero-shot, and for a published teacher, which does not say what it began from: hub name or local folder; without it, FashionCLIP from the hub", metavar="NAME")
-    p.add_argument("--prompts", help="for the same two: JSON file, attribute -> a sentence for each class; without it, zero-shot has the attributes' own, a published teacher those of utils/attributes/fashion_how.json", metavar="FILE")
+    p.add_argument("--prompts", help="for the same two: JSON file, attribute -> a sentence for each class; without it, zero-shot has the attributes' own, a published teacher those of utils/data/fashion_how.json", metavar="FILE")
     p.prior_option(p)
     p.encoding_option(p)
     p.add_argument("--batch-size", type=number(int, 1), default=32, help="images per step", metavar="N")
@@ -76,7 +77,7 @@ def evaluate(classifier, data, args):
 
 
 def compare(splits, done):
-    """How sure the difference of two networks is, see `utils.metrics.compare`. Args: their data, and of `evaluate`."""
+    """How sure the difference of two networks is, see `utils.evaluation.metrics.compare`. Args: their data, and of `evaluate`."""
     # A class may have another number in the other network: each network's hits are by its own labels.
     labels = [data.labels for data in splits]
     hits = [

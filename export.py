@@ -10,13 +10,15 @@ import timeit
 
 import numpy as np
 
-from utils.attributes import UNKNOWN, prior_of, read_attributes
-from utils.cli import ZERO_SHOT, Parser, exit_code, is_full_memory, new_path, number
-from utils.errors import LibraryError, UserError, cause_of, shortened
-from utils.files import MARK, check_new, copy_file
-from utils.hub import BEST, find_checkpoint, share
-from utils.inference import load_classifier, read_data
-from utils.photos import SIZE, read_photos
+from utils.base.cli import ZERO_SHOT, Parser, exit_code, is_full_memory, new_path, number
+from utils.base.errors import LibraryError, UserError, cause_of, shortened
+from utils.base.files import MARK, check_new, copy_file
+from utils.data.attributes import UNKNOWN, read_attributes
+from utils.data.photos import SIZE, read_photos
+from utils.data.prior import prior_of
+from utils.deployment import share
+from utils.evaluation.inference import load_classifier, read_data
+from utils.nets.hub import BEST, find_checkpoint
 
 DATA_DIR = "./Dataset"
 MAX_DROP = 0.01  # in mean Top-1, from the checkpoint to the file
@@ -108,7 +110,7 @@ def compared_part(args, checkpoint):
 def photos_of(args, checkpoint, split, count):
     """Letterboxed photos, evenly spread over a part of the data set, as the checkpoint's network was trained on it.
 
-    Returns: `utils.dataset.Split`, its pixels an array in memory.
+    Returns: `utils.data.dataset.Split`, its pixels an array in memory.
     Raises: UserError if one of the photos chosen cannot be read, unless such are to be left out, or all.
     """
     table = read_data([checkpoint], args, split)[0]
@@ -126,7 +128,7 @@ def photos_of(args, checkpoint, split, count):
 
 def export_meta(checkpoint, args):
     """The checkpoint's meta without what concerns its machine, and what the file's reader wants to know besides."""
-    from utils.run import public_options
+    from utils.nets.checkpoint import public_options
 
     options = checkpoint.meta.get("options")
     options = public_options(options) if isinstance(options, dict) else {}
@@ -140,7 +142,7 @@ def export_meta(checkpoint, args):
 def share_folder(args, checkpoint, exported, compared, photos):
     """Write the folder of --format hub, and say how it is uploaded. Args: `compared`, of `compare`; `photos`, on which."""
     from networks import load_network
-    from utils import metrics
+    from utils.evaluation import metrics
 
     # As it was trained: not folded, so that it can be trained further, or teach.
     net, own = load_network(find_checkpoint(args.checkpoint))
@@ -162,13 +164,13 @@ def write(net, path, meta, calibration=None):
     """
     precision = meta["export"]["precision"]
     if path.endswith(".pt"):
-        from utils.checkpoint import save_checkpoint
+        from utils.nets.checkpoint import save_checkpoint
 
         mark = {EXPORTED: MARK.decode()}
         save_checkpoint(path, copy.deepcopy(net).half() if precision == "fp16" else net, meta, **mark)
         return
     try:
-        from utils import onnx_graph
+        from utils.deployment import onnx_graph
     except ImportError as error:
         raise UserError(f"--format onnx needs {error.name}: pip install onnx onnxruntime") from error
     try:
@@ -226,7 +228,7 @@ def compare(args, checkpoint, path, photos):
 
 def check_accuracy(args, name, labels, expected, got):
     """Print Top-1 of both, attribute -> probabilities; UserError if the file's is much lower."""
-    from utils.metrics import evaluate
+    from utils.evaluation.metrics import evaluate
 
     old, new = (evaluate(probabilities, labels)["mean_top1"] for probabilities in (expected, got))
     if old is None:

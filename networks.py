@@ -8,22 +8,22 @@ from torch import nn
 
 from clip_model import FashionCLIP
 from tiny_vit import timm_names
-from utils.attributes import attributes_of, read_attributes
-from utils.backbones import build_backbone, fitting, full_name
-from utils.checkpoint import is_finite, load_state, read_checkpoint
-from utils.cli import CLIP_MODEL, STUDENT
-from utils.errors import UserError
-from utils.pixels import Normalize
+from utils.base.cli import CLIP_MODEL, STUDENT
+from utils.base.errors import UserError
+from utils.data.attributes import attributes_of, read_attributes
+from utils.layers import Normalize
+from utils.nets.backbones import build_backbone, fitting, full_name
+from utils.nets.checkpoint import is_finite, load_state, read_checkpoint
 
 
 class Student(nn.Module):
     """A backbone with linear heads (TinyViT-5M with distillation heads for the competition: 5,080,752 parameters, 20 MB).
 
     Args:
-        attributes: `utils.attributes.Attributes`.
+        attributes: `utils.data.attributes.Attributes`.
         distillation: whether each attribute has a second head that learns from the teacher
             (DeiT, arXiv:2012.12877, section 4).
-        weights, backbone: see `utils.backbones.build_backbone`.
+        weights, backbone: see `utils.nets.backbones.build_backbone`.
     """
 
     role = "student"

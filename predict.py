@@ -11,15 +11,15 @@ from collections import defaultdict
 import numpy as np
 from tqdm import tqdm
 
-from utils.attributes import read_attributes
-from utils.cli import CLIP_MODEL, ZERO_SHOT, Parser, cache_folder, exit_code, new_file, number
-from utils.errors import SkippedPhotos, UserError, shortened, visible
-from utils.files import atomic, check_new
-from utils.folders import PhotoFolder, find_photos
-from utils.inference import load_classifier, prediction_header, probability_columns, table_text
-from utils.log import logger
-from utils.photos import read_photos
-from utils.tables import read_table
+from utils.base.cli import CLIP_MODEL, ZERO_SHOT, Parser, cache_folder, exit_code, new_file, number
+from utils.base.errors import SkippedPhotos, UserError, shortened, visible
+from utils.base.files import atomic, check_new
+from utils.base.log import logger
+from utils.data.attributes import read_attributes
+from utils.data.folders import PhotoFolder, find_photos
+from utils.data.photos import read_photos
+from utils.data.tables import read_table
+from utils.evaluation.inference import load_classifier, prediction_header, probability_columns, table_text
 
 
 # fmt: off

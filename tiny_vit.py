@@ -5,7 +5,7 @@ import re
 import timm
 import timm.models.tiny_vit
 
-from utils.hardware import attend
+from utils.layers import attend
 
 
 def tiny_vit(name):

@@ -3,8 +3,8 @@
 import argparse
 import sys
 
-from utils.cli import CLIP_MODEL, STUDENT, Parser, StopSignals, exit_code, new_file, number, version_name
-from utils.files import MARK, check_new
+from utils.base.cli import CLIP_MODEL, STUDENT, Parser, StopSignals, exit_code, new_file, number, version_name
+from utils.base.files import MARK, check_new
 
 # Torch is imported by main(), once the options are known to be right: --help and typing errors answer at once.
 
@@ -159,10 +159,10 @@ def without_effect(args):
 def main(argv=None):
     args = parse_args(argv)
     with StopSignals() as signals:
-        from utils import log
-        from utils.distributed import World
-        from utils.hardware import keep_freed_memory
-        from utils.run import Run, version_folder
+        from utils.base import log
+        from utils.base.hardware import keep_freed_memory
+        from utils.training.distributed import World
+        from utils.training.run import Run, version_folder
 
         world = World(args.device)
         log.start(world.rank)
@@ -175,21 +175,21 @@ def main(argv=None):
 def train(args, run, signals, world):
     """One run, from top to bottom. Whatever can be wrong is looked at before a file of an earlier run is touched."""
     from networks import build_network
-    from utils import report
-    from utils.attributes import read_attributes
-    from utils.dataset import load_pixels, read_all_tables, with_unlabelled
-    from utils.engine import train_one_epoch, validate
-    from utils.hardware import choose_precision, make_reproducible
-    from utils.log import logger
+    from utils.base.hardware import choose_precision, make_reproducible
+    from utils.base.log import logger
+    from utils.data.attributes import read_attributes
+    from utils.data.dataset import load_pixels, read_all_tables, with_unlabelled
+    from utils.data.pixels import on_device
+    from utils.data.twins import without_twins
+    from utils.data.views import Views
     from utils.losses import build_criterion, class_shares, learned, learned_before, log_prior
-    from utils.pixels import on_device
-    from utils.state import TrainState
-    from utils.targets import find_teacher, write_logits
-    from utils.twins import without_twins
-    from utils.views import Views
+    from utils.training import record
+    from utils.training.engine import train_one_epoch, validate
+    from utils.training.state import TrainState
+    from utils.training.teacher import find_teacher, write_logits
 
     if run.is_finished and not args.save_teacher_logits:
-        report.finished(run)
+        record.finished(run)
         return
     make_reproducible(args.seed)
     precision = run.began_with.get("precision", args.precision)
@@ -216,7 +216,7 @@ def train(args, run, signals, world):
     if teacher:
         teacher.check(data["train"], views)
     run.open(data)
-    report.header(args, net, data, precision, world)
+    record.header(args, net, data, precision, world)
     for line in without_effect(args):
         logger.warning(f"warning: {line}")
     state = TrainState(net, args, precision, world, run, signals)
@@ -235,7 +235,7 @@ def train(args, run, signals, world):
         scores = validate(state, data["val"])
         state.finish_epoch(losses, scores)
     if run.writes:
-        report.summary(run, data)
+        record.summary(run, data)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ best() {
 # Both, small, on drawn garments: a teacher from random weights, then a student from random weights.
 sample() {
     local data="${XDG_CACHE_HOME:-$HOME/.cache}/fashion-attributes/sample"
-    "$PYTHON" -m utils.sample_data "$data"
+    "$PYTHON" -m utils.tools.sample "$data"
     "$PYTHON" train.py --version sample-teacher --overwrite True --data-dir "$data" --clip-model random \
         --epochs 10 --batch-size 16 --lr 5e-4 --optimizer Adam --loss-weight True "$@"
     "$PYTHON" train.py --version sample-student --overwrite True --data-dir "$data" --student-weights none \

@@ -6,13 +6,12 @@ import tempfile
 
 from benchmarks import works
 from benchmarks.timing import pair
-from utils.attributes import read_attributes
-from utils.cli import Parser, exit_code, number
-from utils.dataset import read_tables
-from utils.hardware import choose_precision, product_seconds
-from utils.log import logger, start
-from utils.report import machine
-from utils.sample_data import make_sample
+from utils.base.cli import Parser, exit_code, number
+from utils.base.hardware import choose_precision, machine, product_seconds
+from utils.base.log import logger, start
+from utils.data.attributes import read_attributes
+from utils.data.dataset import read_tables
+from utils.tools.sample import make_sample
 
 FP32 = choose_precision("fp32", works.CPU)
 

@@ -12,15 +12,16 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.accuracy_report import LABELS, WATCHED, newest, read_results, write_report
-from utils import log
-from utils.attributes import read_attributes
-from utils.cli import Parser, StopSignals, cache_folder, exit_code, number
-from utils.dataset import count_classes, load_pixels, read_tables
-from utils.errors import Interrupted, UserError
-from utils.files import atomic
-from utils.inference import load_classifier
+from utils.base import log
+from utils.base.cli import Parser, StopSignals, cache_folder, exit_code, number
+from utils.base.errors import Interrupted, UserError
+from utils.base.files import atomic
+from utils.data.attributes import read_attributes
+from utils.data.dataset import load_pixels, read_tables
+from utils.data.tables import count_classes
+from utils.evaluation.inference import load_classifier
+from utils.evaluation.plots import read_metrics
 from utils.losses import LOSS_VERSION
-from utils.plots import read_metrics
 
 TRAIN = str(Path(__file__).parent.parent / "train.py")
 SEED = 214  # the first

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import plots
-from utils.errors import UserError
-from utils.files import atomic
-from utils.log import logger
+from utils.base.errors import UserError
+from utils.base.files import atomic
+from utils.base.log import logger
+from utils.evaluation import plots
 from utils.losses import LOSS_VERSION
 
 LABELS = "labels"  # in place of a row's name: the record of a data set's labels

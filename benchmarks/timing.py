@@ -6,9 +6,9 @@ import resource
 import time
 from typing import NamedTuple
 
-from utils.errors import UserError
+from utils.base.errors import UserError
 
-# More warm-ups for the project, which keeps its memory (utils.hardware): it grows in the first steps.
+# More warm-ups for the project, which keeps its memory (utils.base.hardware): it grows in the first steps.
 SETTLING = 2
 
 

@@ -11,15 +11,16 @@ import train
 from benchmarks import reference
 from clip_model import FashionCLIP, clip_config
 from networks import Student
-from utils import engine, photos
-from utils.attributes import Attributes
-from utils.checkpoint import load_state
-from utils.dataset import Split
-from utils.distributed import World
-from utils.hardware import Precision, keep_freed_memory, make_reproducible
+from utils.base.hardware import Precision, keep_freed_memory, make_reproducible
+from utils.data import photos
+from utils.data.attributes import Attributes
+from utils.data.dataset import Split
+from utils.data.pixels import Images
 from utils.losses import build_criterion, class_weights
-from utils.pixels import Images
-from utils.state import TrainState
+from utils.nets.checkpoint import load_state
+from utils.training import engine
+from utils.training.distributed import World
+from utils.training.state import TrainState
 
 CPU = torch.device("cpu")
 

@@ -6,9 +6,9 @@ import os
 import numpy as np
 
 from networks import load_network
-from utils.attributes import read_attributes
-from utils.cli import cache_folder
-from utils.dataset import read_tables
+from utils.base.cli import cache_folder
+from utils.data.attributes import read_attributes
+from utils.data.dataset import read_tables
 
 
 def best_row(version):

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from utils import checkpoint, log
-from utils.attributes import read_attributes
-from utils.cli import exit_code
+from utils.base import log
+from utils.base.cli import exit_code
+from utils.data.attributes import read_attributes
+from utils.nets import checkpoint
 
 ATTRIBUTES = read_attributes()  # the competition's
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text(encoding="utf-8"))
@@ -31,7 +32,7 @@ def golden():
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
     """A data set of 16 + 8 drawn photos."""
-    from utils.sample_data import make_sample
+    from utils.tools.sample import make_sample
 
     folder = tmp_path_factory.mktemp("drawn") / "sample"
     make_sample(str(folder), train=16, val=8, seed=1)
@@ -42,9 +43,9 @@ def photos(tmp_path_factory):
 def work(tmp_path_factory):
     """A folder with data/, drawn, and student.pt, which tells its photos apart: untrained weights would not."""
     from networks import Student
-    from utils.checkpoint import save_checkpoint
-    from utils.photos import letterbox, read_rgb
-    from utils.sample_data import make_sample
+    from utils.data.photos import letterbox, read_rgb
+    from utils.nets.checkpoint import save_checkpoint
+    from utils.tools.sample import make_sample
 
     folder = tmp_path_factory.mktemp("work")
     make_sample(str(folder / "data"), train=6, val=10)

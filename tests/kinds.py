@@ -3,8 +3,8 @@
 import torch
 
 from networks import Student
-from utils.attributes import Attributes
-from utils.checkpoint import save_checkpoint
+from utils.data.attributes import Attributes
+from utils.nets.checkpoint import save_checkpoint
 
 # The students that are tried; the larger TinyViTs are tried where they are exported.
 BACKBONES = (

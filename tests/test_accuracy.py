@@ -15,10 +15,10 @@ import train
 from benchmarks import accuracy
 from benchmarks.accuracy import ROWS, SEED, Row
 from benchmarks.accuracy_report import gain, hits, read_results, weights
-from utils.cli import exit_code
-from utils.dataset import read_tables
+from utils.base.cli import exit_code
+from utils.data.dataset import read_tables
+from utils.evaluation.metrics import evaluate
 from utils.losses import LOSS_VERSION
-from utils.metrics import evaluate
 
 WORK = Path("accuracy", f"loss-{LOSS_VERSION}")
 # In place of train.py; where there is a file `stop`, it sends its parent SIGINT in the middle of its work.

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from networks import Student, load_network
-from utils.attributes import PARTS, UNKNOWN, Attributes, attributes_of, read_attributes
-from utils.dataset import load_pixels, parts_of_rows, read_tables
-from utils.errors import UserError
-from utils.folders import PhotoFolder
-from utils.photos import letterbox, read_rgb
-from utils.tables import read_table
+from utils.base.errors import UserError
+from utils.data.attributes import PARTS, UNKNOWN, Attributes, attributes_of, read_attributes
+from utils.data.dataset import load_pixels, parts_of_rows, read_tables
+from utils.data.folders import PhotoFolder
+from utils.data.photos import letterbox, read_rgb
+from utils.data.tables import read_table
 
 INPUTS = int(os.environ.get("FAULT_INPUTS", 200))
 SHOP = {
@@ -777,7 +777,7 @@ def test_what_a_photo_is_not_to_blame_for_is_not_kept(photographed, monkeypatch,
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr("utils.photos.read_rgb", fails)
+        patch.setattr("utils.data.photos.read_rgb", fails)
         with pytest.raises(
             UserError, match=r"^photo .*\.jpg: .*(Input/output error|MemoryError); run it again"
         ):

@@ -7,9 +7,10 @@ import torch
 from conftest import rows, same
 
 from networks import load_network
-from utils import checkpoint, engine
+from utils.nets import checkpoint
 from utils.scheduler import learning_rate
-from utils.state import TrainState
+from utils.training import engine
+from utils.training.state import TrainState
 
 STUDENT = "--kd-learning True --distillation-type none --optimizer AdamW".split()
 SMALL = [*STUDENT, "--student", "mobilenetv4_conv_small"]

@@ -12,11 +12,12 @@ from conftest import ATTRIBUTES, same
 from kinds import BACKBONES
 
 from networks import Student, load_network
-from utils.attributes import FASHION_HOW
-from utils.backbones import build_backbone
-from utils.checkpoint import save_checkpoint
-from utils.errors import UserError
-from utils.hardware import TORCH, keep_convolutions_float, keep_norms_float
+from utils.base.errors import UserError
+from utils.base.hardware import TORCH
+from utils.data.attributes import FASHION_HOW
+from utils.layers import keep_convolutions_float, keep_norms_float
+from utils.nets.backbones import build_backbone
+from utils.nets.checkpoint import save_checkpoint
 
 KD = "--kd-learning True --epochs 1".split()
 ALONE = (*KD, "--distillation-type", "none")

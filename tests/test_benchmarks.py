@@ -14,10 +14,10 @@ from benchmarks import __main__ as benchmarks
 from benchmarks import time_to_score, works
 from benchmarks.timing import SETTLING, Turn, pair, process
 from clip_model import clip_config
-from utils.attributes import read_attributes
-from utils.dataset import read_tables
-from utils.errors import UserError
-from utils.photos import letterbox, read_rgb
+from utils.base.errors import UserError
+from utils.data.attributes import read_attributes
+from utils.data.dataset import read_tables
+from utils.data.photos import letterbox, read_rgb
 
 SMALL_CLIP = clip_config((64, 128, 2, 2), (64, 128, 2, 2), 32, 49408)
 

@@ -13,14 +13,15 @@ from conftest import ATTRIBUTES, published_student_names
 
 from clip_model import FashionCLIP
 from networks import Student, load_network
-from utils import checkpoint, log, targets
-from utils.attributes import read_attributes
-from utils.backbones import build_backbone
-from utils.checkpoint import load_state, read_checkpoint, save_checkpoint
-from utils.errors import UserError
-from utils.hub import weights_file
-from utils.inference import load_classifier
-from utils.run import public_options
+from utils.base import log
+from utils.base.errors import UserError
+from utils.data.attributes import read_attributes
+from utils.evaluation.inference import load_classifier
+from utils.nets import checkpoint
+from utils.nets.backbones import build_backbone
+from utils.nets.checkpoint import load_state, public_options, read_checkpoint, save_checkpoint
+from utils.nets.hub import weights_file
+from utils.training import teacher as targets
 
 PIXELS = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
 

@@ -14,14 +14,14 @@ from conftest import ATTRIBUTES, odd_exif
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from skimage.transform import resize
 
-from utils import photo_cache
-from utils import photos as reader
-from utils.attributes import Attributes
-from utils.dataset import load_pixels, read_all_tables, read_tables, with_unlabelled
-from utils.errors import UserError
-from utils.log import logger
-from utils.photos import SIZE, letterbox, letterboxed_box, read_rgb
-from utils.twins import without_twins
+from utils.base.errors import UserError
+from utils.base.log import logger
+from utils.data import photo_cache
+from utils.data import photos as reader
+from utils.data.attributes import Attributes
+from utils.data.dataset import load_pixels, read_all_tables, read_tables, with_unlabelled
+from utils.data.photos import SIZE, letterbox, letterboxed_box, read_rgb
+from utils.data.twins import without_twins
 
 RANDOM = np.random.RandomState(0)
 HEADER = "image_name,BBox_xmin,BBox_ymin,BBox_xmax,BBox_ymax,Daily,Gender,Embellishment\n"
@@ -298,8 +298,8 @@ def test_an_array_that_a_run_has_mapped_stays(own, tmp_path):
 def test_two_programs_with_one_cache(own, tmp_path):
     """The second waits for the first, and takes what that has made."""
     code = (
-        "import sys; from utils import log, photos; from utils.attributes import read_attributes\n"
-        "from utils.dataset import load_pixels, read_tables\n"
+        "import sys; from utils import log, photos; from utils.data.attributes import read_attributes\n"
+        "from utils.data.dataset import load_pixels, read_tables\n"
         "log.start(); real = photos.read_rgb\n"
         "photos.read_rgb = lambda *a: print('decoded') or real(*a)\n"
         "data = load_pixels(read_tables(sys.argv[1], read_attributes()), sys.argv[2])\n"

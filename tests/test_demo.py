@@ -18,10 +18,10 @@ from PIL import Image
 
 import export
 import predict
-from utils.attributes import Attributes, read_attributes
-from utils.demo import __main__ as demo
-from utils.errors import UserError
-from utils.photos import letterbox, read_rgb
+from utils.base.errors import UserError
+from utils.data.attributes import Attributes, read_attributes
+from utils.data.photos import letterbox, read_rgb
+from utils.tools import demo
 
 ATTRIBUTES = read_attributes()  # the competition's
 

@@ -13,12 +13,12 @@ import timm
 import torch
 from conftest import ATTRIBUTES, SHORT, assert_same_run, rows, write_own
 
-from utils import checkpoint
-from utils.distributed import TORCHRUN as VARIABLES
-from utils.distributed import World
-from utils.errors import ProcessLost, UserError
-from utils.hardware import TORCH
+from utils.base.errors import ProcessLost, UserError
+from utils.base.hardware import TORCH
 from utils.losses import DistillationLoss, class_weights, log_shares
+from utils.nets import checkpoint
+from utils.training.distributed import TORCHRUN as VARIABLES
+from utils.training.distributed import World
 
 ROOT = Path(__file__).parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -98,7 +98,7 @@ VALIDATES = """
 import os
 import sys
 import train
-from utils import engine
+from utils.training import engine
 
 def predict(net, *args, plain=engine.predict):
     with open("figures." + os.environ["RANK"], "a") as file:
@@ -226,7 +226,7 @@ def test_what_a_cluster_leaves_in_the_environment(monkeypatch, left, fine):
 
 THREADS = """
 import torch
-from utils.distributed import World
+from utils.training.distributed import World
 
 world = World("cpu")
 with open(f"threads.{world.rank}", "w") as file:

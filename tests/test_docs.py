@@ -12,14 +12,12 @@ import predict
 import train
 from benchmarks import __main__ as benchmarks
 from benchmarks import accuracy
-from utils import views
-from utils.attributes import Attributes
-from utils.attributes import __main__ as draft
-from utils.demo import __main__ as demo
+from utils.data.attributes import Attributes
+from utils.tools import demo, draft, write_views
 
 ROOT = Path(__file__).parent.parent
 TEXTS = [*ROOT.glob("README*.md"), *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = (train, evaluate, predict, export, draft, demo, benchmarks, accuracy, views)
+COMMANDS = (train, evaluate, predict, export, draft, demo, benchmarks, accuracy, write_views)
 FOREIGN = {"--bind", "--directory", "--nnodes", "--nproc_per_node", "--rdzv_backend", "--rdzv_endpoint"}
 
 

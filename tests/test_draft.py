@@ -1,15 +1,15 @@
-"""python -m utils.attributes: a file of attributes drafted from a table."""
+"""python -m utils.tools.draft: a file of attributes drafted from a table."""
 
 import csv
 import json
 
 import pytest
 
-from utils.attributes import UNKNOWN, read_attributes
-from utils.attributes.__main__ import main
-from utils.cli import exit_code
-from utils.dataset import read_tables
-from utils.errors import UserError
+from utils.base.cli import exit_code
+from utils.base.errors import UserError
+from utils.data.attributes import UNKNOWN, read_attributes
+from utils.data.dataset import read_tables
+from utils.tools.draft import main
 
 ROWS = 120
 KINDS = (

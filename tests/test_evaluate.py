@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 import evaluate
-from utils import metrics
-from utils.attributes import Attributes, read_attributes
-from utils.cli import exit_code
+from utils.base.cli import exit_code
+from utils.data.attributes import Attributes, read_attributes
+from utils.evaluation import metrics
 
 ATTRIBUTES = read_attributes()
 ROOT = Path(__file__).resolve().parent.parent
@@ -282,7 +282,7 @@ def place(tmp_path_factory):
 
     import train
     from clip_model import FashionCLIP
-    from utils.checkpoint import save_checkpoint
+    from utils.nets.checkpoint import save_checkpoint
 
     folder = tmp_path_factory.mktemp("place")
     make_photos(folder / "data")
@@ -529,7 +529,7 @@ def test_other_tables_in_another_order(place, capsys):
 
 def test_other_classes_are_refused(place, capsys):
     from clip_model import FashionCLIP
-    from utils.checkpoint import save_checkpoint
+    from utils.nets.checkpoint import save_checkpoint
 
     content = json.loads(json.dumps(ATTRIBUTES.content))
     turned = {
@@ -560,7 +560,7 @@ def test_exported_file_without_its_tables(place, capsys):
     import torch
 
     from networks import Student
-    from utils.checkpoint import save_checkpoint
+    from utils.nets.checkpoint import save_checkpoint
 
     torch.manual_seed(0)
     content = json.loads(json.dumps(ATTRIBUTES.content))
@@ -624,7 +624,7 @@ def save_own(name, **changes):
     import torch
 
     from networks import Student
-    from utils.checkpoint import save_checkpoint
+    from utils.nets.checkpoint import save_checkpoint
 
     tags = {"column": "tags", "contains": "b", "separator": "|", "classes": {"yes": {"prompt": "own prompt"}}}
     content = {
@@ -713,7 +713,7 @@ def test_ctrl_c(place, monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("utils.inference.Classifier.predict", interrupted)
+    monkeypatch.setattr("utils.evaluation.inference.Classifier.predict", interrupted)
     assert run("--checkpoint", "teacher.pt", "--output", "stopped") == 130
     error = capsys.readouterr().err
     assert error.startswith("SIGINT") and error.count("\n") == 1
@@ -741,8 +741,8 @@ def test_bad_input(place, without_matplotlib, capsys):
 def draw(folder, attributes, labels, probabilities):
     """The three pictures, which must be PNG files of a reasonable size; returns the evaluation."""
     pytest.importorskip("matplotlib")
-    from utils.dataset import Split
-    from utils.pictures import draw_confusion, draw_mistakes, draw_reliability
+    from utils.data.dataset import Split
+    from utils.evaluation.pictures import draw_confusion, draw_mistakes, draw_reliability
 
     count = len(next(iter(labels.values())))
     pixels = np.random.default_rng(0).integers(0, 255, (count, 224, 224, 3), dtype=np.uint8)
@@ -780,7 +780,7 @@ def test_pictures_of_other_attributes(tmp_path, sizes):
 
 
 def test_mistakes_are_the_most_confident():
-    from utils.pictures import confident_mistakes
+    from utils.evaluation.pictures import confident_mistakes
 
     probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]])
     chosen, wrong = confident_mistakes(probabilities, np.array([0, 1, 0, 0]), 2)

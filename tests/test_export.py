@@ -17,11 +17,11 @@ from kinds import BACKBONES, KINDS, save_student
 
 import export
 from networks import Student, load_network
-from utils.attributes import UNKNOWN, read_attributes
-from utils.checkpoint import read_checkpoint, save_checkpoint
-from utils.cli import exit_code
-from utils.errors import UserError
-from utils.inference import load_classifier, read_data
+from utils.base.cli import exit_code
+from utils.base.errors import UserError
+from utils.data.attributes import UNKNOWN, read_attributes
+from utils.evaluation.inference import load_classifier, read_data
+from utils.nets.checkpoint import read_checkpoint, save_checkpoint
 
 ATTRIBUTES = read_attributes()  # the competition's
 
@@ -163,7 +163,7 @@ def test_refused(work, exported, tmp_path, monkeypatch):
 
 def test_fall_in_accuracy_is_refused(work, tmp_path, monkeypatch):
     scores = iter([0.9, 0.5])
-    monkeypatch.setattr("utils.metrics.evaluate", lambda *_: {"mean_top1": next(scores)})
+    monkeypatch.setattr("utils.evaluation.metrics.evaluate", lambda *_: {"mean_top1": next(scores)})
     with pytest.raises(UserError, match=r"mean Top-1 falls by 0\.4000"):
         export.main(command(work, tmp_path / "x.pt", "--format", "pt"))
     assert not list(tmp_path.iterdir())
@@ -350,7 +350,7 @@ def test_ctrl_c_is_one_line_and_no_file(work, tmp_path, monkeypatch, capsys):
 
 def test_what_the_exporter_says_is_one_line(work, tmp_path, monkeypatch, capsys):
     """Its cause and the way out; the graph is in a file."""
-    from utils import onnx_graph
+    from utils.deployment import onnx_graph
 
     def graph(net):
         try:

@@ -19,12 +19,10 @@ from torch import nn
 
 import export
 from train import parse_args
-from utils import log, plots
-from utils.checkpoint import link, read_file, save_checkpoint
-from utils.cli import exit_code, new_file
-from utils.dataset import load_pixels, read_tables
-from utils.errors import DiskFull, UserError
-from utils.files import (
+from utils.base import log
+from utils.base.cli import exit_code, new_file
+from utils.base.errors import DiskFull, UserError
+from utils.base.files import (
     atomic,
     check_folder,
     check_new,
@@ -34,8 +32,11 @@ from utils.files import (
     record,
     remove_leftovers,
 )
-from utils.run import Run
-from utils.targets import save_logits
+from utils.data.dataset import load_pixels, read_tables
+from utils.nets.checkpoint import link, read_file, save_checkpoint
+from utils.tools import curves
+from utils.training.run import Run
+from utils.training.teacher import save_logits
 
 ROOT = Path(__file__).parents[1]
 LEFTOVER = "a.txt.0123abcd.tmp"
@@ -237,7 +238,7 @@ def test_a_folder_that_cannot_be_made(fails):
 def test_a_killed_writer_leaves_the_old_file_and_the_next_removes_its_half(tmp_path):
     (tmp_path / "a.txt").write_text("old")
     program = (
-        "import os, signal\nfrom utils.files import atomic\nwith atomic('a.txt') as file:\n"
+        "import os, signal\nfrom utils.base.files import atomic\nwith atomic('a.txt') as file:\n"
         "    file.write('x' * 100000)\n    file.flush()\n    os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
@@ -308,7 +309,7 @@ def test_what_other_commands_do_not_replace(tmp_path, monkeypatch):
         (parse_args, [*train, "own.pt", "--resume"]),
         (export.parse_args, [*to, "own.onnx"]),
         (export.parse_args, [*to, "own.pt", "--format", "pt"]),
-        (plots.main, ["logs/a"]),
+        (curves.main, ["logs/a"]),
     ):
         with pytest.raises(UserError, match="is there, and not from an earlier run of this command"):
             command(options)

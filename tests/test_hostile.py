@@ -21,13 +21,13 @@ from PIL import Image
 
 from clip_model import FashionCLIP
 from networks import load_network
-from utils import photos as reader
-from utils.attributes import read_attributes
-from utils.checkpoint import read_file
-from utils.dataset import load_pixels, read_tables
-from utils.errors import UserError
-from utils.folders import PhotoFolder
-from utils.tables import read_table
+from utils.base.errors import UserError
+from utils.data import photos as reader
+from utils.data.attributes import read_attributes
+from utils.data.dataset import load_pixels, read_tables
+from utils.data.folders import PhotoFolder
+from utils.data.tables import read_table
+from utils.nets.checkpoint import read_file
 
 ROOT = Path(__file__).parents[1]
 
@@ -246,9 +246,9 @@ BOMBS = {
 
 MEASURED = """
 import re, sys, time
-from utils.attributes import read_attributes
-from utils.dataset import load_pixels, read_tables
-from utils.errors import UserError
+from utils.data.attributes import read_attributes
+from utils.data.dataset import load_pixels, read_tables
+from utils.base.errors import UserError
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 before, start = peak(), time.perf_counter()

@@ -21,9 +21,9 @@ from hub_server import serve
 
 from clip_model import FashionCLIP
 from networks import Student
-from utils.backbones import build_backbone
-from utils.errors import UserError
-from utils.inference import load_classifier
+from utils.base.errors import UserError
+from utils.evaluation.inference import load_classifier
+from utils.nets.backbones import build_backbone
 
 TESTS = Path(__file__).resolve().parent
 TEACHER = "patrickjohncyh/fashion-clip"

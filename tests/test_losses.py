@@ -7,8 +7,8 @@ import pytest
 import torch
 from conftest import ATTRIBUTES
 
-from utils.attributes import prior_of, smoothed_of
-from utils.errors import UserError
+from utils.base.errors import UserError
+from utils.data.prior import prior_of, smoothed_of
 from utils.losses import (
     build_criterion,
     class_shares,
@@ -18,7 +18,7 @@ from utils.losses import (
     log_shares,
     soft_distillation,
 )
-from utils.targets import Network, Teacher
+from utils.training.teacher import Network, Teacher
 
 SIZES = {"kind": 3, "one": 2}
 LABELS = {"kind": np.array([0, 0, 0, 1, 1, 0, -1, -1]), "one": np.array([1] * 8)}  # no 2 of kind, no 0 of one

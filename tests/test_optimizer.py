@@ -11,7 +11,7 @@ from torch import nn
 
 from clip_model import FashionCLIP
 from networks import Student
-from utils.optimizer import Muon, build_optimizer, orthogonal
+from utils.training.optimizer import Muon, build_optimizer, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(40, 40), (12, 90), (90, 12)])

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from train import parse_args, without_effect
-from utils import log
-from utils.cli import exit_code
-from utils.errors import UserError, shortened
+from utils.base import log
+from utils.base.cli import exit_code
+from utils.base.errors import UserError, shortened
 
 ROOT = Path(__file__).parents[1]
 

@@ -16,12 +16,12 @@ from conftest import assert_same_run, write_own
 import evaluate
 from clip_model import FashionCLIP
 from networks import load_network
-from utils import metrics
-from utils.attributes import UNKNOWN, Attributes, read_attributes
-from utils.checkpoint import read_file
-from utils.dataset import read_tables
-from utils.inference import load_classifier, read_data
+from utils.data.attributes import UNKNOWN, Attributes, read_attributes
+from utils.data.dataset import read_tables
+from utils.evaluation import metrics
+from utils.evaluation.inference import load_classifier, read_data
 from utils.losses import DistillationLoss, class_weights
+from utils.nets.checkpoint import read_file
 
 ODD = ["type", "keys", "file", "images", "split", "score", "image_name", "a.b", "sleeve type"]
 CASES = {

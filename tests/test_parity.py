@@ -9,10 +9,10 @@ from conftest import ATTRIBUTES, GOLDEN, golden_image, golden_weights, published
 
 from clip_model import FashionCLIP
 from networks import Student, load_network
-from utils.checkpoint import load_state, read_checkpoint
+from utils.data.photos import letterbox
+from utils.evaluation.metrics import accuracies, confusion_matrix
 from utils.losses import DistillationLoss
-from utils.metrics import accuracies, confusion_matrix
-from utils.photos import letterbox
+from utils.nets.checkpoint import load_state, read_checkpoint
 from utils.scheduler import CosineAnnealingWarmUpRestarts
 
 

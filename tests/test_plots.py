@@ -9,11 +9,13 @@ import warnings
 import pytest
 from PIL import Image
 
-from utils import plots
-from utils.attributes import read_attributes
-from utils.cli import exit_code
-from utils.errors import UserError
-from utils.log import logger
+from utils.base.cli import exit_code
+from utils.base.errors import UserError
+from utils.base.log import logger
+from utils.data.attributes import read_attributes
+from utils.evaluation import plots
+from utils.tools import curves as curves_tool
+from utils.training import record
 
 ATTRIBUTES = read_attributes()
 
@@ -155,7 +157,7 @@ def test_other_attributes(tmp_path, names):
     assert len(plots.draw_curves({"a": one, "b": one}).axes) == 3 * (1 + len(names)) + 1
     for number, folders in enumerate((["a"], ["a", "b"], ["a", "b", other])):
         output = tmp_path / f"{number}.png"
-        plots.main([*(str(tmp_path / folder) for folder in folders), "--output", str(output)])
+        curves_tool.main([*(str(tmp_path / folder) for folder in folders), "--output", str(output)])
         assert Image.open(output).format == "PNG"
 
 
@@ -164,24 +166,24 @@ def test_command(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     a, b = write(tmp_path / "x" / "run", [row(1)]), write(tmp_path / "y" / "run", [row(1, 0.1), row(2, 0.1)])
     output = tmp_path / "out.png"
-    assert exit_code(lambda: plots.main([str(a), str(b), "--output", str(output)])) == 0
+    assert exit_code(lambda: curves_tool.main([str(a), str(b), "--output", str(output)])) == 0
     assert capsys.readouterr().out == f"{output}\n"
     image = Image.open(output)
     assert image.format == "PNG" and image.width > 1000 and len(image.convert("RGB").getcolors(1 << 20)) > 50
-    assert exit_code(lambda: plots.main([str(tmp_path / "absent")])) == 2
+    assert exit_code(lambda: curves_tool.main([str(tmp_path / "absent")])) == 2
     assert "no metrics.csv there; name the log folder of a run" in capsys.readouterr().err
-    assert exit_code(lambda: plots.main([str(a), "--output", str(tmp_path / "no" / "out.png")])) == 2
+    assert exit_code(lambda: curves_tool.main([str(a), "--output", str(tmp_path / "no" / "out.png")])) == 2
     assert "out.png: cannot be written" in capsys.readouterr().err
 
 
 def test_nothing_heavy_is_imported_and_no_global_state(tmp_path):
-    """`import utils.plots` needs neither matplotlib nor torch; drawing uses no pyplot and no torch."""
+    """`import utils.evaluation.plots` needs neither matplotlib nor torch; drawing uses no pyplot and no torch."""
     pytest.importorskip("matplotlib")
     folder = write(tmp_path, [row(1), row(2)])
     program = (
-        "import sys; from utils import plots\n"
+        "import sys; from utils.tools import curves\n"
         "assert not {'matplotlib', 'torch', 'tensorboard'} & set(sys.modules)\n"
-        f"plots.main([{str(folder)!r}, '--output', {str(tmp_path / 'c.png')!r}])\n"
+        f"curves.main([{str(folder)!r}, '--output', {str(tmp_path / 'c.png')!r}])\n"
         "assert not {'matplotlib.pyplot', 'torch'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
@@ -190,7 +192,7 @@ def test_nothing_heavy_is_imported_and_no_global_state(tmp_path):
 
 def test_redrawn_every_epoch(tmp_path, said):
     pytest.importorskip("matplotlib")
-    curves = plots.Curves(str(tmp_path))
+    curves = record.Curves(str(tmp_path))
     pictures = []
     for epoch in (1, 2):
         write(tmp_path, [row(e) for e in range(1, epoch + 1)])
@@ -203,13 +205,13 @@ def test_redrawn_every_epoch(tmp_path, said):
 def test_without_matplotlib_a_run_goes_on(tmp_path, said, without_matplotlib):
     write(tmp_path, [row(1)])
     (tmp_path / "curves.png").write_text("of an earlier run of this version")
-    curves = plots.Curves(str(tmp_path))
+    curves = record.Curves(str(tmp_path))
     for epoch in (1, 2, 3):
         curves.update(row(epoch))
     assert len(said) == 1 and "curves.png is not drawn" in said[0] and "pip install matplotlib" in said[0]
     assert not (tmp_path / "curves.png").exists()
     with pytest.raises(UserError, match="pip install matplotlib"):
-        plots.main([str(tmp_path)])
+        curves_tool.main([str(tmp_path)])
 
 
 def test_tensorboard_events(tmp_path, without_matplotlib):
@@ -226,7 +228,7 @@ def test_tensorboard_events(tmp_path, without_matplotlib):
         }
 
     def run(epochs, offset):
-        curves = plots.Curves(str(tmp_path), tensorboard=True)
+        curves = record.Curves(str(tmp_path), tensorboard=True)
         for epoch in epochs:
             curves.update(row(epoch, offset))
         curves.writer.close()
@@ -236,10 +238,10 @@ def test_tensorboard_events(tmp_path, without_matplotlib):
     run((3,), 0.25)  # stopped before its checkpoint was written: epoch 3 is run again
     run((3,), 0.75)
     found = recorded()
-    assert set(found) == {plots._tag(column) for column in COLUMNS if column != "epoch"}
+    assert set(found) == {record._tag(column) for column in COLUMNS if column != "epoch"}
     offsets = ((1, 0.5), (2, 0.5), (3, 0.75))
     for column in ("lr", "val_top1", *(f"val_top1_{key}" for key in ATTRIBUTES)):
-        assert found[plots._tag(column)] == [(e, round(row(e, offset)[column], 4)) for e, offset in offsets]
+        assert found[record._tag(column)] == [(e, round(row(e, offset)[column], 4)) for e, offset in offsets]
     assert f"val_acsa/{next(iter(ATTRIBUTES))}" in found
 
 
@@ -248,7 +250,7 @@ def test_tensorboard_tags(tmp_path, without_matplotlib):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    curves = plots.Curves(str(tmp_path), tensorboard=True)
+    curves = record.Curves(str(tmp_path), tensorboard=True)
     curves.update({"epoch": 1, "val_top1_sleeve type": 0.25, "val_top1_sleeve_type": 0.5, "val_top1_a": None})
     curves.writer.close()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
@@ -258,7 +260,7 @@ def test_tensorboard_tags(tmp_path, without_matplotlib):
 
 def test_without_tensorboard_a_run_goes_on(tmp_path, said, monkeypatch, without_matplotlib):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    curves = plots.Curves(str(tmp_path), tensorboard=True)
+    curves = record.Curves(str(tmp_path), tensorboard=True)
     for epoch in (1, 2):
         curves.update(row(epoch))
     assert [line for line in said if "no events are written: pip install tensorboard" in line] == said[1:]

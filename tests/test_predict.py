@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 import predict
-from utils import folders
-from utils.attributes import Attributes, read_attributes
-from utils.cli import exit_code
-from utils.errors import SkippedPhotos, UserError
-from utils.inference import load_classifier, prediction_header
-from utils.photos import letterbox, read_rgb
+from utils.base.cli import exit_code
+from utils.base.errors import SkippedPhotos, UserError
+from utils.data import folders
+from utils.data.attributes import Attributes, read_attributes
+from utils.data.photos import letterbox, read_rgb
+from utils.evaluation.inference import load_classifier, prediction_header
 
 ATTRIBUTES = read_attributes()  # the competition's
 

@@ -13,12 +13,12 @@ import export
 import predict
 from clip_model import FashionCLIP
 from networks import load_network
-from utils import log
-from utils.checkpoint import read_checkpoint, save_checkpoint
-from utils.cli import exit_code
-from utils.dataset import read_tables
-from utils.inference import load_classifier
+from utils.base import log
+from utils.base.cli import exit_code
+from utils.data.dataset import read_tables
+from utils.evaluation.inference import load_classifier
 from utils.losses import log_shares
+from utils.nets.checkpoint import read_checkpoint, save_checkpoint
 
 PRIOR = {key: torch.linspace(2, -1, size).log_softmax(0).tolist() for key, size in ATTRIBUTES.sizes.items()}
 NONE = {key: [0.0] * size for key, size in ATTRIBUTES.sizes.items()}

@@ -16,13 +16,15 @@ from conftest import ATTRIBUTES, SHORT, assert_same_run, rows, same
 
 from networks import load_network
 from train import parse_args
-from utils import checkpoint, targets
-from utils.answers import Answers
-from utils.cli import exit_code
-from utils.dataset import read_tables
-from utils.errors import UserError
-from utils.run import Run
-from utils.state import TrainState, data_fingerprint
+from utils.base.cli import exit_code
+from utils.base.errors import UserError
+from utils.data.dataset import read_tables
+from utils.nets import checkpoint
+from utils.training import teacher as targets
+from utils.training.answers import Answers
+from utils.training.resume import data_fingerprint
+from utils.training.run import Run
+from utils.training.state import TrainState
 
 ROOT = Path(__file__).parents[1]
 STUDENT = (
@@ -248,7 +250,7 @@ def test_a_signal_saves_and_ends_the_run(train, monkeypatch, name, capfd):
 
 
 def test_a_signal_before_training(train, monkeypatch, capsys):
-    from utils import photos
+    from utils.data import photos
 
     once = [os.kill]
     monkeypatch.setattr(photos, "read_rgb", lambda *_: once and once.pop()(os.getpid(), signal.SIGTERM))
@@ -262,7 +264,7 @@ def test_a_signal_before_training(train, monkeypatch, capsys):
 
 def test_a_second_signal_ends_it_at_once():
     code = (
-        "import os, signal; from utils.cli import StopSignals\n"
+        "import os, signal; from utils.base.cli import StopSignals\n"
         "with StopSignals() as signals:\n"
         "    signals.defer()\n"
         "    for _ in range(2): os.kill(os.getpid(), signal.SIGTERM)\n"
@@ -379,7 +381,7 @@ def begun(train, tmp_path_factory, photos):
 
 
 def test_where_the_file_system_has_no_locks(train, monkeypatch):
-    from utils import run
+    from utils.training import run
 
     codes = [errno.ENOLCK]
 
@@ -417,7 +419,7 @@ def test_two_runs_of_one_version(train, fails, monkeypatch, capsys):
     def second(self):
         monkeypatch.setattr(TrainState, "poll", real)
         for option in ("--resume", "--overwrite"):
-            code = "import sys, train; from utils.cli import exit_code; sys.exit(exit_code(train.main))"
+            code = "import sys, train; from utils.base.cli import exit_code; sys.exit(exit_code(train.main))"
             command = [
                 sys.executable,
                 "-c",
@@ -445,7 +447,7 @@ def test_two_runs_of_one_version(train, fails, monkeypatch, capsys):
 
 
 def test_a_second_run_of_a_new_version_is_refused_before_the_first_has_files(train, monkeypatch):
-    from utils import dataset
+    from utils.data import dataset
 
     real = dataset.load_pixels
 

@@ -7,9 +7,10 @@ import pytest
 from conftest import ATTRIBUTES
 from PIL import Image
 
-from utils import log, sample_data
-from utils.cli import exit_code
-from utils.errors import UserError
+from utils.base import log
+from utils.base.cli import exit_code
+from utils.base.errors import UserError
+from utils.tools import sample as sample_data
 
 COUNTS = {"train": 8, "val": 4}
 

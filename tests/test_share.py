@@ -21,15 +21,15 @@ import evaluate
 import export
 import predict
 from networks import load_network
-from utils import log, metrics
-from utils.checkpoint import read_checkpoint
-from utils.cli import exit_code
-from utils.demo import __main__ as demo
-from utils.errors import UserError
-from utils.files import RECORD
-from utils.hub import share
-from utils.inference import load_classifier
-from utils.run import public_options
+from utils.base import log
+from utils.base.cli import exit_code
+from utils.base.errors import UserError
+from utils.base.files import RECORD
+from utils.deployment import share
+from utils.evaluation import metrics
+from utils.evaluation.inference import load_classifier
+from utils.nets.checkpoint import public_options, read_checkpoint
+from utils.tools import demo
 
 
 def command(work, output, *more):
@@ -238,7 +238,7 @@ def test_use_tells_what_predict_tells(shared, work, tmp_path):
 
 def test_use_sees_the_same_pixels(shared, work, tmp_path):
     """To one grey level."""
-    from utils.photos import letterbox, read_rgb
+    from utils.data.photos import letterbox, read_rgb
 
     text = share.USE.read_text(encoding="utf-8").split("\n\n\nmodel")[0]
     for turned in (False, True):
@@ -281,7 +281,7 @@ def test_use_of_what_is_no_photo(shared, work, tmp_path):
 
 def test_folder_is_a_checkpoint(shared, work, tmp_path, monkeypatch, capsys):
     """A local path wins over the hub's name of the same form, also where it is a folder of two parts."""
-    monkeypatch.setattr("utils.hub.fetch", lambda *_: pytest.fail("the hub was asked"))
+    monkeypatch.setattr("utils.nets.hub.fetch", lambda *_: pytest.fail("the hub was asked"))
     (tmp_path / "owner").mkdir()
     (tmp_path / "owner" / "name").symlink_to(shared)
     monkeypatch.chdir(tmp_path)

@@ -13,12 +13,13 @@ import torch
 from conftest import ATTRIBUTES
 
 from clip_model import FashionCLIP
-from utils import engine, targets
-from utils.attributes import read_attributes
-from utils.cli import exit_code
-from utils.dataset import read_tables
-from utils.errors import DiskFull, UserError
-from utils.targets import PREFIX, PRIOR, LogitsFile, _identity, _load_teacher, save_logits
+from utils.base.cli import exit_code
+from utils.base.errors import DiskFull, UserError
+from utils.data.attributes import read_attributes
+from utils.data.dataset import read_tables
+from utils.training import engine
+from utils.training import teacher as targets
+from utils.training.teacher import PREFIX, PRIOR, LogitsFile, _identity, _load_teacher, save_logits
 
 SOFT = "--kd-learning True --distillation-type soft --epochs 1".split()
 

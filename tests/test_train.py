@@ -16,10 +16,12 @@ from conftest import ATTRIBUTES, assert_same_run, same
 
 from clip_model import FashionCLIP
 from networks import load_network
-from utils import checkpoint, hardware, report
-from utils.cli import exit_code
+from utils.base import hardware
+from utils.base.cli import exit_code
 from utils.losses import class_weights
-from utils.run import columns
+from utils.nets import checkpoint
+from utils.training import record as report
+from utils.training.record import columns
 
 ROOT = Path(__file__).parents[1]
 STUDENT = "--kd-learning True --optimizer AdamW --lr 1e-3 --scheduler True --warmup-epoch 1".split()

@@ -10,8 +10,8 @@ import pytest
 import torch
 from conftest import same
 
-from utils.attributes import FASHION_HOW, UNKNOWN, read_attributes
-from utils.dataset import read_tables, read_unlabelled
+from utils.data.attributes import FASHION_HOW, UNKNOWN, read_attributes
+from utils.data.dataset import read_tables, read_unlabelled
 
 SOFT = "--kd-learning True --distillation-type soft --teacher zero-shot --student mobilenetv4_conv_small --epochs 1".split()
 LABELLED = 10  # of the 16 training photos

@@ -13,15 +13,18 @@ from conftest import ATTRIBUTES, same, write_own
 from PIL import Image
 
 from networks import load_network
-from utils import checkpoint, engine, views
-from utils.cli import Parser, exit_code
-from utils.dataset import Split, load_pixels, read_tables
-from utils.errors import UserError
-from utils.photo_cache import PHOTO, Pixels
-from utils.photos import SIZE, letterbox, letterboxed_box, read_rgb
-from utils.pixels import Images
-from utils.targets import PREFIX, LogitsFile, save_logits
-from utils.views import NUMBERS, View, Views
+from utils.base.cli import Parser, exit_code
+from utils.base.errors import UserError
+from utils.data import views
+from utils.data.dataset import Split, load_pixels, read_tables
+from utils.data.photo_cache import PHOTO, Pixels
+from utils.data.photos import SIZE, letterbox, letterboxed_box, read_rgb
+from utils.data.pixels import Images
+from utils.data.views import NUMBERS, View, Views
+from utils.nets import checkpoint
+from utils.tools import write_views
+from utils.training import engine
+from utils.training.teacher import PREFIX, LogitsFile, save_logits
 
 CPU = torch.device("cpu")
 SMALL = "--kd-learning True --student mobilenetv4_conv_small".split()
@@ -363,12 +366,12 @@ def test_the_teacher_says_of_a_view_what_it_would_now(train, place, fetched):
 
 
 def test_logits_of_views_from_a_file(train, place, photos, fetched):
-    """That of --save-teacher-logits, and one of another program, from the arrays of `python -m utils.views`."""
+    """That of --save-teacher-logits, and one of another program, from the arrays of `python -m utils.tools.write_views`."""
     asks = [*SOFT, "--device", "cpu", "--views", "2", "--color-jitter", "0.2", "--crop-ratio", "1.2"]
     train("--version", "t", *SMALL, "--distillation-type", "none", "--epochs", "1")
     train("--version", "asked", *asks, "--teacher", "t/model_1.pt", "--save-teacher-logits", "saved.npz")
     arrays = asks[asks.index("--views") :]
-    views.main(["--output", "out", "--data-dir", str(photos), *arrays])
+    write_views.main(["--output", "out", "--data-dir", str(photos), *arrays])
     assert sorted(path.name for path in Path("out").iterdir()) == ["view_0.npy", "view_1.npy", "views.npz"]
     pixels = [torch.from_numpy(np.load(f"out/view_{number}.npy")).permute(0, 3, 1, 2) for number in (0, 1)]
     trained = [(rows, batch) for _, rows, batch in fetched if len(rows) == 8]
@@ -422,5 +425,5 @@ def test_logits_of_other_views_are_refused(fails, place, photos):
 
 def test_a_folder_that_cannot_be_written(place, photos, capsys):
     Path("out").write_text("a file")
-    assert exit_code(lambda: views.main(["--output", "out", "--data-dir", str(photos)])) == 2
+    assert exit_code(lambda: write_views.main(["--output", "out", "--data-dir", str(photos)])) == 2
     assert "error: --output out: " in capsys.readouterr().err

@@ -3,9 +3,10 @@
 import torch
 import torch.nn.functional as F
 
-from utils.attributes import UNKNOWN, is_overturned
-from utils.dataset import count_classes
-from utils.errors import UserError
+from utils.base.errors import UserError
+from utils.data.attributes import UNKNOWN
+from utils.data.prior import is_overturned
+from utils.data.tables import count_classes
 
 LOSS_VERSION = 2  # in checkpoints: raise it when the same options train otherwise than before
 
@@ -69,7 +70,7 @@ def class_shares(args, labels):
 def learned(args, labels, sizes, teacher=None, targets=None):
     """What a checkpoint says of what its network has learned: plain values.
 
-    Args: `args`, options of train.py; `labels`, `sizes` as of `class_weights`; `teacher` of `utils.targets.find_teacher`, and
+    Args: `args`, options of train.py; `labels`, `sizes` as of `class_weights`; `teacher` of `utils.training.teacher.find_teacher`, and
         `targets`, its logits of the training images, attribute -> `(N, classes)`, if there is one.
     Returns: {"loss_version"; "prior", the log-prior in the logits of the network as it is evaluated, the mean of its heads', None
         if a teacher does not say its own; "smoothed", the attributes whose prior cannot be taken off; "decided", attribute ->
@@ -111,7 +112,7 @@ def learned_before(args, meta):
 
 def smoothed_away(args, labels, sizes, weighted=False):
     """Attributes in which label smoothing lets the rare classes win once the prior is taken off (see
-    `utils.attributes.is_overturned`); `weighted`: in which it does so at once, since their weights are that large."""
+    `utils.data.attributes.is_overturned`); `weighted`: in which it does so at once, since their weights are that large."""
     shares = {key: values.exp() for key, values in log_shares(labels, sizes).items()}
     spread = {key: values**args.logit_adjustment for key, values in shares.items()}
     if weighted:

@@ -108,7 +108,7 @@ AIMS = (*EVENTS, Process.trains)  # each kill comes at a random moment after one
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    from utils.sample_data import make_sample
+    from utils.tools.sample import make_sample
 
     folder = tmp_path_factory.mktemp("faults") / "drawn"
     make_sample(str(folder), train=32, val=8, seed=2)

@@ -29,13 +29,14 @@ import predict
 import train
 from clip_model import FashionCLIP
 from networks import load_network
-from utils import dataset, hardware, log
-from utils.attributes import read_attributes
-from utils.checkpoint import save_checkpoint
-from utils.cli import exit_code
-from utils.inference import load_classifier
-from utils.run import columns
-from utils.state import KEYS
+from utils.base import hardware, log
+from utils.base.cli import exit_code
+from utils.data import dataset
+from utils.data.attributes import read_attributes
+from utils.evaluation.inference import load_classifier
+from utils.nets.checkpoint import save_checkpoint
+from utils.training.record import columns
+from utils.training.resume import KEYS
 
 INPUTS = int(os.environ.get("FAULT_INPUTS", 250))
 SHARES = {

@@ -1,0 +1,261 @@
+"""What every command shares: strict options, errors of one line with an exit code, and signals."""
+
+import argparse
+import io
+import logging
+import math
+import os
+import re
+import signal
+import sys
+import tempfile
+import traceback
+
+from utils.base.errors import DiskFull, Interrupted, LibraryError, UserError, cause_of, is_utf8, visible_lines
+from utils.base.files import NO_ROOM, is_device
+
+_TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
+CLIP_MODEL = "patrickjohncyh/fashion-clip"  # the hub's FashionCLIP
+ZERO_SHOT = "zero-shot"  # in place of a checkpoint: FashionCLIP as it comes
+NO_MEMORY = re.compile("out of memory|can't allocate memory")  # in a RuntimeError of PyTorch
+UNEXPECTED = 1  # exit code of an exception that nobody expected, as Python's own
+STUDENT = "tiny_vit_5m_224"  # timm's name of the recipe's backbone
+
+
+# --- options -----------------------------------------------------------------------------------------
+
+
+def boolean(text):
+    """True, False, 1, 0, yes or no, in any case."""
+    if text.lower() in _TRUE:
+        return True
+    if text.lower() in _FALSE:
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is none of True, False, 1, 0, yes, no")
+
+
+def number(kind, low, high=math.inf, *, above=False, below=False):
+    """A type for numbers from `low` to `high`; `above` and `below` leave out the bound itself."""
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        fits = (value > low if above else value >= low) and (value < high if below else value <= high)
+        if not fits or value == math.inf:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {description}")
+        return value
+
+    description = "a whole number" if kind is int else "a number"
+    description += f" above {low}" if above else f" of at least {low}"
+    if high != math.inf:
+        description += f" and below {high}" if below else f" and at most {high}"
+    return parse
+
+
+def version_name(text):
+    """A name for a folder under `logs/` and `model/`."""
+    if text in ("", ".", "..") or set(text) & set('/\\:*?"<>|') or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a plain folder name")
+    return text
+
+
+def new_path(text):
+    """A file or folder to write, into a folder that is there."""
+    folder = os.path.dirname(os.path.normpath(text))
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name; name a file or folder")
+    if folder and not os.path.isdir(folder):
+        raise argparse.ArgumentTypeError(f"there is no folder {folder}; make it first")
+    if is_device(text):
+        raise argparse.ArgumentTypeError(f"{text} is not a file; name another")
+    return text
+
+
+def new_file(text):
+    """A file to write, into a folder that is there."""
+    if os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f"{text} is a folder; name a file")
+    return new_path(text)
+
+
+def cache_folder():
+    """This project's folder for caches, by the XDG rules."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(base, "fashion-attributes", "cache")
+
+
+class Parser(argparse.ArgumentParser):
+    """Strict: no shortened options, and what is wrong is a UserError of one line."""
+
+    def __init__(self, **kwargs):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+
+    def parse_known_args(self, args=None, namespace=None):
+        for word in sys.argv[1:] if args is None else args:
+            if not is_utf8(word):
+                self.error(f"{word!a} is not in UTF-8; rename that file or folder")
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message):
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+    @staticmethod
+    def switch(group, name, help):
+        """Add a boolean option, False by default; the bare flag means True."""
+        values = {"type": boolean, "nargs": "?", "const": True, "default": False, "metavar": "True|False"}
+        group.add_argument(name, help=help, **values)
+
+    # fmt: off
+    @staticmethod
+    def data_options(group, cached=True):
+        """Add the options that name a data set, the same in every command that reads one; `cached`, if it keeps pixels."""
+        group.add_argument("--attributes", help="JSON file of the attributes, the tables and the photos", metavar="FILE")
+        group.add_argument("--data-dir", default="./Dataset", help="folder of the data set", metavar="DIR")
+        if cached:
+            group.add_argument("--cache-dir", default=cache_folder(), help="folder for what is computed once: decoded pixels, teacher's logits", metavar="DIR")
+        Parser.photo_options(group)
+
+    @staticmethod
+    def photo_options(group, skip=True):
+        """Add the options that say which photos are read; with `skip`, what is done with those that cannot be."""
+        if skip:
+            Parser.switch(group, "--skip-unreadable", "leave out photos that cannot be read, instead of ending with a list of them")
+        Parser.switch(group, "--follow-links", "read photos wherever links in their folder lead, out of it, too, and the sub-folders that are links")
+
+    @staticmethod
+    def encoding_option(group):
+        group.add_argument("--encoding", choices=("utf-8", "utf-8-sig"), default="utf-8", help="of the table of predictions: utf-8-sig begins with a mark by which Excel knows it")
+
+    @staticmethod
+    def prior_option(group):
+        group.add_argument("--prior", choices=("trained", "balanced"), default="trained", help="balanced: as if all classes were equally frequent, by taking off what is left of the training images' shares in the logits")
+
+    @staticmethod
+    def unlabelled_option(group):
+        group.add_argument("--unlabelled", nargs="+", action="extend", help="folders of photos without labels, from which the student learns what the teacher says", metavar="DIR")
+
+    @staticmethod
+    def view_options(group):
+        """Add the options of `utils.data.views.Views`."""
+        group.add_argument("--views", type=number(int, 1), default=1, help="views of each photo; epoch e trains on the next of them, the first of which is the photo itself", metavar="K")
+        group.add_argument("--views-seed", type=number(int, 0, 2**63 - 1), default=0, help="of the views", metavar="N")
+        group.add_argument("--flip", type=number(float, 0, 1), default=0.5, help="share of a photo's views that are mirrored, 0 to 1", metavar="X")
+        group.add_argument("--crop-scale", type=number(float, 0, 1, above=True), default=0.7, help="smallest size of a crop, as a share of the letterboxed photo's side", metavar="X")
+        group.add_argument("--crop-ratio", type=number(float, 1), default=1.0, help="a crop's width is up to this many times its height, or the other way round", metavar="X")
+        Parser.switch(group, "--crop-to-box", "crop anywhere between a photo's box and the whole photo, where the table has a box")
+        group.add_argument("--color-jitter", type=number(float, 0, 1), default=0.0, help="brightness, contrast and saturation change by up to this share", metavar="X")
+    # fmt: on
+
+
+# --- the end of a command ----------------------------------------------------------------------------
+
+
+def exit_code(main):
+    """Run a command's `main`: 0, or the exit code of an exception or of a signal, whose message is the last line."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # of a terminal that is not in UTF-8
+    try:
+        main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        message = "stopped: what read the output, such as head, has ended"
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)  # or Python complains when it flushes
+        try:
+            _say(logging.WARNING, message)
+        except BrokenPipeError:  # stderr went there, too: the log may still have it
+            os.dup2(nowhere, 2)
+            _say(logging.WARNING, message)
+        return 128 + signal.SIGPIPE
+    except UserError as error:
+        kept = f"; the traceback is in {_kept_traceback(error)}" if isinstance(error, LibraryError) else ""
+        # Lines of a list are indented; other ends of lines came with a name.
+        _say(logging.ERROR, re.sub(r"\n(?!  )", r"\\n", f"error: {error}{kept}"))
+        return error.exit_code
+    except Interrupted as stop:
+        _say(logging.WARNING, str(stop))
+        return stop.exit_code
+    except KeyboardInterrupt:
+        _say(logging.WARNING, "SIGINT: stopped; no file is half written")
+        return 128 + signal.SIGINT
+    except Exception as error:
+        message, code = _of_others(error)
+        _say(logging.ERROR, f"error: {message}")
+        return code
+    return 0
+
+
+def is_full_memory(error):
+    return isinstance(error, MemoryError) or bool(NO_MEMORY.search(str(error)))
+
+
+def _of_others(error):
+    """(Message, exit code) of an exception that no code of ours has raised: of the memory, a disk or network, a library."""
+    if is_full_memory(error):
+        way_out = "end other programs, or give a smaller --batch-size where there is one"
+        return f"the memory is full ({cause_of(error)}); {way_out}", UserError.exit_code
+    if isinstance(error, OSError):
+        return str(error), (DiskFull if error.errno in NO_ROOM else UserError).exit_code
+    problem = f"unexpected: {cause_of(error)}"
+    way_out = "look whether the packages are those of requirements.txt, otherwise please report it"
+    return f"{problem}; {way_out}, with the traceback, which is in {_kept_traceback(error)}", UNEXPECTED
+
+
+def _kept_traceback(error):
+    """The file that an exception's traceback was written to: beside the run's log, or else where temporary files are."""
+    handlers = logging.getLogger("fashion").handlers
+    logs = [os.path.dirname(one.baseFilename) for one in handlers if isinstance(one, logging.FileHandler)]
+    about = {"prefix": "traceback-", "suffix": ".txt", "dir": logs[0] if logs else None, "delete": False}
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", errors="backslashreplace", **about) as file:
+        file.writelines(traceback.format_exception(type(error), error, error.__traceback__))
+    return file.name
+
+
+def _say(level, message):
+    """By the logger once utils/log.py has given it the terminal, otherwise on stderr."""
+    logger = logging.getLogger("fashion")
+    if any(handler.name == "terminal" for handler in logger.handlers):
+        logger.log(level, message)
+    else:
+        print(visible_lines(message), file=sys.stderr)
+
+
+class StopSignals:
+    """While this context lasts, the first SIGINT or SIGTERM raises `Interrupted` wherever the program is.
+
+    From `defer` on, when much is being changed step by step, it is only noted in `received`, for the loop to
+    look at between two steps. A second signal ends the process at once, with the system's own action.
+    """
+
+    def __init__(self):
+        self.received = None  # signal.Signals
+        self._before = {}
+        self._deferred = self._alone = self._speaks = False
+
+    def __enter__(self):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def defer(self, alone=True, speaks=True):
+        """Only note signals. Args: whether this process is the run's only one; whether it says what it has noted.
+
+        One of several processes ignores further signals: torchrun may repeat one, and kills after 30 s by itself.
+        """
+        self._deferred, self._alone, self._speaks = True, alone, speaks
+
+    def _handle(self, number, _frame):
+        self.received = signal.Signals(number)
+        for each in self._before:
+            signal.signal(each, signal.SIG_IGN if self._deferred and not self._alone else signal.SIG_DFL)
+        if not self._deferred:
+            raise Interrupted(self.received, "stopped before training began, nothing was to be saved")
+        if self._speaks:  # not by the logger: the signal may have come while it was writing
+            again = "; once more, and it ends at once" if self._alone else ""
+            os.write(2, f"\n{self.received.name}: this step is finished and saved{again}\n".encode())

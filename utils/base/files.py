@@ -1,0 +1,239 @@
+"""Files that a later step reads: there whole or not at all, whatever happens while they are written."""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import io
+import json
+import os
+import re
+import secrets
+import shutil
+import tempfile
+
+from utils.base.errors import DiskFull, UserError, excerpt
+
+RECORD = ".fashion-attributes.json"  # of a folder that we write: what its files were then
+MARK = b"fashion-attributes"  # at the beginning of files that we write, where their form has room for it
+HEAD = 65_536  # bytes by which a file is known
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's quota, the largest file allowed
+
+
+@contextlib.contextmanager
+def atomic(path, binary=False, encoding="utf-8"):
+    """A file to write, that takes the place of `path` once all of it is on the disk: `with atomic(path) as file`.
+
+    It is written beside `path` under a name of its own, flushed to the disk, and renamed. If that fails, or the block
+    raises, what was at `path` before is still there and nothing else is. What a process that was killed leaves behind
+    is removed by the next one that writes the same path. The file can be written only from beginning to end.
+
+    Args: `binary`, for bytes; otherwise text, in an `encoding` and with line ends as they are written.
+    Raises: DiskFull, with the bytes that are needed; UserError if it cannot be written for another reason.
+    """
+    if os.path.isdir(path) or is_device(path):
+        raise UserError(f"{path}: not a file; name another")
+    folder, name = os.path.split(os.path.abspath(path))
+    temporary = os.path.join(folder, f"{name}.{secrets.token_hex(4)}.tmp")
+    raw = None
+    try:
+        remove_leftovers(folder, name)
+        with _create_locked(temporary) as raw, io.BufferedWriter(raw) as buffered:
+            try:
+                file = buffered if binary else io.TextIOWrapper(buffered, encoding=encoding, newline="")
+                yield file
+                file.flush()
+                if raw.error:
+                    raise raw.error
+                os.fsync(raw.fileno())
+                os.replace(temporary, path)
+            finally:
+                if os.path.exists(temporary):
+                    os.remove(temporary)
+        # Without the folder's list of names on the disk, too, the rename may be lost with the power.
+        descriptor = os.open(folder, os.O_RDONLY)
+        with contextlib.suppress(OSError):  # some network file systems cannot, and need not
+            os.fsync(descriptor)
+        os.close(descriptor)
+    except OSError as error:
+        raise failure(path, error, raw.needed if raw else 0) from error
+
+
+def check_new(path, is_earlier, inputs=()):
+    """UserError if a file to write would take the place of a user's: of one of the `inputs`, which the command reads, or of any
+    that is no earlier output of its kind.
+
+    Args: `is_earlier` tells such a one by its first bytes.
+    """
+    if not os.path.isfile(path):
+        return
+    for one in inputs:
+        if os.path.exists(one) and os.path.samefile(one, path):
+            raise UserError(f"{path}: the same file as {one}, which is read; name another to write")
+    with open(path, "rb") as file:
+        if not is_earlier(file.read(HEAD)):
+            raise UserError(
+                f"{path}: is there, and not from an earlier run of this command; name another, or remove it"
+            )
+
+
+def check_folder(folder, names, sign):
+    """UserError if a file to write into a folder would take the place of one that is not as a command of ours has left it.
+
+    Args: `names` of the files, relative to the folder; `sign`, (name, bytes) of a file that tells a folder of ours without
+        `RECORD`, as earlier versions left them: a README.md in it may have been added to.
+    """
+    recorded = _content(os.path.join(folder, RECORD))
+    if f'"{sign[0]}": '.encode() not in recorded:  # of another command, that writes other files
+        recorded = b""
+    is_ours = sign[1] in _content(os.path.join(folder, sign[0]))
+
+    def as_written(name):
+        digest = _digest(_content(os.path.join(folder, name)))
+        return f'"{name}": "{digest}"'.encode() in recorded if recorded else is_ours and name != "README.md"
+
+    present = [name for name in names if os.path.lexists(os.path.join(folder, name))]
+    changed = [name for name in present if not as_written(name)]
+    if changed:
+        problem = "not as an earlier run of this command left it; keep it elsewhere, or name a new folder"
+        raise UserError(f"--output {folder}: {', '.join(changed)}: {problem}")
+
+
+def record(folder, contents):
+    """Note in a folder how its files, name -> bytes, were written, for `check_folder`."""
+    said = {name: _digest(content) for name, content in contents.items()}
+    with contextlib.suppress(ValueError, TypeError):  # files that are not written this time stay known
+        said = {**json.loads(_content(os.path.join(folder, RECORD))), **said}
+    with atomic(os.path.join(folder, RECORD)) as file:
+        json.dump(said, file, indent=1)
+
+
+def _content(path):
+    with open(path, "rb") if os.path.isfile(path) else io.BytesIO() as file:
+        return file.read()
+
+
+def _digest(content):
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def copy_file(source, path):
+    """Copy a file to `path`, as `atomic` writes it."""
+    with open(source, "rb") as content, atomic(path, binary=True) as file:
+        shutil.copyfileobj(content, file)
+
+
+def has_links(folder):
+    """Whether the file system of a folder has symbolic links: exFAT has none, nor have some network shares."""
+    try:
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            os.symlink("nothing", os.path.join(scratch, "link"))
+    except OSError:
+        return False
+    return True
+
+
+def put_in_place(made, folder):
+    """Rename a finished folder to `folder`; if another program has just put the same one there, that one stays."""
+    try:
+        os.replace(made, folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+
+
+def is_device(path):
+    """Whether something is there that no file must take the place of: /dev/null, a pipe, /dev/stdout, which is a link."""
+    if os.path.islink(path) and os.path.dirname(os.path.abspath(path)) == "/dev":
+        return True
+    return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
+
+
+def failure(path, error, needed=0):
+    """The error to raise where a file or folder cannot be written because of an OSError; `needed` are its bytes."""
+    if error.errno not in NO_ROOM:
+        return UserError(f"{path}: cannot be written ({error.strerror})")
+    free = shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free
+    return DiskFull(
+        f"{path}: {needed:,} bytes are needed and {free:,} are free ({error.strerror}); "
+        "what was there before is kept: make room, and run it again"
+    )
+
+
+class _CountingFile(io.FileIO):
+    """A file that counts the bytes that are written to it. Its first error is kept for the end, and not raised.
+
+    So the error can say how many bytes are needed; and torch 1.12 ends the whole process if a write in torch.save
+    fails.
+    """
+
+    needed, error = 0, None
+
+    def write(self, data):
+        written = memoryview(data).nbytes
+        if self.error is None:
+            try:
+                written = super().write(data)
+            except OSError as error:
+                self.error = error
+        self.needed += written
+        return written
+
+
+def _create_locked(path):
+    """A new file, locked while it is open, which tells `remove_leftovers` that its writer lives.
+
+    Where the file system has no locks, leftovers are not removed either.
+    """
+    while True:
+        raw = _CountingFile(path, "x")
+        with contextlib.suppress(OSError):
+            fcntl.flock(raw, fcntl.LOCK_EX)
+        if os.fstat(raw.fileno()).st_nlink:
+            return raw
+        raw.close()  # `remove_leftovers` was faster than the lock
+
+
+def remove_leftovers(folder, name=None):
+    """Remove the temporary files of processes that were killed while they wrote into a folder.
+
+    Args: `name`, the file that they wrote; None for all files.
+    """
+    pattern = re.compile((re.escape(name) if name else r".+") + r"\.[0-9a-f]{8}\.tmp")
+    for entry in filter(pattern.fullmatch, os.listdir(folder)):
+        # The suppressed errors: its writer lives, another process removed it, or there are no locks.
+        with contextlib.suppress(OSError), open(os.path.join(folder, entry), "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.remove(file.name)
+
+
+FILE_ENDS = (".pth", ".pt", ".bin", ".safetensors", ".onnx", ".tar", ".ckpt")
+
+
+def is_hub_id(name):
+    """Whether a name has the form `owner/name`, and is not a file's."""
+    return name.count("/") == 1 and name[0] not in "./~" and name[-1] != "/" and not name.endswith(FILE_ENDS)
+
+
+MAX_CHARACTERS = 2_000_000  # of a JSON file
+
+
+def read_json(path, what):
+    """Content of a JSON file. Raises: UserError, also where an object has a name twice."""
+
+    def unique(pairs):
+        found = {}
+        for name, value in pairs:
+            if name in found:
+                raise ValueError(f"{excerpt(name)!r} stands twice in one object")
+            found[name] = value
+        return found
+
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            text = file.read(MAX_CHARACTERS + 1)
+        if len(text) > MAX_CHARACTERS:
+            raise ValueError(f"longer than {MAX_CHARACTERS:,} characters")
+        return json.loads(text, object_pairs_hook=unique)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{what} {path}: not a readable JSON file ({error})") from error

@@ -1,0 +1,321 @@
+"""The attributes that are predicted, as a JSON file describes them: read, checked, and kept in checkpoints.
+
+The file's form is described in docs/attributes.md. Without one, the attributes are those of fashion_how.json.
+"""
+
+import copy
+import math
+import os
+import unicodedata
+from difflib import get_close_matches
+from typing import Dict, NamedTuple, Optional, Tuple
+
+from utils.base.errors import UserError, excerpt
+from utils.base.files import read_json
+
+FASHION_HOW = os.path.join(os.path.dirname(__file__), "fashion_how.json")
+PROMPT = "a photo of a garment, {attribute}: {name}"  # of a class that has none in the file
+# The classes of an attribute with `contains`, in label order, and their prompts.
+CONTAINS = {"no": "a photo of a garment without {value}", "yes": "a photo of a garment with {value}"}
+MAX_CLASSES = 1000
+MAX_NAME = 200  # characters
+PARTS = ("train", "val", "test")  # of a data set
+UNKNOWN = -1  # the label of a cell that says nothing
+
+
+class Attribute(NamedTuple):
+    """One attribute of a garment."""
+
+    column: str  # in the table
+    short: str  # in the header of predictions, and in published checkpoints
+    classes: Tuple[str, ...]  # in label order
+    prompts: Tuple[Tuple[str, ...], ...]  # of each class, one or more sentences
+    names: Dict[str, Tuple[str, ...]]  # language -> name of each class; its own where it has none
+    contains: Optional[str] = None  # the value that makes a cell "yes", where cells are lists
+    separator: Optional[str] = None  # of such lists
+
+    def numbers(self):
+        """What a cell may hold, see `plain_name` -> the class's number."""
+        numbers = {plain_name(name): number for number, name in enumerate(self.classes)}
+        if not any(map(is_number, self.classes)):
+            numbers.update({str(number): number for number in range(len(self.classes))})
+        return numbers
+
+
+class Part(NamedTuple):
+    """Where a part of the data set is, relative to --data-dir."""
+
+    table: str
+    photos: str
+
+
+class Layout(NamedTuple):
+    """What the file says of tables and photos."""
+
+    train: Part
+    val: Optional[Part]  # None: a share of the training table
+    test: Optional[Part]  # None: such a share, or there is no such part
+    shares: Dict[str, float]  # part -> its share of the training table, 0 to 1
+    image: str = "image_name"  # column with the photo's name
+    group: Optional[str] = (
+        None  # column whose value tells which photos belong together; None: the photo's name
+    )
+    unknown: Tuple[str, ...] = ()  # cells that mean "not known"
+    box: Optional[Tuple[str, ...]] = None  # columns xmin, ymin, xmax, ymax, in photo pixels
+    exif: bool = False  # whether photos are turned as their EXIF says
+    encoding: str = "utf-8"  # of the tables
+
+    def part(self, name):
+        """Where the rows of a part are: those of a share in the training table. Raises: UserError if there is no such part."""
+        part = self.train if name in self.shares else getattr(self, name)
+        if part is None:
+            raise UserError(
+                f'the attributes have no "{name}": {{"table": ..., "photos": ...}}, or a share of the training table'
+            )
+        return part
+
+
+class Attributes(Dict[str, Attribute]):
+    """Name -> Attribute, in the file's order, and the `layout` of the data set.
+
+    Args: `content` of a file; `source`, its name, for messages.
+    Raises: UserError that names the place of the first problem, and the way out.
+    """
+
+    def __init__(self, content, source):
+        try:
+            _check_file(content)
+        except ValueError as error:
+            raise UserError(f"{source}: {error}") from error
+        found = {name: _with_classes(value) for name, value in content["attributes"].items()}
+        self.content = {**content, "attributes": found}  # plain values, as they are kept in checkpoints
+        self.layout = _layout(content)
+        super().__init__({name: _attribute(name, value) for name, value in found.items()})
+
+    @property
+    def sizes(self):
+        """Name -> number of classes."""
+        return {name: len(attribute.classes) for name, attribute in self.items()}
+
+    def languages(self):
+        """Languages that classes have names in, besides their own."""
+        return sorted({language for attribute in self.values() for language in attribute.names})
+
+    def to_meta(self, tables=True):
+        """Plain values for a checkpoint; without `tables`, nothing about where the data set is."""
+        return {k: v for k, v in self.content.items() if tables or k not in PARTS}
+
+    def with_prompts(self, prompts, source):
+        """The same with other prompts: name -> for each class, in label order, a sentence or a list of them."""
+        if not isinstance(prompts, dict) or set(prompts) != set(self):
+            raise UserError(f"{source}: must be an object {', '.join(self)} -> list of sentences")
+        content = copy.deepcopy(self.content)
+        for name, attribute in content["attributes"].items():
+            sentences, classes = prompts[name], attribute["classes"].values()
+            if not isinstance(sentences, (list, tuple)) or len(sentences) != len(classes):
+                raise UserError(f"{source}: {name}: must be {len(classes)} sentences, in label order")
+            for details, sentence in zip(classes, sentences):
+                details["prompt"] = list(sentence) if isinstance(sentence, tuple) else sentence
+        return Attributes(content, source)
+
+    def differences(self, other):
+        """Lines that say how the other's attributes and classes differ from these, in whatever order they are."""
+        lines = [f"{name}: only the first has it" for name in self if name not in other]
+        lines += [f"{name}: only the second has it" for name in other if name not in self]
+        for name in filter(other.__contains__, self):
+            first, second = set(self[name].classes), set(other[name].classes)
+            if first != second:
+                apart = [", ".join(sorted(alone)) or "none" for alone in (first - second, second - first)]
+                lines.append(f"{name}: classes of the first only: {apart[0]}; of the second only: {apart[1]}")
+        return lines
+
+
+def _layout(content):
+    said = {key: content[key] for key in Layout._fields if key in content}
+    said.update({key: tuple(said[key]) for key in ("unknown", "box") if key in said})
+    shares = _shares(content)
+    for name in PARTS:
+        part = content.get(name, {})
+        is_table = name not in shares and (name in content or name != "test")
+        said[name] = Part(part.get("table", f"{name}.csv"), part.get("photos", name)) if is_table else None
+    return Layout(**said, shares=shares)
+
+
+def _shares(content):
+    return {name: float(content[name]) for name in PARTS if not isinstance(content.get(name, {}), dict)}
+
+
+def _with_classes(value):
+    """An attribute of the file; one with `contains` gets its two classes, in label order."""
+    if "contains" not in value:
+        return value
+    said, classes = value.get("classes", {}), {}
+    for one, prompt in CONTAINS.items():
+        classes[one] = {"prompt": prompt.format(value=value["contains"]), **said.get(one, {})}
+    return {**value, "classes": classes}
+
+
+def _attribute(name, value):
+    prompts, names = [], {}
+    for number, (one, details) in enumerate(value["classes"].items()):
+        prompt = details.get("prompt", PROMPT.format(attribute=name, name=one))
+        prompts.append(tuple(prompt) if isinstance(prompt, list) else (prompt,))
+        for language, other in details.get("names", {}).items():
+            names.setdefault(language, list(value["classes"]))[number] = other
+    return Attribute(
+        column=value.get("column", name),
+        short=value.get("short", name),
+        classes=tuple(value["classes"]),
+        prompts=tuple(prompts),
+        names={language: tuple(others) for language, others in names.items()},
+        contains=value.get("contains"),
+        separator=value.get("separator"),
+    )
+
+
+def read_attributes(path=None, prompts=None):
+    """The attributes of a JSON file, the competition's without one; `prompts`, a JSON file of others in place of its own."""
+    path = FASHION_HOW if path is None else path
+    attributes = Attributes(read_json(path, "attributes"), f"attributes {path}")
+    if prompts is not None:
+        attributes = attributes.with_prompts(read_json(prompts, "prompts"), f"prompts {prompts}")
+    return attributes
+
+
+def attributes_of(meta, source):
+    """The attributes of a checkpoint or an exported file; the competition's where the meta do not say."""
+    if meta.get("attributes") is not None:
+        return Attributes(meta["attributes"], source)
+    attributes = read_attributes()
+    return attributes.with_prompts(meta["prompts"], source) if meta.get("prompts") is not None else attributes
+
+
+def plain_name(text):
+    """A name without what does not tell it from others: case, blanks, and how Unicode composes its letters."""
+    return unicodedata.normalize("NFC", " ".join(text.split()).casefold())
+
+
+def is_number(text):
+    """Whether a text is a number; "nan" and "infinity" are words."""
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+# --- checks ------------------------------------------------------------------------------------------
+
+
+def _is_text(value, most=MAX_NAME):
+    return isinstance(value, str) and bool(value.strip()) and len(value) <= most and value.isprintable()
+
+
+def _is_encoding(value):
+    try:
+        return _is_text(value) and "".encode(value) is not None
+    except (LookupError, ValueError):  # ValueError: of one that is made to fail
+        return False
+
+
+def _prompt(value):
+    return [SENTENCE] * len(value) if isinstance(value, list) and value else SENTENCE
+
+
+def _part(value):
+    return SHARE if isinstance(value, (int, float)) and not isinstance(value, bool) else PART
+
+
+def _attribute_form(value):
+    return LISTED if isinstance(value, dict) and "contains" in value else ATTRIBUTE
+
+
+# Forms. A tuple is (check, what it must be), a list the forms of a list's values, a function chooses the form of its
+# value. A dict has the form of each key, or that of all values under `str`, where names are free.
+TEXT = (_is_text, f"a printable text of 1 to {MAX_NAME} characters")
+SENTENCE = (lambda value: _is_text(value, 1000), "a text of 1 to 1000 characters, or a list of one or more")
+PATH = (lambda value: _is_text(value, 1000) and not os.path.isabs(value), "a path relative to --data-dir")
+SHARE = (lambda value: 0 < value < 1, "a share of the training table above 0 and below 1, such as 0.2")
+CELLS = (
+    lambda value: isinstance(value, list) and all(isinstance(cell, str) for cell in value),
+    'a list of the cells that mean "not known", such as ["", "n/a"]',
+)
+PART = {"table": PATH, "photos": PATH}
+CLASS = {"prompt": _prompt, "names": {str: TEXT}}
+SEPARATOR = (_is_text, 'the text between the values of a cell, such as "|"')
+ATTRIBUTE = {"column": TEXT, "short": TEXT, "names": {str: TEXT}, "classes": {str: CLASS}}
+ATTRIBUTE.update({"contains": TEXT, "separator": SEPARATOR})
+LISTED = {**ATTRIBUTE, "classes": dict.fromkeys(CONTAINS, CLASS)}
+FILE = {
+    "name": TEXT,
+    "image": TEXT,
+    "train": PART,
+    "val": _part,
+    "test": _part,
+    "group": TEXT,
+    "unknown": CELLS,
+    "box": [TEXT] * 4,
+    "exif": (lambda value: isinstance(value, bool), "true or false"),
+    "encoding": (_is_encoding, "an encoding that Python reads texts in, such as utf-8 or cp949"),
+    "attributes": {str: _attribute_form},
+}
+REQUIRED = {"attributes", "classes"}
+
+
+def _need(holds, place, problem):
+    if not holds:
+        raise ValueError(f"{place or 'the file'}: {problem}")
+
+
+def _check_form(value, form, place):
+    """ValueError of one line that names the place, if a value has not this form."""
+    if callable(form):
+        form = form(value)
+    if isinstance(form, tuple):
+        holds, wanted = form
+        # Of other things than texts only the kind is told: they may be deep, or enormous.
+        found = excerpt(ascii(value[:100])) if isinstance(value, str) else type(value).__name__
+        _need(holds(value), place, f"must be {wanted}, not {found}")
+    elif isinstance(form, list):
+        _need(isinstance(value, list) and len(value) == len(form), place, f"must be a list of {len(form)}")
+        for one, its_form in zip(value, form):
+            _check_form(one, its_form, place)
+    elif str in form:
+        _need(isinstance(value, dict) and value, place, "must be an object name -> value, and not empty")
+        for name in value:
+            _check_form(name, TEXT, f"a name in {place}")
+            _check_form(value[name], form[str], f"{place}.{name}")
+    else:
+        known = ", ".join(form)
+        _need(isinstance(value, dict), place, f"must be an object with some of the keys {known}")
+        required = {"separator"} if "contains" in value else REQUIRED
+        for key in {**value, **dict.fromkeys(form.keys() & required)}:
+            near = get_close_matches(str(key), form, 1, 0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {known}"
+            _need(key in form, place, f"unknown key {excerpt(str(key))!r}; {hint}")
+            _check_form(value.get(key), form[key], f"{place}.{key}" if place else key)
+
+
+def _check_file(content):
+    """ValueError for a file that has not its form, or whose parts do not go together."""
+    _check_form(content, FILE, "")
+    held_out = sum(_shares(content).values())
+    _need(held_out < 1, "val and test", f"{held_out:g} of the training table; together they must be below 1")
+    unknown, shorts = set(map(plain_name, content.get("unknown", []))), {}
+    for name, value in content["attributes"].items():
+        place, short, seen = f"attributes.{name}", value.get("short", name), {}
+        _need("/" not in name, place, "a name must not hold '/'; give another, and the table's own as column")
+        other = shorts.setdefault(short, name)
+        _need(other == name, f"{place}.short", f"{short!r} is that of {other}, too; change one of the two")
+        if "contains" in value:
+            cells, one_value = [value["contains"]], value["separator"] not in value["contains"]
+            _need(one_value, f"{place}.contains", "must be one value, without separator")
+        else:
+            cells = value["classes"]
+            fits = 2 <= len(cells) <= MAX_CLASSES
+            _need(fits, f"{place}.classes", f"{len(cells)} classes; there must be 2 to {MAX_CLASSES:,}")
+            _need("separator" not in value, f"{place}.separator", "needs contains, the value to look for")
+        for one in cells:
+            other = seen.setdefault(plain_name(one), one)
+            twice = f"{one!r} and {other!r} differ by case, blanks or Unicode form only"
+            _need(other == one, f"{place}.classes", twice)
+            _need(plain_name(one) not in unknown, place, f"{one!r} stands under unknown, too; remove one")

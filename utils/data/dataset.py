@@ -1,0 +1,255 @@
+"""A data set: its parts, which rows they have, and the photos' pixels."""
+
+import functools
+import hashlib
+import os
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from utils.base.errors import UserError, shortened
+from utils.base.files import atomic
+from utils.base.log import logger
+from utils.data.attributes import PARTS, UNKNOWN, plain_name
+from utils.data.folders import PhotoFolder, find_photos
+from utils.data.photo_cache import MISSING, map_photos, stamp
+from utils.data.tables import read_table
+
+SPLITS = ("train", "val")
+FEW = 5  # photos of a class, of which some shall be held out
+LEAVE_OUT = "with --skip-unreadable they are left out"
+
+
+class Split(NamedTuple):
+    """One part of a data set."""
+
+    names: List[str]  # of the photos, one for each row
+    labels: Dict[str, np.ndarray]  # attribute -> int64 (N,), -1 where it is not known
+    photos: PhotoFolder  # in which the photos are
+    stamps: List[Tuple[int, int, int, int]]  # of the photos' files, see `utils.data.photo_cache.stamp`
+    place: str  # hash of where it comes from
+    exif: bool  # whether photos are turned as their EXIF says
+    # `utils.data.photo_cache.Pixels`; on a device `utils.data.pixels.Images`, or a view of them
+    pixels: Optional[Any] = None
+    unreadable: Tuple[str, ...] = ()  # a line for each photo that was left out
+    boxes: Optional[np.ndarray] = None  # float32 (N, 4), in letterboxed pixels; NaN for none
+    groups: Sequence[
+        str
+    ] = ()  # plain, of each row: those of one belong together; without a column the photo's name
+
+    def files(self):
+        """Names of the photos on the disk, in their folder."""
+        return [self.photos.found.get(name, name) for name in self.names]
+
+    def paths(self):
+        return [self.photos.prefix + file for file in self.files()]
+
+    def rows(self, chosen):
+        """The same with these rows only, indices."""
+        return self._replace(
+            names=[self.names[i] for i in chosen],
+            labels={name: values[chosen] for name, values in self.labels.items()},
+            stamps=[self.stamps[i] for i in chosen],
+            boxes=None if self.boxes is None else self.boxes[chosen],
+            groups=[self.groups[i] for i in chosen],
+            pixels=None if self.pixels is None else self.pixels.rows(chosen),
+        )
+
+
+# --- tables ------------------------------------------------------------------------------------------
+
+
+def read_tables(data_dir, attributes, splits=SPLITS, skip_unreadable=False, boxes=False, follow_links=False):
+    """Read the tables of a data set, and look whether the photos are there: what takes no time.
+
+    Args: `attributes` with the layout of `data_dir`; with `skip_unreadable`, photos may be missing; with
+        `boxes`, those of the table are read, too; with `follow_links`, links may lead out of the photos' folder.
+    Returns: dict split -> Split, without pixels.
+    Raises: UserError for what is wrong with a table, and one that lists all missing photos of all splits.
+    """
+    if not os.path.isdir(data_dir):
+        raise UserError(f"no data set at {data_dir}: name it with --data-dir, or ln -s FOLDER Dataset")
+    if boxes and not attributes.layout.box:
+        raise UserError('--crop-to-box: the attributes have no "box": [xmin, ymin, xmax, ymax], columns')
+
+    @functools.lru_cache(maxsize=1)  # once for both parts, if one is held out of the other
+    def read(table, folder):
+        photos = PhotoFolder(folder, follow_links)
+        return (photos, *read_table(table, photos, attributes, boxes=boxes))
+
+    tables, missing = {}, []
+    for name in splits:
+        tables[name], absent = _stamped(_read_split(data_dir, attributes.layout, name, read))
+        missing += absent
+    if missing and not skip_unreadable:
+        raise UserError(f"{len(missing)} photos of the table are missing; {LEAVE_OUT}:\n{shortened(missing)}")
+    return tables
+
+
+def read_all_tables(args, attributes):
+    """The tables of --data-dir and the folders of --unlabelled, as `read_tables` and `read_unlabelled` return them."""
+    follow = args.follow_links
+    # The third part is read, too: its photos could be among those of training.
+    splits = PARTS if "test" in attributes.content else SPLITS
+    tables = read_tables(args.data_dir, attributes, splits, args.skip_unreadable, args.crop_to_box, follow)
+    return {**tables, **read_unlabelled(args.unlabelled or [], tables, follow)}
+
+
+def _stamped(split):
+    """(The split with its photos' stamps, a line for each photo that is not there)."""
+    stamps, missing = [], []
+    for name, path in zip(split.names, split.paths()):
+        try:
+            stamps.append(stamp(path))
+        except OSError as error:
+            stamps.append(MISSING)
+            missing.append(f"{path}: {error.strerror}{split.photos.near(name)}")
+    return split._replace(stamps=stamps), missing
+
+
+def read_unlabelled(folders, tables, follow_links=False):
+    """The photos of some folders, without labels, but for those that are in the tables.
+
+    Args: `folders`, paths; `tables` of `read_tables`; `follow_links` as of `find_photos`.
+    Returns: dict "unlabelled FOLDER" -> Split, without pixels; its names begin with the folder's own.
+    Raises: UserError for a folder that has no photos for itself, or that is called like another.
+    """
+    train, found, real = tables["train"], {}, os.path.realpath
+    seen = {real(path) for split in tables.values() for path in split.paths()}
+    taken = set(train.names)
+    for folder in folders:
+        if not os.path.isdir(folder):
+            raise UserError(f"--unlabelled {folder}: no such folder")
+        above, own = os.path.split(real(folder))
+        photos = {
+            f"{own}/{name}": real(os.path.join(above, own, name))
+            for name in find_photos(folder, follow_links)
+        }
+        names = [name for name, path in photos.items() if not (path in seen or seen.add(path))]
+        others = len(photos) - len(names)
+        if not names:
+            raise UserError(f"--unlabelled {folder}: all its photos are in the tables or other folders")
+        twice = taken.intersection(names)
+        if twice:
+            raise UserError(f"--unlabelled {folder}: another photo is {min(twice)}, too; rename the folder")
+        taken.update(names)
+        logger.info(f"{folder}: {len(names)} photos without labels; {others} in the tables are left out")
+        labels = {key: np.full(len(names), UNKNOWN) for key in train.labels}
+        place = _digest(repr((above, own, train.exif)))[:12]
+        boxes = None if train.boxes is None else np.full((len(names), 4), np.nan, np.float32)
+        groups = list(map(plain_name, names))
+        split = Split(names, labels, PhotoFolder(above), [], place, train.exif, boxes=boxes, groups=groups)
+        found[f"unlabelled {folder}"] = _stamped(split)[0]
+    return found
+
+
+def with_unlabelled(data):
+    """The parts "train" and "val", where the photos without labels follow those of the training table.
+
+    Args: `data` of `utils.data.twins.without_twins`. Returns: dict split -> Split, whose pixels are a tuple of `Pixels`.
+    """
+    parts = [split for name, split in data.items() if name not in ("val", "test")]
+    labels = {key: np.concatenate([part.labels[key] for part in parts]) for key in parts[0].labels}
+    whole = parts[0]._replace(
+        names=[name for part in parts for name in part.names],
+        labels=labels,
+        stamps=[stamp for part in parts for stamp in part.stamps],
+        boxes=None if parts[0].boxes is None else np.concatenate([part.boxes for part in parts]),
+        pixels=tuple(part.pixels for part in parts),
+        unreadable=tuple(line for part in parts for line in part.unreadable),
+        groups=[group for part in parts for group in part.groups],
+        place=" ".join(part.place for part in parts),
+    )
+    return {"train": whole, "val": data["val"]._replace(pixels=(data["val"].pixels,))}
+
+
+def _read_split(data_dir, layout, name, read):
+    """A part of the data set, without stamps; `read` is `read_table` for these attributes."""
+    part = layout.part(name)
+    table, folder = os.path.join(data_dir, part.table), os.path.join(data_dir, part.photos)
+    if not os.path.exists(table):
+        way_out = "name its folder with --data-dir, or the table in a file of --attributes"
+        raise UserError(f"{table}: no such table; {way_out}")
+    photos, names, labels, groups, boxes = read(table, folder)
+    real = os.path.realpath
+    place = _digest(repr((real(table), real(folder), name, layout.shares, layout.group, layout.exif)))[:12]
+    stamps = [MISSING] * len(names)
+    split = Split(names, labels, photos, stamps, place, layout.exif, boxes=boxes, groups=groups)
+    if not layout.shares or name not in ("train", *layout.shares):
+        return split
+    chosen = np.flatnonzero(parts_of_rows(groups, labels.values(), layout.shares) == name)
+    if not len(chosen):
+        shares = " and ".join(f"{share:g} for {part}" for part, share in layout.shares.items())
+        raise UserError(f"{table}: a share of {shares} leaves no row for {name}; there are too few")
+    return split.rows(chosen)
+
+
+def parts_of_rows(groups, labels, shares):
+    """The part of a data set that each row of its training table belongs to, array `(N,)` of names.
+
+    A hash of the row's group decides, so that a row stays where it is when others come. A class of 5 photos or more that
+    would have none in a part gives it the group of the lowest hash, if others are left.
+
+    Args: `groups` as in `Split`; `labels`, an int64 array `(N,)` for each attribute; `shares`, part -> its share.
+    """
+    hashes = np.array([int(_digest(group)[:12], 16) / 16**12 for group in groups])
+    parts, start = np.full(len(groups), "train", dtype="U5"), 0.0
+    for name, share in shares.items():
+        # From the part's own start on: a further share takes rows of the training part only.
+        distance = np.where(parts == "train", (hashes - start) % 1, np.inf)
+        chosen = distance < share
+        for values in labels:
+            for one in np.unique(values[values != UNKNOWN]):
+                its = distance[values == one]
+                left = np.unique(its[its < np.inf])
+                if len(its) >= FEW and len(left) > 1:
+                    chosen |= distance == left[0]
+        parts[chosen] = name
+        start += share
+    return parts
+
+
+def _digest(text):
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# --- pixels ------------------------------------------------------------------------------------------
+
+
+def load_pixels(tables, cache_dir, skip_unreadable=False):
+    """Add the letterboxed photos to the tables, decoding what the cache does not hold yet.
+
+    Args: `tables` of `read_tables`; `cache_dir`, where the arrays are kept; with `skip_unreadable`, rows whose photo
+        cannot be read are left out.
+    Returns: dict split -> Split.
+    Raises: UserError that lists all photos, of all splits, that cannot be read, or for a split that is left without
+        any label; DiskFull if there is no room.
+    """
+    data = {}
+    for name, (pixels, problems) in map_photos(tables, cache_dir).items():
+        split = tables[name]
+        if problems:
+            split = split.rows([row for row in range(len(split.names)) if row not in problems])
+        data[name] = split._replace(pixels=pixels, unreadable=tuple(problems.values()))
+    problems = [line for split in data.values() for line in split.unreadable]
+    if problems and not skip_unreadable:
+        raise UserError(f"{len(problems)} photos cannot be read; {LEAVE_OUT}:\n{shortened(problems)}")
+    learns = any(name not in PARTS for name in data)  # from photos without labels
+    for name, split in data.items():
+        if not split.names:
+            raise UserError(f"none of the photos of {name} can be read:\n{shortened(split.unreadable)}")
+        unknown = all((labels == UNKNOWN).all() for labels in split.labels.values())
+        if unknown and not (learns and name not in ("val", "test")):
+            raise UserError(f"{split.photos.prefix}: none of the photos of {name} has a label that is known")
+    return data
+
+
+def unreadable(data, path):
+    """Say how many photos were left out, and list them in a file; with none, remove that of an earlier run."""
+    lines = [line for split in data.values() for line in split.unreadable]
+    if os.path.exists(path):
+        os.remove(path)
+    if lines:
+        logger.warning(f"warning: {len(lines)} photos cannot be read and are left out, see {path}")
+        with atomic(path) as file:
+            file.writelines(f"{line}\n" for line in lines)

@@ -1,0 +1,141 @@
+"""A trained student as a folder to share on the Hugging Face hub, with its model card."""
+
+import json
+import os
+import shlex
+import shutil
+import tempfile
+from pathlib import Path
+from string import Template
+
+from utils.base import files
+from utils.base.errors import UserError
+from utils.base.files import is_hub_id
+from utils.base.log import score
+from utils.nets.hub import CONFIG, WEIGHTS
+
+CARD, STUDENT = "README.md", "student.onnx"
+USE, CARD_TEXT = (Path(__file__).with_name(name) for name in ("use.py", "card.md"))
+FILES = {CARD, STUDENT, CONFIG, WEIGHTS, USE.name, files.RECORD}
+TASK = "image-classification"
+# The hub's names, and the card's.
+SCORES = {"top1": ("accuracy", "Top-1"), "acsa": ("balanced_accuracy", "ACSA")}
+UNKNOWN = "not on record"
+CHOSEN = ", but its epoch may have been chosen by them, so that the scores are a little too good"
+MOST = 20  # classes of an attribute whose confusion matrix is shown
+ESCAPED = {ord(sign): f"\\{sign}" for sign in "\\`*_[]<>|&~$#"}  # those that mean something in markdown
+
+
+def check_folder(output, checkpoint=""):
+    """UserError unless a folder may be written there: in its place is nothing but an earlier one, whose card nobody has added
+    to, and which is not the `checkpoint`."""
+    if not os.path.lexists(output):
+        return
+    if not (os.path.isdir(output) and FILES.issuperset(os.listdir(output))):
+        raise UserError(f"--output {output}: holds other things than an earlier export; name a new folder")
+    if os.path.exists(checkpoint) and os.path.samefile(output, checkpoint):
+        raise UserError(f"--output {output}: is --checkpoint, which is read; name another folder")
+    files.check_folder(output, sorted(FILES - {files.RECORD}), (CONFIG, b'"role": "student"'))
+
+
+def write_folder(output, student, net, meta, card):
+    """Write the folder, whole or not at all, in place of an earlier one.
+
+    Args: `student`, path of student.onnx; `net`, whose weights are shared; its public `meta`; text of the `card`.
+    Raises: UserError or DiskFull if it cannot be written.
+    """
+    from safetensors.torch import save
+
+    target = os.path.realpath(output)
+    try:
+        with tempfile.TemporaryDirectory(dir=os.path.dirname(target)) as scratch:
+            folder = Path(scratch, "new")
+            folder.mkdir()
+            (folder / WEIGHTS).write_bytes(save(net.state_dict(), {"format": "pt"}))
+            (folder / CONFIG).write_text(json.dumps(meta, indent=1))
+            (folder / CARD).write_text(card, encoding="utf-8")
+            for file in (student, USE):
+                shutil.copy(file, folder)
+            files.record(folder, {path.name: path.read_bytes() for path in folder.iterdir()})
+            check_folder(output)
+            if os.path.exists(target):
+                os.rename(target, os.path.join(scratch, "old"))
+            folder.rename(target)
+    except OSError as error:
+        raise files.failure(output, error) from error
+
+
+def model_card(net, meta, license, figures, onnx_top1):
+    """Text of README.md, with the hub's head. The hub is not asked.
+
+    Args: `net` and its public `meta`; `license`, the hub's name of one, or None; `figures` of all photos of a part, "split",
+        see `utils.evaluation.metrics.evaluation`; `onnx_top1`, the ONNX file's mean Top-1 on them.
+    """
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+    options, data_set = meta["options"], net.attributes.content.get("name", "own photos")
+    own = net.backbone.pretrained_cfg.get("hf_hub_id")
+    weights = options.get("student_weights", UNKNOWN) or own or UNKNOWN
+    base = weights if is_hub_id(weights) else None
+    found = [*figures["attributes"].items(), ("mean", {key: figures[f"mean_{key}"] for key in SCORES})]
+    place = {"dataset_type": "custom", "dataset_name": data_set, "dataset_split": figures["split"]}
+    results = [
+        EvalResult(
+            TASK, metric_type=kind, metric_value=round(scores[key], 4), metric_name=f"{title}, {of}", **place
+        )
+        for of, scores in found
+        for key, (kind, title) in SCORES.items()
+        if scores[key] is not None
+    ]
+    name = options.get("version") or "student"
+    about = {"license": license, "pipeline_tag": TASK, "tags": ["fashion", "onnx"], "base_model": base}
+    head = ModelCardData(**about, model_name=name, eval_results=results).to_yaml()
+    said = {
+        key.replace("_", "-"): value
+        for key, value in options.items()
+        if value is not None and value is not False
+    }
+    said.update((key, shlex.join(value)) for key, value in said.items() if isinstance(value, list))
+    told = (f"--{key} {value}" for key, value in said.items())
+    parts = {"name": name, "data_set": data_set, "network": net.title, "weights": weights}
+    parts.update(options=" ".join(told) or UNKNOWN, onnx=score(onnx_top1), **meta["export"])
+    parts = {key: _plain(part) for key, part in parts.items()}
+    parts.update(_parts(net.attributes, figures, found))
+    text = Template(CARD_TEXT.read_text(encoding="utf-8")).substitute(parts)
+    return str(ModelCard(f"---\n{head}\n---\n\n{text}"))
+
+
+def _parts(attributes, figures, found):
+    """The card's tables and figures. Args: `found`, (attribute or "mean", its scores) of each row."""
+    example = {"photo": "photo.jpg", **{key: attribute.classes[0] for key, attribute in attributes.items()}}
+    matrices = []
+    for key, attribute in attributes.items():
+        counts = figures["attributes"][key]["matrix"]
+        rows = [[name, *row] for name, row in zip(attribute.classes, counts)]
+        if len(rows) <= MOST:
+            matrices.append(_table([f"{key}: label, prediction →", *attribute.classes], rows))
+    classes = [[key, " · ".join(attribute.classes)] for key, attribute in attributes.items()]
+    scores = [[of, *(score(values[key]) for key in SCORES)] for of, values in found]
+    return {
+        "attributes": _table(["attribute", "classes, in label order"], classes),
+        "example": json.dumps(example, ensure_ascii=False),
+        "images": figures["images"],
+        "split": figures["split"],
+        "chosen": CHOSEN if figures["split"] == "validation" else "",
+        "drawn": "photos"
+        if figures["groups"] == figures["images"]
+        else f"{figures['groups']} groups of photos",
+        "interval": " to ".join(map(score, figures["mean_top1_interval"] or [None])),
+        "matrices": "\n\n".join(matrices),
+        "most": MOST,
+        "scores": _table(["", *(title for _, title in SCORES.values())], scores),
+    }
+
+
+def _table(header, rows):
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(_plain(cell) for cell in line)} |" for line in lines)
+
+
+def _plain(text):
+    return str(text).translate(ESCAPED)

@@ -1,0 +1,252 @@
+"""Figures of predictions against labels; how sure they are; paired tests of two networks on the same images.
+
+Everything here takes arrays over the N images of one data set: labels and predictions int `(N,)`, probabilities
+or logits float `(N, classes)`, hits (prediction == label) bool `(N,)`, or dicts of them by attribute. An image
+whose label of an attribute is not known (-1) counts in no figure of that attribute. `groups` holds an id for each image:
+those of one group, such as the photos of one product, are right or wrong together, and are drawn and turned round
+together; None: each image is its own.
+"""
+
+import numpy as np
+
+from utils.data.attributes import UNKNOWN
+
+# Bins of the confidence, as in Guo et al., "On Calibration of Modern Neural Networks" (arXiv:1706.04599).
+BINS = 15
+RESAMPLES = 2000  # of the bootstrap
+FLIPS = 10000  # of the permutation test: p-values go down to 1 / 10001
+
+# Shares are computed as masked arrays: 0 / 0 is masked, has no part in a mean, and `tolist` makes it None.
+
+# --- figures -----------------------------------------------------------------------------------------
+
+
+def confusion_matrix(labels, predictions, classes):
+    """Counts, int64 `(classes, classes)`: rows are labels, columns are predictions."""
+    labels, predictions = np.asarray(labels), np.asarray(predictions)
+    known = labels != UNKNOWN
+    pairs = labels[known] * classes + predictions[known]
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def confusion_matrices(logits, labels):
+    """Attribute -> confusion matrix, from dicts of logits and of labels."""
+    return {
+        key: confusion_matrix(labels[key], np.asarray(values).argmax(axis=1), values.shape[1])
+        for key, values in logits.items()
+    }
+
+
+def accuracies(hits, counts):
+    """Top-1 and ACSA, from the number of hits and of images of each class, `(…, classes)`.
+
+    ACSA, the average class-specific accuracy, is the mean over the classes that occur.
+
+    Returns: two masked arrays `(…)`, masked where there is no image.
+    """
+    return np.ma.divide(hits.sum(axis=-1), counts.sum(axis=-1)), np.ma.divide(hits, counts).mean(axis=-1)
+
+
+def mean(values):
+    """The mean of those that are not None; None if all are."""
+    return np.ma.masked_invalid(np.array(list(values), dtype=float)).mean().tolist()
+
+
+def scores(matrix):
+    """Metrics from the matrices.
+
+    Args: `matrix` attribute -> matrix.
+    Returns: {"matrix": {attribute: matrix}, "top1": {attribute: float}, "acsa": {attribute: float},
+        "mean_top1": float, "mean_acsa": float}; an attribute without any label has None, and no part in the means.
+    """
+    top1, acsa = {}, {}
+    for key, counts in matrix.items():
+        both = accuracies(np.diag(counts), counts.sum(axis=1))
+        top1[key], acsa[key] = (share.tolist() for share in both)
+    means = {"mean_top1": mean(top1.values()), "mean_acsa": mean(acsa.values())}
+    return {"matrix": matrix, "top1": top1, "acsa": acsa, **means}
+
+
+def evaluate(logits, labels):
+    """Metrics of one data set, see `scores`."""
+    return scores(confusion_matrices(logits, labels))
+
+
+def macro_f1(labels, predictions):
+    """Mean of the classes' F1, over the classes that occur among labels or predictions; None without any label."""
+    from sklearn.metrics import f1_score  # takes a second to import, and training does without it
+
+    known = labels != UNKNOWN
+    scores = {"average": "macro", "zero_division": 0}
+    return float(f1_score(labels[known], predictions[known], **scores)) if known.any() else None
+
+
+def average_precision(labels, shares):
+    """How well the probability of class 1 `(N,)` ranks the images of class 1 before those of class 0; None unless both occur."""
+    from sklearn.metrics import average_precision_score
+
+    known = labels != UNKNOWN
+    if len(set(labels[known])) < 2:
+        return None
+    return float(average_precision_score(labels[known], shares[known]))
+
+
+def calibration(probabilities, labels, bins=BINS):
+    """How well the confidence (largest probability) tells the share of right predictions.
+
+    Returns: {"ece": the gap between the two, the mean over the images, None without any; "count", "confidence",
+        "accuracy": lists by bin of equal width, None in an empty one}.
+    """
+    probabilities, labels = probabilities[labels != UNKNOWN], labels[labels != UNKNOWN]
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    hits = probabilities.argmax(axis=1) == labels
+    # Bins are open at their lower end, as published: a confidence of exactly 1 belongs to the last.
+    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    count = np.bincount(index, minlength=bins)
+    sure, right = (np.bincount(index, weights=values, minlength=bins) for values in (confidence, hits))
+    return {
+        "ece": np.ma.divide(np.abs(sure - right).sum(), len(labels)).tolist(),
+        "count": count.tolist(),
+        "confidence": np.ma.divide(sure, count).tolist(),
+        "accuracy": np.ma.divide(right, count).tolist(),
+    }
+
+
+def evaluation(probabilities, labels, groups=None):
+    """Everything that evaluate.py reports of one network on one data set.
+
+    Args: dicts attribute -> probabilities, labels; `groups` of the images.
+    Returns: plain values: {"images", "groups", "mean_top1", "mean_acsa", "mean_macro_f1", "mean_ece", "mean_average_precision",
+        "mean_top1_interval", "mean_acsa_interval", "attributes": {attribute: {"images" with a known label, "top1", "acsa", "macro_f1",
+        "ece", "matrix", "reliability", and "average_precision" where there are two classes}}}; the intervals are
+        [lower, upper] of 95 %. What has no label is None.
+    """
+    found = evaluate(probabilities, labels)
+    attributes = {}
+    for key, matrix in found["matrix"].items():
+        reliability = calibration(probabilities[key], labels[key])
+        attributes[key] = {
+            "images": int(matrix.sum()),
+            "top1": found["top1"][key],
+            "acsa": found["acsa"][key],
+            "macro_f1": macro_f1(labels[key], probabilities[key].argmax(axis=1)),
+            "ece": reliability.pop("ece"),
+            "matrix": matrix.tolist(),
+            "reliability": reliability,
+        }
+        if len(matrix) == 2:
+            attributes[key]["average_precision"] = average_precision(labels[key], probabilities[key][:, 1])
+    images = len(next(iter(labels.values())))
+    result = {"images": images, "groups": int(_numbers(groups, images).max()) + 1}
+    for name in ("top1", "acsa", "macro_f1", "ece", "average_precision"):
+        result[f"mean_{name}"] = mean(figures.get(name) for figures in attributes.values())
+    hits = {key: probabilities[key].argmax(axis=1) == labels[key] for key in labels}
+    for name, values in bootstrap(labels, hits, groups).items():
+        result[f"{name}_interval"] = interval(values)
+    return {**result, "attributes": attributes}
+
+
+# --- how sure they are -------------------------------------------------------------------------------
+
+
+def _numbers(groups, images):
+    """The number of each image's group, int64 `(N,)`, in the order in which they come."""
+    order = {}
+    groups = range(images) if groups is None else groups
+    return np.array([order.setdefault(group, len(order)) for group in groups])
+
+
+def bootstrap(labels, hits, groups=None, resamples=RESAMPLES, seed=0):
+    """Mean Top-1 and mean ACSA of data sets drawn from this one, with replacement, group by group.
+
+    The same seed draws the same groups, so that the figures of two networks can be subtracted pairwise.
+
+    Args: dicts attribute -> labels, hits; `groups` of the images.
+    Returns: {"mean_top1": float64 `(resamples,)`, "mean_acsa": likewise}; masked where no known label was drawn.
+    """
+    rng = np.random.default_rng(seed)
+    numbers = _numbers(groups, len(next(iter(labels.values()))))
+    count = numbers.max() + 1
+    # For each attribute, which images are hits of each class, and which are of it at all; unknown labels are in none.
+    parts = []
+    for key, values in labels.items():
+        one_hot = values[:, None] == np.arange(max(values.max() + 1, 1))
+        parts += [one_hot & hits[key][:, None], one_hot]
+    cells = np.hstack(parts).astype(float)
+    draws = (rng.integers(count, size=count) for _ in range(resamples))
+    # An image counts as often as its group was drawn.
+    sums = [np.bincount(drawn, minlength=count)[numbers] @ cells for drawn in draws]
+    counts = np.split(np.array(sums), np.cumsum([part.shape[1] for part in parts])[:-1], axis=1)
+    pairs = [np.ma.stack(accuracies(right, count)) for right, count in zip(counts[::2], counts[1::2])]
+    return dict(zip(("mean_top1", "mean_acsa"), np.ma.stack(pairs).mean(axis=0)))
+
+
+def interval(values, level=0.95):
+    """[lower, upper] end of the middle `level` of the values (percentile bootstrap); None if all are masked."""
+    values = np.ma.compressed(values)
+    return np.percentile(values, [50 * (1 - level), 50 * (1 + level)]).tolist() if len(values) else None
+
+
+# --- two networks ------------------------------------------------------------------------------------
+
+
+def compare(labels, first, second, groups=None, seed=0):
+    """How sure the difference (first - second) of two networks on the same images is.
+
+    Args: dicts attribute -> labels, hits of the first network, hits of the second; `groups` of the images.
+    Returns: {"mean_top1", "mean_acsa": {"difference", "interval" of 95 %, "p" of a permutation test},
+        "attributes": {attribute: {"top1", "acsa": differences, "only_first", "only_second": images that one alone
+        had right, "p" of an exact McNemar test of the Top-1, or of a permutation test where a group has several
+        images}}}. All p-values are two-sided. What has no label is None.
+    """
+    from scipy.stats import binomtest  # here: training does without it, and it takes a second
+
+    result, gains = {"attributes": {}}, []
+    numbers = _numbers(groups, len(next(iter(labels.values()))))
+    for key, values in labels.items():
+        known = values != UNKNOWN
+        difference = np.where(known, first[key].astype(int) - second[key], 0)
+        # What each image adds to the difference: in Top-1 all the same, in ACSA more where its class is rare.
+        count = np.bincount(values[known], minlength=1)
+        by_class = count[values] * np.count_nonzero(count)
+        gains.append([np.ma.divide(difference, divisor) for divisor in (known.sum(), by_class)])
+        top1, acsa = (values.sum().tolist() for values in gains[-1])
+        only_first, only_second = int((difference > 0).sum()), int((difference < 0).sum())
+        if np.bincount(numbers[known]).max(initial=0) > 1:
+            p = sign_flip_test(np.bincount(numbers, difference), seed=seed)
+        else:  # McNemar's: of the images that one alone had right, are as many the first's as the second's?
+            p = float(binomtest(only_first, max(only_first + only_second, 1)).pvalue)
+        result["attributes"][key] = {
+            "top1": top1,
+            "acsa": acsa,
+            "only_first": only_first,
+            "only_second": only_second,
+            "p": p if known.any() else None,
+        }
+    resampled = [bootstrap(labels, hits, groups, seed=seed) for hits in (first, second)]
+    for name, by_attribute in zip(("mean_top1", "mean_acsa"), zip(*gains)):
+        by_image = np.ma.stack(by_attribute).mean(axis=0)
+        by_group = np.bincount(numbers, by_image.filled(0))
+        result[name] = {
+            "difference": by_image.sum().tolist(),
+            "interval": interval(resampled[0][name] - resampled[1][name]),
+            "p": sign_flip_test(by_group, seed=seed) if by_image.count() else None,
+        }
+    return result
+
+
+def sign_flip_test(differences, flips=FLIPS, seed=0):
+    """Two-sided p-value of a paired permutation test: how often the sum of the groups' differences would be
+    as far from 0 if for each group a coin were tossed which of the two networks was which."""
+    differences = differences[differences != 0]
+    rng = np.random.default_rng(seed)
+    sums = [differences @ rng.choice([-1.0, 1.0], len(differences)) for _ in range(flips)]
+    as_far = np.abs(sums) >= abs(differences.sum()) - 1e-12  # rounding is no difference
+    return float((1 + as_far.sum()) / (1 + flips))
+
+
+# Beside the scores of a checkpoint on the validation photos.
+CHOSEN = (
+    "best.pt is the epoch that scored best on the validation photos, so that its scores there are a little too good; "
+    'with a "test" in the attributes, evaluate.py --split test measures it on others'
+)

@@ -1,0 +1,209 @@
+"""Checkpoints: read as data, checked name by name, written whole or not at all."""
+
+import contextlib
+import os
+import re
+import warnings
+import zipfile
+
+import torch
+
+from utils.base.errors import UserError, first_line, shortened
+from utils.base.files import atomic, copy_file, failure, has_links, is_hub_id, read_json
+from utils.base.hardware import TORCH
+from utils.base.log import logger
+from utils.nets import torch112
+from utils.nets.hub import BEST, CONFIG, WEIGHTS
+
+SAFE = (
+    2,
+    10,
+)  # before, a file read with weights_only=True can run code (CVE-2025-32434) or damage memory (CVE-2026-24747)
+
+# Where a file may have its state dict, the first one counts: averages before what they are of, as in timm's own script.
+STATES = ("state_dict_ema", "model_ema", "state_dict", "model")
+
+# --- reading -----------------------------------------------------------------------------------------
+
+
+def read_file(path):
+    """Content of a checkpoint file (.safetensors, or anything that torch.save wrote), on the CPU.
+
+    It is data: nothing that the file names is imported or run.
+
+    Raises: UserError if the file is missing or no checkpoint, or would run something, which is named.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"checkpoint {path}: no such file")
+    try:
+        if str(path).endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return _torch_load(path)
+    except Exception as error:  # what a file that is none raises depends on its bytes
+        known = not isinstance(error, LookupError)  # of no opcode or name of a pickle's
+        reason = first_line(error) if known else "no tensors and plain values, as torch.save writes them"
+        problem = f"not a readable checkpoint ({reason})"
+        if isinstance(error, torch112.ForeignName):
+            problem = (
+                f"refused, since reading it would run {error}; a checkpoint holds tensors and plain values only: "
+                "where you trust it, load it with torch and save its state dict anew"
+            )
+        raise UserError(f"checkpoint {path}: {problem}") from error
+
+
+def _torch_load(path):
+    if torch112.is_archive(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(record.file_size for record in archive.infolist()) > os.path.getsize(path):
+                raise ValueError("its records are larger than the file")  # torch.save compresses nothing
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about pickles that torch.save did not write
+        if TORCH >= SAFE:
+            # Torch's errors advise to run the file all the same; the other reader says what is wrong with it.
+            with contextlib.suppress(Exception):
+                return torch.load(path, map_location="cpu", weights_only=True)
+        return torch112.load(path)
+
+
+def read_checkpoint(path):
+    """(State dict, meta) of a checkpoint: a file, or a folder to share (see `utils.deployment.share`).
+
+    A file's state dict may be bare, or under one of the names in `STATES`, and the meta are empty for one that is not ours.
+    """
+    if not os.path.isdir(path):
+        return split(read_file(path), path)
+    config = os.path.join(path, CONFIG)
+    if not os.path.isfile(config):
+        raise UserError(
+            f"checkpoint {path}: a folder without {BEST} or {CONFIG}; name a file, such as one in it"
+        )
+    meta = read_json(config, "checkpoint")
+    if not isinstance(meta, dict) or "role" not in meta:
+        raise UserError(f"checkpoint {config}: another project's; export.py --format hub writes such folders")
+    return split({"model": read_file(os.path.join(path, WEIGHTS)), "meta": meta}, path)
+
+
+def _is_weight(name, value):
+    """Whether it is a named tensor of real numbers, all of them in memory."""
+    if not (isinstance(name, str) and torch.is_tensor(value)):
+        return False
+    dense = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+    return dense and not value.is_complex()
+
+
+def split(content, path):
+    """(State dict, meta) of a checkpoint's content."""
+    content = content if isinstance(content, dict) else {}
+    found = [name for name in STATES if isinstance(content.get(name), dict) and content[name]]
+    state, meta = content[found[0]] if found else content, content.get("meta", {})
+    if not state or not all(map(_is_weight, *zip(*state.items()))):
+        names = ", ".join(STATES)
+        raise UserError(f"checkpoint {path}: holds no state dict (names -> tensors), bare or under {names}")
+    if len(found) > 1:
+        logger.info(f"{path}: weights of {found[0]}, not of {', '.join(found[1:])}")
+    return _unwrapped(state), meta if isinstance(meta, dict) else {}
+
+
+def _unwrapped(state):
+    """A state dict without what torch.compile and DistributedDataParallel put before the names."""
+    names = [name.replace("_orig_mod.", "") for name in state]
+    while all(name.startswith("module.") for name in names):
+        names = [name[len("module.") :] for name in names]
+    return dict(zip(names, state.values())) if len(set(names)) == len(state) else state
+
+
+def load_state(net, state, path):
+    """Strict `load_state_dict`, with an error that lists everything that does not fit, and where from."""
+    own = net.state_dict()
+    problems = [f"missing: {name}" for name in own if name not in state]
+    problems += [f"left over: {name}" for name in state if name not in own]
+    problems += [
+        f"shape of {name}: {tuple(state[name].shape)} in the file, {tuple(own[name].shape)} in the network"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if problems:
+        raise UserError(f"checkpoint {path} does not fit {type(net).__name__}:\n{shortened(problems)}")
+    net.load_state_dict(state)
+    # timm 1.0.9 keeps the attention biases of the old weights cached in evaluation mode; train() drops them.
+    training = net.training
+    net.train().train(training)
+
+
+def is_finite(net):
+    """Whether all weights are finite; by their sums, which takes one read of the device."""
+    return bool(torch.stack([weight.detach().sum() for weight in net.parameters()]).isfinite().all())
+
+
+def size(tensors):
+    """Bytes that tensors take in a file, 512 for each one's own entry included (measured: 310 to 370)."""
+    return sum(value.numel() * value.element_size() + 512 for value in tensors)
+
+
+def save_checkpoint(path, net, meta, **more):
+    """Write `{**more, "model": state dict, "meta": meta}`, whole or not at all."""
+    state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    with atomic(path, binary=True) as file:
+        torch.save({**more, "model": state, "meta": meta}, file)
+
+
+def link(target, path):
+    """Make `path` a symbolic link to `target`, a file in the same folder, in place of what it was; without links, a copy."""
+    if not has_links(os.path.dirname(path)):
+        copy_file(target, path)
+        return
+    temporary = f"{path}.tmp"
+    try:
+        if os.path.lexists(temporary):
+            os.remove(temporary)
+        os.symlink(os.path.basename(target), temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise failure(path, error) from error
+
+
+MODEL_ROOT = "model"
+
+
+EPOCH_FILE = re.compile(r"model_(\d+)\.pt")
+
+
+# Options that say nothing about a network and how it was trained: they are not in its checkpoints.
+LOCAL = set(
+    "cache_dir data_dir device keep log_interval overwrite resume save_every_minutes save_teacher_logits "
+    "tensorboard".split()
+)
+
+
+PATHS = ("attributes", "prompts", "teacher_logits", "unlabelled")  # options that name a file, or folders
+
+
+SOURCES = ("clip_model", "student_weights")  # that may, or a repository of the hub
+
+
+def public_options(options):
+    """The options for a checkpoint, which others will read: of a path on this machine only its last part, of --teacher, which
+    begins in model/, version and file."""
+    return {name: _public(name, value) for name, value in options.items() if name not in LOCAL}
+
+
+def _public(name, value):
+    if isinstance(value, list):
+        return [_public(name, one) for one in value]
+    if not (isinstance(value, str) and value):
+        return value
+    parts = os.path.normpath(value).split(os.sep)
+    is_path = name in PATHS or value.startswith((os.sep, "./", "../", "~")) or parts[0] == os.pardir
+    is_path = is_path or (name in SOURCES and (os.path.exists(value) or not is_hub_id(value)))
+    if not is_path and name != "teacher":
+        return value
+    return "/".join(parts[-1:] if is_path else parts[-2:])
+
+
+def epoch_files(folder):
+    """Dict epoch -> path of the checkpoints `model_<epoch>.pt` in a folder, in order of epochs."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    matches = filter(None, map(EPOCH_FILE.fullmatch, names))
+    return dict(sorted((int(match[1]), os.path.join(folder, match[0])) for match in matches))

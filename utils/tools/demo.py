@@ -1,0 +1,152 @@
+"""Build a static page that runs an exported student in the visitor's own browser.
+
+python -m utils.tools.demo student.onnx --output demo/
+python -m http.server --bind 127.0.0.1 --directory demo 8000      # then open http://localhost:8000
+"""
+
+import io
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from utils.base.cli import Parser, cache_folder, exit_code
+from utils.base.errors import UserError
+from utils.base.files import atomic, check_folder, put_in_place, record
+from utils.data.folders import find_photos
+from utils.data.photos import SIZE, read_photos
+from utils.evaluation.inference import load_classifier
+
+HERE = Path(__file__).parent
+PACKAGE = "onnxruntime-web@1.30.0"  # MIT licence
+RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+SAMPLES = 6
+SPACE = "---\ntitle: {}\nsdk: static\n---\n"  # head of a README.md by which the hub knows a Space
+LONGEST = 800  # pixels, of a sample photo
+
+
+# fmt: off
+def get_args_parser():
+    p = Parser(prog="python -m utils.tools.demo", description="Build a static page that runs an exported student in the visitor's own browser.")
+    p.add_argument("student", help="ONNX file of export.py; int8 is the quickest to load", metavar="FILE.onnx")
+    p.add_argument("--output", default="demo", help="folder to write the page into", metavar="DIR")
+    p.add_argument("--runtime", help=f"folder with the files of {PACKAGE}'s dist/; without it, npm fetches the package, once", metavar="DIR")
+    p.add_argument("--samples", help=f"folder of photos, of which the first {SAMPLES} are offered as samples; without it six drawn ones", metavar="DIR")
+    p.switch(p, "--space", "also write README.md, by which the folder is a static Space of the Hugging Face hub")
+    return p
+# fmt: on
+
+
+def main(argv=None):
+    args = get_args_parser().parse_args(argv)
+    if not args.student.endswith(".onnx"):
+        raise UserError(f"{args.student}: the page runs an ONNX file; make one with export.py")
+    student = load_classifier(args.student)
+    attributes, options = student.attributes, student.meta.get("options") or {}
+    if any(os.path.isabs(str(value)) for value in options.values()):
+        raise UserError(f"{args.student}: tells folders, as earlier versions' files do; export it again")
+    photos = read_samples(args.samples or HERE / "samples", attributes.layout.exif)
+    runtime = args.runtime or fetch_runtime(cache_folder())
+    absent = ", ".join(name for name in RUNTIME if not os.path.isfile(os.path.join(runtime, name)))
+    if absent:
+        raise UserError(f"--runtime {runtime}: no {absent}; it needs the folder dist/ of {PACKAGE}")
+    samples = {f"samples/{i}.jpg": photo for i, photo in enumerate(photos, 1)}
+    files = {"student.onnx": Path(args.student).read_bytes(), **samples}
+    files.update((f"ort/{name}", Path(runtime, name).read_bytes()) for name in RUNTIME)
+    files["index.html"] = page(attributes, list(samples)).encode()
+    if args.space:
+        title = json.dumps(attributes.content.get("name", "Attributes of a garment"))
+        files["README.md"] = SPACE.format(title).encode()
+    write_page(args.output, files)
+    folder = shlex.quote(args.output)
+    print(
+        f"{args.output}: the page; to see it, run: python -m http.server --bind 127.0.0.1 --directory {folder} 8000"
+    )
+    if args.space:
+        print(f"hf upload OWNER/NAME {folder} --repo-type space")
+
+
+def write_page(folder, files):
+    """Write a page's files, name -> bytes, into a folder, where others may be. Raises: UserError if some are not of an earlier
+    page."""
+    samples = [f"samples/{number}.jpg" for number in range(1, SAMPLES + 1)]
+    check_folder(folder, dict.fromkeys([*files, *samples]), ("index.html", b"Fashion attributes of a photo"))
+    try:
+        for name in files:
+            Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {folder}: {error.strerror}; choose another folder") from error
+    for name, content in files.items():
+        with atomic(Path(folder, name), binary=True) as file:
+            file.write(content)
+    for name in samples:
+        if name not in files:  # of an earlier page
+            Path(folder, name).unlink(missing_ok=True)
+    record(folder, files)
+
+
+def page(attributes, samples):
+    """The page's text. `samples`: addresses of the sample photos, relative to it."""
+    language = next(iter(attributes.languages()), None)
+    described = []
+    for name, attribute in attributes.items():
+        names = [name, attributes.content["attributes"][name].get("names", {}).get(language)]
+        classes = list(zip(attribute.classes, attribute.names.get(language, attribute.classes)))
+        described.append({"names": names, "classes": classes})
+    data = {"size": SIZE, "exif": attributes.layout.exif, "samples": samples, "attributes": described}
+    data["language"] = language  # of the second names
+    text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
+    return (HERE / "page.html").read_text(encoding="utf-8").replace("/*DATA*/", text)
+
+
+def read_samples(folder, exif):
+    """The first photos of a folder and its sub-folders as JPEG, at most 800 pixels long, turned by their EXIF or not."""
+    if not os.path.isdir(folder):
+        raise UserError(f"--samples {folder}: no such folder")
+    photos = []
+    paths = [os.path.join(folder, name) for name in find_photos(folder)[:SAMPLES]]
+    for pixels, problem in read_photos(paths, exif, prepare=lambda image, path: np.rint(image)):
+        if problem:
+            raise UserError(f"--samples: photo {problem}")
+        photo = Image.fromarray(pixels.astype(np.uint8))
+        photo.thumbnail((LONGEST, LONGEST))
+        jpeg = io.BytesIO()
+        photo.save(jpeg, "JPEG", quality=90)
+        photos.append(jpeg.getvalue())
+    return photos
+
+
+def fetch_runtime(cache):
+    """Folder with onnxruntime-web's files, taken from the npm package once and then from the cache.
+
+    Raises: UserError if npm is not installed or cannot fetch the package.
+    """
+    folder = os.path.join(cache, PACKAGE.replace("@", "-"))
+    if os.path.isdir(folder):
+        return folder
+    if not shutil.which("npm"):
+        raise UserError(f"the page needs {PACKAGE}: install npm, or name its folder dist/ with --runtime")
+    os.makedirs(cache, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as temporary:
+        result = subprocess.run(["npm", "pack", PACKAGE], cwd=temporary, capture_output=True, text=True)
+        packed = list(Path(temporary).glob("*.tgz"))
+        if result.returncode or not packed:
+            reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise UserError(f"npm pack {PACKAGE} failed ({reason}); name its folder dist/ with --runtime")
+        with tarfile.open(packed[0]) as archive:
+            for name in RUNTIME:
+                archive.extract(f"package/dist/{name}", temporary)
+        put_in_place(os.path.join(temporary, "package", "dist"), folder)
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))
