@@ -298,7 +298,7 @@ def test_an_array_that_a_run_has_mapped_stays(own, tmp_path):
 def test_two_programs_with_one_cache(own, tmp_path):
     """The second waits for the first, and takes what that has made."""
     code = (
-        "import sys; from utils import log, photos; from utils.data.attributes import read_attributes\n"
+        "import sys; from utils.base import log; from utils.data import photos; from utils.data.attributes import read_attributes\n"
         "from utils.data.dataset import load_pixels, read_tables\n"
         "log.start(); real = photos.read_rgb\n"
         "photos.read_rgb = lambda *a: print('decoded') or real(*a)\n"

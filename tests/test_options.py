@@ -310,7 +310,7 @@ def test_signs_that_are_not_to_be_seen(tmp_path, capsys):
 @pytest.mark.parametrize("encoding", ["ascii", "cp949", "utf-8"])
 def test_a_terminal_that_is_not_utf8(encoding):
     """Signs that it does not have are question marks, also in what print and the logger say."""
-    talk = "import sys; from utils import cli, log; sys.stdout.write(''); "
+    talk = "import sys; from utils.base import cli, log; sys.stdout.write(''); "
     talk += "sys.exit(cli.exit_code(lambda: [print('반팔 Ünï'), log.start(), log.logger.info('반팔 Ünï')]))"
     env = {**os.environ, "PYTHONIOENCODING": encoding}
     done = subprocess.run([sys.executable, "-c", talk], cwd=ROOT, env=env, capture_output=True)
