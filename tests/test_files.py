@@ -39,7 +39,6 @@ from utils.training.run import Run
 from utils.training.teacher import save_logits
 
 ROOT = Path(__file__).parents[1]
-LEFTOVER = "a.txt.0123abcd.tmp"
 
 
 @contextmanager
@@ -235,7 +234,7 @@ def test_a_folder_that_cannot_be_made(fails):
     assert "model/a: cannot be written (Not a directory)" in fails("--version", "a")
 
 
-def test_a_killed_writer_leaves_the_old_file_and_the_next_removes_its_half(tmp_path):
+def test_a_killed_writer_leaves_the_old_file_and_its_half(tmp_path):
     (tmp_path / "a.txt").write_text("old")
     program = (
         "import os, signal\nfrom utils.base.files import atomic\nwith atomic('a.txt') as file:\n"
@@ -243,21 +242,31 @@ def test_a_killed_writer_leaves_the_old_file_and_the_next_removes_its_half(tmp_p
     )
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert (tmp_path / "a.txt").read_text() == "old" and len(os.listdir(tmp_path)) == 2
-    with atomic(tmp_path / "a.txt") as file:
+    with atomic(tmp_path / "a.txt") as file:  # the half is in nobody's way
         file.write("new")
+    remove_leftovers(f"{tmp_path}/a")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "new")]
 
 
 def test_only_leftovers_are_removed(tmp_path):
-    others = {"b.txt.0123abcd.tmp", "a.txt.tmp", "a.txt.0123abcd.tmp.txt"}
-    for name in {LEFTOVER, *others}:
-        (tmp_path / name).write_text("")
-    with atomic(tmp_path / "a.txt"):
-        live = set(os.listdir(tmp_path)) - others
-        assert len(live) == 1 and LEFTOVER not in live
-        remove_leftovers(tmp_path)  # of all files: but this one's writer lives
-        assert set(os.listdir(tmp_path)) == live | others - {"b.txt.0123abcd.tmp"}
-    assert (tmp_path / "a.txt").exists()
+    folder = tmp_path / "[a]"
+    folder.mkdir()
+    others = {"b.txt.0123abcd.tmp", "a.txt.tmp", "a.txt.0123abcd.tmp.txt", "a.txt.0123abcg.tmp"}
+    for name in {"a.txt.0123abcd.tmp", *others}:
+        (folder / name).write_text("")
+    remove_leftovers(f"{folder}/a.")
+    assert set(os.listdir(folder)) == others
+    remove_leftovers(f"{folder}/")
+    assert set(os.listdir(folder)) == others - {"b.txt.0123abcd.tmp"}
+
+
+def test_half_an_array_of_the_cache_is_removed(tmp_path, photos):
+    load_pixels(read_tables(str(photos), ATTRIBUTES), str(tmp_path))
+    whole = sorted(os.listdir(tmp_path))
+    array = next(tmp_path.glob("*.npy"))
+    Path(f"{array}.0123abcd.tmp").write_text("of a process that was killed")
+    load_pixels(read_tables(str(photos), ATTRIBUTES), str(tmp_path))
+    assert sorted(os.listdir(tmp_path)) == whole
 
 
 def test_a_photo_is_no_earlier_output(tmp_path):

@@ -220,7 +220,9 @@ def test_the_commands_of_readme_and_docs_are_taken(tmp_path):
 @pytest.mark.parametrize("both", [False, True])
 def test_a_reader_that_goes_away(tmp_path, both):
     """`| head -1`, and `2>&1 | head -1`: one line, on stderr and in the log, says why the command ended."""
-    talk = f"import sys; from utils.base import cli, log; log.start(); log.to_file({str(tmp_path / 'log')!r}); "
+    talk = (
+        f"import sys; from utils.base import cli, log; log.start(); log.to_file({str(tmp_path / 'log')!r}); "
+    )
     talk += "sys.exit(cli.exit_code(lambda: [log.logger.info('a line') for _ in range(100000)]))"
     errors = subprocess.STDOUT if both else subprocess.PIPE
     process = subprocess.Popen([sys.executable, "-c", talk], cwd=ROOT, stdout=subprocess.PIPE, stderr=errors)

@@ -2,15 +2,15 @@
 
 import contextlib
 import errno
-import fcntl
+import glob
 import hashlib
 import io
 import json
 import os
-import re
 import secrets
 import shutil
 import tempfile
+from pathlib import Path
 
 from utils.base.errors import DiskFull, UserError, excerpt
 
@@ -25,38 +25,35 @@ def atomic(path, binary=False, encoding="utf-8"):
     """A file to write, that takes the place of `path` once all of it is on the disk: `with atomic(path) as file`.
 
     It is written beside `path` under a name of its own, flushed to the disk, and renamed. If that fails, or the block
-    raises, what was at `path` before is still there and nothing else is. What a process that was killed leaves behind
-    is removed by the next one that writes the same path. The file can be written only from beginning to end.
+    raises, what was at `path` before is still there and nothing else is. A process that is killed leaves its file behind,
+    see `remove_leftovers`. The file can be written only from beginning to end.
 
     Args: `binary`, for bytes; otherwise text, in an `encoding` and with line ends as they are written.
     Raises: DiskFull, with the bytes that are needed; UserError if it cannot be written for another reason.
     """
     if os.path.isdir(path) or is_device(path):
         raise UserError(f"{path}: not a file; name another")
-    folder, name = os.path.split(os.path.abspath(path))
-    temporary = os.path.join(folder, f"{name}.{secrets.token_hex(4)}.tmp")
-    raw = None
+    temporary, raw = f"{path}.{secrets.token_hex(4)}.tmp", None
     try:
-        remove_leftovers(folder, name)
-        with _create_locked(temporary) as raw, io.BufferedWriter(raw) as buffered:
-            try:
-                file = buffered if binary else io.TextIOWrapper(buffered, encoding=encoding, newline="")
-                yield file
-                file.flush()
-                if raw.error:
-                    raise raw.error
-                os.fsync(raw.fileno())
-                os.replace(temporary, path)
-            finally:
-                if os.path.exists(temporary):
-                    os.remove(temporary)
-        # Without the folder's list of names on the disk, too, the rename may be lost with the power.
-        descriptor = os.open(folder, os.O_RDONLY)
-        with contextlib.suppress(OSError):  # some network file systems cannot, and need not
-            os.fsync(descriptor)
-        os.close(descriptor)
+        with _CountingFile(temporary, "x") as raw, io.BufferedWriter(raw) as buffered:
+            file = buffered if binary else io.TextIOWrapper(buffered, encoding=encoding, newline="")
+            yield file
+            file.flush()
+            if raw.error:
+                raise raw.error
+            os.fsync(raw.fileno())
+            os.replace(temporary, path)
     except OSError as error:
         raise failure(path, error, raw.needed if raw else 0) from error
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def remove_leftovers(beginning):
+    """Remove what processes that were killed have left of files whose paths begin so. For whoever is their only writer."""
+    for path in glob.glob(f"{glob.escape(beginning)}*.{'[0-9a-f]' * 8}.tmp"):
+        os.remove(path)
 
 
 def check_new(path, is_earlier, inputs=()):
@@ -71,10 +68,10 @@ def check_new(path, is_earlier, inputs=()):
         if os.path.exists(one) and os.path.samefile(one, path):
             raise UserError(f"{path}: the same file as {one}, which is read; name another to write")
     with open(path, "rb") as file:
-        if not is_earlier(file.read(HEAD)):
-            raise UserError(
-                f"{path}: is there, and not from an earlier run of this command; name another, or remove it"
-            )
+        head = file.read(HEAD)
+    if not is_earlier(head):
+        way_out = "name another, or remove it"
+        raise UserError(f"{path}: is there, and not from an earlier run of this command; {way_out}")
 
 
 def check_folder(folder, names, sign):
@@ -83,17 +80,14 @@ def check_folder(folder, names, sign):
     Args: `names` of the files, relative to the folder; `sign`, (name, bytes) of a file that tells a folder of ours without
         `RECORD`, as earlier versions left them: a README.md in it may have been added to.
     """
-    recorded = _content(os.path.join(folder, RECORD))
-    if f'"{sign[0]}": '.encode() not in recorded:  # of another command, that writes other files
-        recorded = b""
-    is_ours = sign[1] in _content(os.path.join(folder, sign[0]))
+    recorded, first = _recorded(folder), _content(folder, sign[0])
 
-    def as_written(name):
-        digest = _digest(_content(os.path.join(folder, name)))
-        return f'"{name}": "{digest}"'.encode() in recorded if recorded else is_ours and name != "README.md"
+    def is_own(name):
+        if sign[0] in recorded:
+            return recorded.get(name) == _digest(_content(folder, name))
+        return sign[1] in first and name != "README.md"  # the record, if any, is another command's
 
-    present = [name for name in names if os.path.lexists(os.path.join(folder, name))]
-    changed = [name for name in present if not as_written(name)]
+    changed = [name for name in names if os.path.lexists(os.path.join(folder, name)) and not is_own(name)]
     if changed:
         problem = "not as an earlier run of this command left it; keep it elsewhere, or name a new folder"
         raise UserError(f"--output {folder}: {', '.join(changed)}: {problem}")
@@ -101,16 +95,22 @@ def check_folder(folder, names, sign):
 
 def record(folder, contents):
     """Note in a folder how its files, name -> bytes, were written, for `check_folder`."""
-    said = {name: _digest(content) for name, content in contents.items()}
-    with contextlib.suppress(ValueError, TypeError):  # files that are not written this time stay known
-        said = {**json.loads(_content(os.path.join(folder, RECORD))), **said}
+    written = {name: _digest(content) for name, content in contents.items()}
     with atomic(os.path.join(folder, RECORD)) as file:
-        json.dump(said, file, indent=1)
+        # Files that are not written this time stay known.
+        json.dump({**_recorded(folder), **written}, file, indent=1)
 
 
-def _content(path):
-    with open(path, "rb") if os.path.isfile(path) else io.BytesIO() as file:
-        return file.read()
+def _recorded(folder):
+    try:
+        return dict(json.loads(_content(folder, RECORD)))
+    except (ValueError, TypeError):  # none, or not ours
+        return {}
+
+
+def _content(folder, name):
+    path = Path(folder, name)
+    return path.read_bytes() if path.is_file() else b""
 
 
 def _digest(content):
@@ -154,10 +154,8 @@ def failure(path, error, needed=0):
     if error.errno not in NO_ROOM:
         return UserError(f"{path}: cannot be written ({error.strerror})")
     free = shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free
-    return DiskFull(
-        f"{path}: {needed:,} bytes are needed and {free:,} are free ({error.strerror}); "
-        "what was there before is kept: make room, and run it again"
-    )
+    problem = f"{needed:,} bytes are needed and {free:,} are free ({error.strerror})"
+    return DiskFull(f"{path}: {problem}; what was there before is kept: make room, and run it again")
 
 
 class _CountingFile(io.FileIO):
@@ -178,33 +176,6 @@ class _CountingFile(io.FileIO):
                 self.error = error
         self.needed += written
         return written
-
-
-def _create_locked(path):
-    """A new file, locked while it is open, which tells `remove_leftovers` that its writer lives.
-
-    Where the file system has no locks, leftovers are not removed either.
-    """
-    while True:
-        raw = _CountingFile(path, "x")
-        with contextlib.suppress(OSError):
-            fcntl.flock(raw, fcntl.LOCK_EX)
-        if os.fstat(raw.fileno()).st_nlink:
-            return raw
-        raw.close()  # `remove_leftovers` was faster than the lock
-
-
-def remove_leftovers(folder, name=None):
-    """Remove the temporary files of processes that were killed while they wrote into a folder.
-
-    Args: `name`, the file that they wrote; None for all files.
-    """
-    pattern = re.compile((re.escape(name) if name else r".+") + r"\.[0-9a-f]{8}\.tmp")
-    for entry in filter(pattern.fullmatch, os.listdir(folder)):
-        # The suppressed errors: its writer lives, another process removed it, or there are no locks.
-        with contextlib.suppress(OSError), open(os.path.join(folder, entry), "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.remove(file.name)
 
 
 FILE_ENDS = (".pth", ".pt", ".bin", ".safetensors", ".onnx", ".tar", ".ckpt")

@@ -87,7 +87,6 @@ def check_room(cache_dir, needed):
     """DiskFull unless so many bytes are free in the cache, which is made; UserError if it cannot be."""
     try:
         os.makedirs(cache_dir, exist_ok=True)
-        remove_leftovers(cache_dir)
         free = shutil.disk_usage(cache_dir).free
     except OSError as error:
         raise UserError(f"cache {cache_dir}: {error.strerror}; name another with --cache-dir") from error
@@ -181,6 +180,7 @@ class _Folder:
                 except BlockingIOError:
                     logger.info(f"{self.folder}: another program is letterboxing its photos: waiting for it")
                     fcntl.flock(file, fcntl.LOCK_EX)
+                remove_leftovers(self.stem)
             yield
 
     def read(self):

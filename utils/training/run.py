@@ -208,7 +208,7 @@ class Run:
     def _begin_files(self):
         for folder in (self.model_dir, self.log_dir):
             os.makedirs(folder, exist_ok=True)
-            remove_leftovers(folder)
+            remove_leftovers(os.path.join(folder, ""))
         # last.pt goes first: half of an earlier run must not look like one that can be resumed.
         earlier = [self.last_file, *epoch_files(self.model_dir).values(), self.args_file]
         for path in [*([] if self.args.resume else earlier), self.best_file]:
