@@ -6,7 +6,7 @@ import os
 import sys
 
 from utils.base import log
-from utils.base.cli import ZERO_SHOT, Parser, exit_code, number
+from utils.base.cli import Parser, exit_code, number
 from utils.base.errors import UserError
 from utils.base.files import atomic, check_folder
 from utils.base.log import logger, score, table
@@ -15,7 +15,7 @@ from utils.data.dataset import load_pixels, unreadable
 from utils.evaluation import metrics, pictures, plots
 from utils.evaluation.inference import load_classifier, prediction_header, probability_columns, read_data
 from utils.evaluation.metrics import CHOSEN
-from utils.nets.hub import weights_file
+from utils.nets.hub import ZERO_SHOT, weights_file
 
 FILES = "evaluation.json predictions.csv unreadable.txt confusion.png reliability.png mistakes.png".split()
 MAX_MB = 25  # of the competition, 10^6 bytes

@@ -10,7 +10,7 @@ import timeit
 
 import numpy as np
 
-from utils.base.cli import ZERO_SHOT, Parser, exit_code, is_full_memory, new_path, number
+from utils.base.cli import Parser, exit_code, is_full_memory, new_path, number
 from utils.base.errors import LibraryError, UserError, cause_of, shortened
 from utils.base.files import MARK, check_new, copy_file
 from utils.data.attributes import UNKNOWN, read_attributes
@@ -18,7 +18,7 @@ from utils.data.photos import SIZE, read_photos
 from utils.data.prior import prior_of
 from utils.deployment import share
 from utils.evaluation.inference import load_classifier, read_data
-from utils.nets.hub import BEST, find_checkpoint
+from utils.nets.hub import BEST, ZERO_SHOT, find_checkpoint
 
 DATA_DIR = "./Dataset"
 MAX_DROP = 0.01  # in mean Top-1, from the checkpoint to the file

@@ -8,12 +8,12 @@ from torch import nn
 
 from clip_model import FashionCLIP
 from tiny_vit import timm_names
-from utils.base.cli import CLIP_MODEL, STUDENT
 from utils.base.errors import UserError
 from utils.data.attributes import attributes_of, read_attributes
 from utils.layers import Normalize
 from utils.nets.backbones import build_backbone, fitting, full_name
 from utils.nets.checkpoint import is_finite, load_state, read_checkpoint
+from utils.nets.hub import CLIP_MODEL, STUDENT
 
 
 class Student(nn.Module):

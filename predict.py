@@ -11,7 +11,7 @@ from collections import defaultdict
 import numpy as np
 from tqdm import tqdm
 
-from utils.base.cli import CLIP_MODEL, ZERO_SHOT, Parser, cache_folder, exit_code, new_file, number
+from utils.base.cli import Parser, cache_folder, exit_code, new_file, number
 from utils.base.errors import SkippedPhotos, UserError, shortened, visible
 from utils.base.files import atomic, check_new
 from utils.base.log import logger
@@ -20,6 +20,7 @@ from utils.data.folders import PhotoFolder, find_photos
 from utils.data.photos import read_photos
 from utils.data.tables import read_table
 from utils.evaluation.inference import load_classifier, prediction_header, probability_columns, table_text
+from utils.nets.hub import CLIP_MODEL, ZERO_SHOT
 
 
 # fmt: off

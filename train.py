@@ -3,8 +3,10 @@
 import argparse
 import sys
 
-from utils.base.cli import CLIP_MODEL, STUDENT, Parser, StopSignals, exit_code, new_file, number, version_name
+from utils.base.cli import Parser, exit_code, new_file, number, version_name
 from utils.base.files import MARK, check_new
+from utils.base.signals import StopSignals
+from utils.nets.hub import CLIP_MODEL, STUDENT
 
 # Torch is imported by main(), once the options are known to be right: --help and typing errors answer at once.
 

@@ -13,9 +13,10 @@ import torch
 
 from benchmarks.accuracy_report import LABELS, WATCHED, newest, read_results, write_report
 from utils.base import log
-from utils.base.cli import Parser, StopSignals, cache_folder, exit_code, number
+from utils.base.cli import Parser, cache_folder, exit_code, number
 from utils.base.errors import Interrupted, UserError
 from utils.base.files import atomic
+from utils.base.signals import StopSignals
 from utils.data.attributes import read_attributes
 from utils.data.dataset import load_pixels, read_tables
 from utils.data.tables import count_classes

@@ -264,7 +264,7 @@ def test_a_signal_before_training(train, monkeypatch, capsys):
 
 def test_a_second_signal_ends_it_at_once():
     code = (
-        "import os, signal; from utils.base.cli import StopSignals\n"
+        "import os, signal; from utils.base.signals import StopSignals\n"
         "with StopSignals() as signals:\n"
         "    signals.defer()\n"
         "    for _ in range(2): os.kill(os.getpid(), signal.SIGTERM)\n"

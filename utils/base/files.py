@@ -178,14 +178,6 @@ class _CountingFile(io.FileIO):
         return written
 
 
-FILE_ENDS = (".pth", ".pt", ".bin", ".safetensors", ".onnx", ".tar", ".ckpt")
-
-
-def is_hub_id(name):
-    """Whether a name has the form `owner/name`, and is not a file's."""
-    return name.count("/") == 1 and name[0] not in "./~" and name[-1] != "/" and not name.endswith(FILE_ENDS)
-
-
 MAX_CHARACTERS = 2_000_000  # of a JSON file
 
 

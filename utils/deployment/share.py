@@ -10,9 +10,8 @@ from string import Template
 
 from utils.base import files
 from utils.base.errors import UserError
-from utils.base.files import is_hub_id
 from utils.base.log import score
-from utils.nets.hub import CONFIG, WEIGHTS
+from utils.nets.hub import CONFIG, WEIGHTS, is_hub_id
 
 CARD, STUDENT = "README.md", "student.onnx"
 USE, CARD_TEXT = (Path(__file__).with_name(name) for name in ("use.py", "card.md"))

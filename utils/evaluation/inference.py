@@ -9,14 +9,13 @@ import os
 import numpy as np
 from tqdm import tqdm
 
-from utils.base.cli import CLIP_MODEL, ZERO_SHOT
 from utils.base.errors import UserError, first_line, shortened
 from utils.base.files import read_json
 from utils.data.attributes import UNKNOWN, Attributes, attributes_of, is_number, read_attributes
 from utils.data.dataset import read_tables
 from utils.data.photos import SIZE
 from utils.data.prior import prior_of, smoothed_of
-from utils.nets.hub import find_checkpoint
+from utils.nets.hub import CLIP_MODEL, ZERO_SHOT, find_checkpoint
 
 INPUT = "pixels"  # name of the exported graph's input
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # Excel takes wide ones for these

@@ -11,11 +11,11 @@ from torch import nn
 
 from tiny_vit import timm_names, tiny_vit
 from utils.base.errors import LibraryError, UserError, first_line
-from utils.base.files import is_hub_id
 from utils.data.photos import SIZE
 from utils.layers import Pointwise, keep_convolutions_float, keep_norms_float, lonely_kind
 from utils.nets import hub
 from utils.nets.checkpoint import load_state, read_checkpoint
+from utils.nets.hub import is_hub_id
 
 WAY_OUT = "give a file with --student-weights FILE, or none for random weights"
 

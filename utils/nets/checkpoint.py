@@ -9,11 +9,11 @@ import zipfile
 import torch
 
 from utils.base.errors import UserError, first_line, shortened
-from utils.base.files import atomic, copy_file, failure, has_links, is_hub_id, read_json
+from utils.base.files import atomic, copy_file, failure, has_links, read_json
 from utils.base.hardware import TORCH
 from utils.base.log import logger
 from utils.nets import torch112
-from utils.nets.hub import BEST, CONFIG, WEIGHTS
+from utils.nets.hub import BEST, CONFIG, WEIGHTS, is_hub_id
 
 SAFE = (
     2,

@@ -3,10 +3,18 @@
 import os
 
 from utils.base.errors import UserError, first_line
-from utils.base.files import is_hub_id
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"  # of a checkpoint that is a folder
 BEST = "best.pt"  # in the folder of a version
+FILE_ENDS = (".pth", ".pt", ".bin", ".safetensors", ".onnx", ".tar", ".ckpt")
+CLIP_MODEL = "patrickjohncyh/fashion-clip"  # the hub's FashionCLIP
+ZERO_SHOT = "zero-shot"  # in place of a checkpoint: FashionCLIP as it comes
+STUDENT = "tiny_vit_5m_224"  # timm's name of the recipe's backbone
+
+
+def is_hub_id(name):
+    """Whether a name has the form `owner/name`, and is not a file's."""
+    return name.count("/") == 1 and name[0] not in "./~" and name[-1] != "/" and not name.endswith(FILE_ENDS)
 
 
 def fetch(hub_id, names, what, way_out):

@@ -31,7 +31,7 @@ class TrainState:
         precision: `utils.base.hardware.Precision`.
         world: `utils.training.distributed.World`.
         run: `utils.training.run.Run`, whose rows are part of the state; None for training that is not saved.
-        signals: `utils.base.cli.StopSignals`, with `run`.
+        signals: `utils.base.signals.StopSignals`, with `run`.
     """
 
     def __init__(self, net, args, precision, world, run=None, signals=None):

@@ -10,13 +10,12 @@ import torch
 
 from clip_model import FashionCLIP
 from networks import load_network
-from utils.base.cli import ZERO_SHOT
 from utils.base.errors import UserError, shortened
-from utils.base.files import MARK, atomic, is_hub_id
+from utils.base.files import MARK, atomic
 from utils.base.log import logger
 from utils.data.prior import prior_of, smoothed_of
 from utils.nets.checkpoint import MODEL_ROOT, epoch_files
-from utils.nets.hub import find_checkpoint
+from utils.nets.hub import ZERO_SHOT, find_checkpoint, is_hub_id
 from utils.training import engine
 from utils.training.answers import Answers
 
