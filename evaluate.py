@@ -63,9 +63,9 @@ def load_classifiers(args):
     return [found[path] for path in args.checkpoint]
 
 
-def evaluate(classifier, data, args):
+def evaluate(classifier, data, pixels, args):
     """(Figures of a network, plain values; dict attribute -> probabilities)."""
-    probabilities = classifier.predict(data.pixels, args.batch_size)
+    probabilities = classifier.predict(pixels, args.batch_size)
     figures = metrics.evaluation(probabilities, data.labels, data.groups)
     about = {"checkpoint": classifier.path, "role": classifier.role, "split": args.split, "prior": args.prior}
     if classifier.path == ZERO_SHOT:  # its weights in float32
@@ -90,7 +90,7 @@ def compare(splits, done):
 # --- files -------------------------------------------------------------------------------------------
 
 
-def write_files(folder, result, classifier, data, probabilities, encoding):
+def write_files(folder, result, classifier, data, pixels, probabilities, encoding):
     """evaluation.json, predictions.csv and, where matplotlib is installed, the pictures."""
     attributes = classifier.attributes
     with atomic(os.path.join(folder, "evaluation.json")) as file:
@@ -102,7 +102,9 @@ def write_files(folder, result, classifier, data, probabilities, encoding):
     try:
         pictures.draw_confusion(result, attributes, os.path.join(folder, "confusion.png"), title)
         pictures.draw_reliability(result, attributes, os.path.join(folder, "reliability.png"), title)
-        pictures.draw_mistakes(probabilities, attributes, data, os.path.join(folder, "mistakes.png"), page)
+        pictures.draw_mistakes(
+            probabilities, attributes, data.labels, pixels, os.path.join(folder, "mistakes.png"), page
+        )
     except UserError as error:
         logger.warning(f"warning: the pictures are not drawn: {error}")
 
@@ -178,7 +180,8 @@ def main(argv=None):
     log.start()
     classifiers = load_classifiers(args)
     tables = [{args.split: part} for part in read_data(classifiers, args, args.split)]
-    splits = [load_pixels(part, args.cache_dir, args.skip_unreadable)[args.split] for part in tables]
+    loaded = [load_pixels(part, args.cache_dir, args.skip_unreadable) for part in tables]
+    splits, photos = ([part[args.split] for part in each] for each in zip(*loaded))
     # The second's files go into a folder of their own.
     folders = [args.output, os.path.join(args.output, "second")][: len(classifiers)]
     for folder in folders:
@@ -190,14 +193,14 @@ def main(argv=None):
     unreadable({args.split: splits[0]}, os.path.join(args.output, "unreadable.txt"))
 
     done = []
-    for classifier, data in zip(classifiers, splits):
-        done.append(evaluate(classifier, data, args))
+    for classifier, data, pixels in zip(classifiers, splits, photos):
+        done.append(evaluate(classifier, data, pixels, args))
         say_evaluation(done[-1][0], classifier.attributes)
     if len(done) == 2:
         done[0][0]["comparison"] = compare(splits, done)
         say_comparison(done[0][0], done[1][0])
-    for folder, classifier, data, (result, probabilities) in zip(folders, classifiers, splits, done):
-        write_files(folder, result, classifier, data, probabilities, args.encoding)
+    for folder, *one, (result, probabilities) in zip(folders, classifiers, splits, photos, done):
+        write_files(folder, result, *one, probabilities, args.encoding)
     logger.info(f"written: {os.path.join(args.output, '')}")
 
 

@@ -85,7 +85,7 @@ def main(argv=None):
         raise UserError(f"--checkpoint {args.checkpoint}: a teacher's; only a student can be exported")
     calibration, photos = None, None
     if args.precision == "int8":
-        calibration = photos_of(args, checkpoint, "train", args.calibration).pixels
+        _, calibration = photos_of(args, checkpoint, "train", args.calibration)
     if args.data_dir:
         photos = photos_of(args, checkpoint, *compared_part(args, checkpoint))
     with tempfile.TemporaryDirectory() as scratch:
@@ -94,7 +94,7 @@ def main(argv=None):
         check_size(args, exported)
         compared = compare(args, checkpoint, exported, photos)
         if args.format == "hub":
-            share_folder(args, checkpoint, exported, compared, photos)
+            share_folder(args, checkpoint, exported, compared, photos[0])
             return
         copy_file(exported, args.output)
 
@@ -110,7 +110,7 @@ def compared_part(args, checkpoint):
 def photos_of(args, checkpoint, split, count):
     """Letterboxed photos, evenly spread over a part of the data set, as the checkpoint's network was trained on it.
 
-    Returns: `utils.data.dataset.Split`, its pixels an array in memory.
+    Returns: (`utils.data.dataset.Table`, their pixels, uint8 `(N, 224, 224, 3)`).
     Raises: UserError if one of the photos chosen cannot be read, unless such are to be left out, or all.
     """
     table = read_data([checkpoint], args, split)[0]
@@ -123,7 +123,7 @@ def photos_of(args, checkpoint, split, count):
             f"{len(bad)} of {len(pixels)} photos of {split} cannot be read; --skip-unreadable leaves out such:\n"
             + shortened(bad)
         )
-    return table.rows(good)._replace(pixels=np.stack([pixels[i] for i in good]))
+    return table.rows(good), np.stack([pixels[i] for i in good])
 
 
 def export_meta(checkpoint, args):
@@ -140,7 +140,7 @@ def export_meta(checkpoint, args):
 
 
 def share_folder(args, checkpoint, exported, compared, photos):
-    """Write the folder of --format hub, and say how it is uploaded. Args: `compared`, of `compare`; `photos`, on which."""
+    """Write the folder of --format hub, and say how it is uploaded. Args: `compared`, of `compare`; `photos`, the table of those on which."""
     from networks import load_network
     from utils.evaluation import metrics
 
@@ -215,11 +215,12 @@ def compare(args, checkpoint, path, photos):
     if photos is None:
         print(f"nothing was compared with the checkpoint: no {DATA_DIR}; name a data set with --data-dir")
         return None
-    labels = photos.labels
-    expected, got = (classifier.predict(photos.pixels, BATCH) for classifier in (checkpoint, exported))
+    table, pixels = photos
+    labels = table.labels
+    expected, got = (classifier.predict(pixels, BATCH) for classifier in (checkpoint, exported))
     difference = max(abs(expected[key] - got[key]).max() for key in labels)
     same = {key: (expected[key].argmax(axis=1) == got[key].argmax(axis=1)).mean() for key in labels}
-    name = f"{len(photos.names)} {WORDS[compared_part(args, checkpoint)[0]]} photos"
+    name = f"{len(pixels)} {WORDS[compared_part(args, checkpoint)[0]]} photos"
     print(f"probabilities differ by at most {difference:.1e} on {name}; the same classes: "
           + ", ".join(f"{key} {share:.4f}" for key, share in same.items()))  # fmt: skip
     check_accuracy(args, name, labels, expected, got)

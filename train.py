@@ -180,10 +180,9 @@ def train(args, run, signals, world):
     from utils.base.hardware import choose_precision, make_reproducible
     from utils.base.log import logger
     from utils.data.attributes import read_attributes
-    from utils.data.dataset import load_pixels, read_all_tables, with_unlabelled
-    from utils.data.pixels import on_device
-    from utils.data.twins import without_twins
-    from utils.data.views import Views
+    from utils.data.dataset import load_training_data, read_all_tables
+    from utils.data.pixels import Images
+    from utils.data.views import Views, view_options
     from utils.losses import build_criterion, class_shares, learned, learned_before, log_prior
     from utils.training import record
     from utils.training.engine import train_one_epoch, validate
@@ -202,8 +201,8 @@ def train(args, run, signals, world):
     net = build_network(args, attributes, run.began_with)
     teacher = None if run.has_all_logits else find_teacher(args, attributes, precision, run.teacher)
     with world.first_alone():
-        data = load_pixels(tables, args.cache_dir, args.skip_unreadable)
-    data = with_unlabelled(without_twins(data, attributes.layout.shares))
+        shares = attributes.layout.shares
+        data, pixels = load_training_data(tables, args.cache_dir, shares, args.skip_unreadable)
     labels, sizes = data["train"].labels, attributes.sizes
     before = run.began_with and learned_before(args, run.began_with)
     if args.kd_learning:
@@ -213,28 +212,28 @@ def train(args, run, signals, world):
 
     run.check_data(data, sizes)
     run.check_room(net)
-    data = on_device(data, world.device)
-    views = Views(args, data["train"].boxes)
+    images = {name: Images(its, world.device) for name, its in pixels.items()}
+    views = Views(view_options(args), data["train"].boxes)
     if teacher:
-        teacher.check(data["train"], views)
+        teacher.prepare(data["train"], images["train"], views)
     run.open(data)
     record.header(args, net, data, precision, world)
     for line in without_effect(args):
         logger.warning(f"warning: {line}")
     state = TrainState(net, args, precision, world, run, signals)
     if not run.began_with:  # so that last.pt has it from the beginning
-        state.learn_from(teacher, views.of_epoch(data["train"], 1))
+        state.learn_from(teacher, views.of_epoch(images["train"], 1))
     state.learned = before or learned(args, labels, sizes, teacher, state.targets)
     criterion = build_criterion(args, labels, sizes, world.device, state.learned["decided"])
     if args.save_teacher_logits and run.writes:
-        write_logits(args, teacher, data["train"], views)
+        write_logits(args, teacher, data["train"].names, images["train"], views)
 
     state.load_or_begin(data)
     for epoch in state.epochs():
-        view = views.of_epoch(data["train"], epoch)
+        view = views.of_epoch(images["train"], epoch)
         state.learn_from(teacher, view)
-        losses = train_one_epoch(state, view, criterion)
-        scores = validate(state, data["val"])
+        losses = train_one_epoch(state, labels, view, criterion)
+        scores = validate(state, data["val"].labels, images["val"])
         state.finish_epoch(losses, scores)
     if run.writes:
         record.summary(run, data)

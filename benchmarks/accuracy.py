@@ -211,7 +211,8 @@ def record(row, seed, args):
     tables = read_tables(vars(args)[row.data], classifier.attributes, ["val"])
     gpu = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if gpu else f"threads: {torch.get_num_threads()}"
-    said = classifier.predict(load_pixels(tables, cache_folder())["val"].pixels, 32)
+    tables, pixels = load_pixels(tables, cache_folder())
+    said = classifier.predict(pixels["val"], 32)
     return {
         **{"data": row.data, "row": row.name, "seed": seed, "options": row.command},
         "loss_version": LOSS_VERSION,

@@ -14,7 +14,7 @@ from networks import Student
 from utils.base.hardware import Precision, keep_freed_memory, make_reproducible
 from utils.data import photos
 from utils.data.attributes import Attributes
-from utils.data.dataset import Split
+from utils.data.dataset import Table
 from utils.data.pixels import Images
 from utils.losses import build_criterion, class_weights
 from utils.nets.checkpoint import load_state
@@ -39,7 +39,7 @@ RECIPES = {
 class Job(NamedTuple):
     """What every side of a work gets."""
 
-    photos: Split
+    photos: Table
     attributes: Attributes
     batch_size: int
     precision: Precision  # of the project
@@ -123,7 +123,7 @@ def project_letterbox(job):
 def project_training(job):
     """train.py's epoch, set up as its train() does, but for the images' order: the reference's, which is the table's."""
     keep_freed_memory()
-    args, images = job.args(), Images((job.pixels(),), CPU)
+    args, images = job.args(), Images(job.pixels(), CPU)
     net = new_teacher(job) if job.role == "teacher" else new_student(job)
     make_reproducible(args.seed)
     state = TrainState(net, args, job.precision, World("cpu"))
@@ -134,7 +134,7 @@ def project_training(job):
 
     def run():
         state.losses = state.losses[:0]  # no step is done of the epoch that begins
-        return engine.train_one_epoch(state, job.photos._replace(pixels=images), criterion)
+        return engine.train_one_epoch(state, job.photos.labels, images, criterion)
 
     return run
 

@@ -717,14 +717,15 @@ def pixels(folder, attributes, skip=False):
 
 @pytest.mark.parametrize("exif", [False, True])
 def test_photos_are_turned_as_their_exif_says_where_the_file_says_so(photographed, exif):
-    data = pixels(photographed, shop(exif=exif))
-    for split in data.values():
-        assert split.pixels[0][112, 20].any() == (not exif) and split.pixels[0][20, 112].any() == exif
-        first = read_rgb(photographed / "photos" / split.names[0], exif)
+    tables, photos = pixels(photographed, shop(exif=exif))
+    for name, table in tables.items():
+        image = photos[name][0]
+        assert image[112, 20].any() == (not exif) and image[20, 112].any() == exif
+        first = read_rgb(photographed / "photos" / table.names[0], exif)
         assert first.shape == ((40, 20, 3) if exif else (20, 40, 3))
-        assert np.array_equal(split.pixels[0], letterbox(first))
-    other = pixels(photographed, shop(exif=not exif))
-    assert not np.array_equal(other["train"].pixels, data["train"].pixels)
+        assert np.array_equal(image, letterbox(first))
+    _, other = pixels(photographed, shop(exif=not exif))
+    assert not np.array_equal(other["train"], photos["train"])
 
 
 def test_two_tables_over_the_same_photos_share_their_arrays(photographed):
@@ -744,13 +745,13 @@ def test_unreadable_photos_are_left_out_where_that_is_asked_for(photographed):
     (photographed / "photos" / "4.jpg").unlink()
     with pytest.raises(UserError, match=r"1 photos .* missing; with --skip-unreadable"):
         pixels(photographed, shop())
-    data = pixels(photographed, shop(), skip=True)
-    left_out = [line for split in data.values() for line in split.unreadable]
+    tables, photos = pixels(photographed, shop(), skip=True)
+    left_out = [line for table in tables.values() for line in table.unreadable]
     assert len(left_out) == 2 and "3.jpg" in "".join(left_out) and "4.jpg: no such file" in "".join(left_out)
-    assert sum(len(split.names) for split in data.values()) == 18
-    for split in data.values():
-        assert len(split.pixels) == len(split.names) == len(split.labels["sleeve"])
-        for name, image in zip(split.names, split.pixels):
+    assert sum(len(table.names) for table in tables.values()) == 18
+    for part, table in tables.items():
+        assert len(photos[part]) == len(table.names) == len(table.labels["sleeve"])
+        for name, image in zip(table.names, photos[part]):
             assert np.array_equal(image, letterbox(read_rgb(photographed / "photos" / name)))
 
 

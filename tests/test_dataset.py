@@ -186,24 +186,24 @@ def load(folder, cache, attributes=ATTRIBUTES, skip=False):
 def test_the_array_is_made_once_and_remade_when_a_photo_changes(own, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     before = sorted(os.walk(own))
-    data = load(own, cache)
+    tables, pixels = load(own, cache)
     assert sorted(os.walk(own)) == before, "something was written into the data set"
-    train = data["train"]
-    assert train.pixels[:].shape == (16, SIZE, SIZE, 3)
-    assert all(isinstance(array, np.memmap) for array in train.pixels.arrays.values())
+    train, pixels = tables["train"], pixels["train"]
+    assert pixels[:].shape == (16, SIZE, SIZE, 3)
+    assert all(isinstance(array, np.memmap) for array in pixels.arrays)
     assert list(train.labels) == list(ATTRIBUTES) and train.labels["daily"].dtype == np.int64
     path = own / "train" / train.names[3]
-    assert np.array_equal(train.pixels[3], letterbox(read_rgb(path)))
+    assert np.array_equal(pixels[3], letterbox(read_rgb(path)))
 
     with monkeypatch.context() as patch:
         patch.setattr(reader, "read_rgb", lambda *args: pytest.fail("decoded again"))
-        again = load(own, cache)
-    assert np.array_equal(again["train"].pixels, train.pixels)
+        _, again = load(own, cache)
+    assert np.array_equal(again["train"], pixels)
 
-    before = train.pixels[3]
+    before = pixels[3]
     Image.new("RGB", (100, 100), "red").save(path, "PNG")
-    assert load(own, cache)["train"].pixels[3][112, 112].tolist() == [255, 0, 0]
-    assert np.array_equal(train.pixels[3], before), "the array of a run under way was taken away"
+    assert load(own, cache)[1]["train"][3][112, 112].tolist() == [255, 0, 0]
+    assert np.array_equal(pixels[3], before), "the array of a run under way was taken away"
 
 
 def count_decoded(monkeypatch):
@@ -213,11 +213,11 @@ def count_decoded(monkeypatch):
     return decoded
 
 
-def is_right(data):
+def is_right(tables, pixels):
     return all(
-        np.array_equal(pixels, letterbox(read_rgb(path)))
-        for split in data.values()
-        for path, pixels in zip(split.paths(), split.pixels[:])
+        np.array_equal(image, letterbox(read_rgb(path)))
+        for part, table in tables.items()
+        for path, image in zip(table.paths(), pixels[part][:])
     )
 
 
@@ -237,7 +237,7 @@ def test_what_has_not_changed_is_not_decoded_again(own, tmp_path, monkeypatch, c
     change(own)
     decoded = count_decoded(monkeypatch)
     data = load(own, tmp_path / "cache")
-    assert not decoded and is_right(data)
+    assert not decoded and is_right(*data)
     hashed = []
     monkeypatch.setattr(photo_cache, "_hash_of_part", lambda path: hashed.append(path))
     load(own, tmp_path / "cache")
@@ -245,7 +245,7 @@ def test_what_has_not_changed_is_not_decoded_again(own, tmp_path, monkeypatch, c
 
 
 def test_another_photo_of_the_same_size_and_time_is_seen(own, tmp_path):
-    path = own / "train" / load(own, tmp_path / "cache")["train"].names[0]
+    path = own / "train" / load(own, tmp_path / "cache")[0]["train"].names[0]
     for colour in ("red", "blue"):
         before = path.stat()
         Image.new("RGB", (50, 40), colour).save(tmp_path / "new.bmp")
@@ -253,7 +253,7 @@ def test_another_photo_of_the_same_size_and_time_is_seen(own, tmp_path):
             assert (tmp_path / "new.bmp").stat().st_size == before.st_size
             os.utime(tmp_path / "new.bmp", ns=(before.st_atime_ns, before.st_mtime_ns))
         os.replace(tmp_path / "new.bmp", path)
-        assert is_right(load(own, tmp_path / "cache"))
+        assert is_right(*load(own, tmp_path / "cache"))
 
 
 def test_only_new_photos_are_decoded_and_old_arrays_go(own, tmp_path, monkeypatch):
@@ -269,7 +269,7 @@ def test_only_new_photos_are_decoded_and_old_arrays_go(own, tmp_path, monkeypatc
         data = load(own, cache)
         assert [os.path.basename(path) for path in decoded] == [name]
         decoded.clear()
-    assert is_right(data)
+    assert is_right(*data)
     del data
     sizes = [len(np.load(path, mmap_mode="r")) for path in cache.glob("*.npy")]
     assert sorted(sizes) == [1, 2, 4, 8, 16], "small arrays are not taken into larger ones"
@@ -283,13 +283,13 @@ def test_only_new_photos_are_decoded_and_old_arrays_go(own, tmp_path, monkeypatc
 def test_an_array_that_a_run_has_mapped_stays(own, tmp_path):
     """Another program's shared lock tells; whoever comes later removes it."""
     cache = tmp_path / "cache"
-    first = load(own, cache)
+    _, first = load(own, cache)
     paths = set(cache.glob("*.npy"))
     for photo in filter(Path.is_file, own.rglob("*.*g")):
         Image.new("RGB", (10, 10), (0, len(str(photo)), 9)).save(photo, "PNG")
-    before = first["train"].pixels[:]
+    before = first["train"][:]
     second = load(own, cache)
-    assert paths < set(cache.glob("*.npy")) and np.array_equal(first["train"].pixels, before)
+    assert paths < set(cache.glob("*.npy")) and np.array_equal(first["train"], before)
     del first, second
     load(own, cache)
     assert not paths & set(cache.glob("*.npy"))
@@ -302,8 +302,8 @@ def test_two_programs_with_one_cache(own, tmp_path):
         "from utils.data.dataset import load_pixels, read_tables\n"
         "log.start(); real = photos.read_rgb\n"
         "photos.read_rgb = lambda *a: print('decoded') or real(*a)\n"
-        "data = load_pixels(read_tables(sys.argv[1], read_attributes()), sys.argv[2])\n"
-        "print('rows', sum(len(split.pixels[:]) for split in data.values()))"
+        "_, pixels = load_pixels(read_tables(sys.argv[1], read_attributes()), sys.argv[2])\n"
+        "print('rows', sum(len(part[:]) for part in pixels.values()))"
     )
     command = [sys.executable, "-c", code, str(own), str(tmp_path / "cache")]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -313,12 +313,12 @@ def test_two_programs_with_one_cache(own, tmp_path):
 
 def test_rows_may_move_between_runs(own, tmp_path):
     file = own / "Fashion-How24_sub1_train.csv"
-    first = load(own, tmp_path / "cache")["train"]
+    tables, first = load(own, tmp_path / "cache")
     header, *lines = file.read_text().splitlines()
     file.write_text("\n".join([header, *reversed(lines)]) + "\n")
-    second = load(own, tmp_path / "cache")["train"]
-    assert second.names == first.names[::-1]
-    assert np.array_equal(second.pixels, first.pixels[::-1])
+    turned, second = load(own, tmp_path / "cache")
+    assert turned["train"].names == tables["train"].names[::-1]
+    assert np.array_equal(second["train"], first["train"][::-1])
 
 
 # --- photos that come more than once -----------------------------------------------------------------
@@ -359,26 +359,26 @@ def training(folder, parts, unlabelled=()):
     args = SimpleNamespace(
         data_dir=folder, skip_unreadable=False, crop_to_box=False, unlabelled=unlabelled, follow_links=False
     )
-    data = load_pixels(read_all_tables(args, attributes), f"{folder}/cache")
-    return data, without_twins(data, attributes.layout.shares)
+    tables, pixels = load_pixels(read_all_tables(args, attributes), f"{folder}/cache")
+    return tables, *without_twins(tables, pixels, attributes.layout.shares)
 
 
 def test_twins_of_what_is_held_out_are_not_trained_on(shop, caplog):
     folder = shop(train=[(f"{i}-{twin}.png", "ab"[i % 2]) for i in range(40) for twin in "xy"])
-    before, after = training(folder, SHARES)
+    before, after, pixels = training(folder, SHARES)
     looks = {name: {photo.split("-")[0] for photo in split.names} for name, split in after.items()}
     assert not looks["train"] & (looks["val"] | looks["test"])
     gone = len(before["train"].names) - len(after["train"].names)
     assert gone > 0 and before["val"] is after["val"]
     assert looks["val"] & looks["test"] and "of test are in validation, too" in caplog.text
     assert sum(int(n) for n in re.findall(r"(\d+) photos have the pixels of others", caplog.text)) == gone
-    assert is_right(after)
+    assert is_right(after, pixels)
 
 
 def test_photos_of_both_tables_and_with_two_labels_are_told(shop, caplog):
     rows = [(f"{i}-x.png", "a") for i in range(9)]
     folder = shop(train=[*rows, ("0-x.png", "b"), ("1-y.png", "b"), ("2-y.png", "a")], val=rows[:3])
-    _, after = training(folder, APART)
+    _, after, _ = training(folder, APART)
     assert len(after["train"].names) == 12, "tables that are given stay as they are"
     assert "3 photos of val are in the training table, too, such as 0-x.png" in caplog.text
     assert (
@@ -398,9 +398,11 @@ def test_copies_in_a_folder_without_labels_are_left_out(shop, tmp_path, caplog):
     ):
         training(folder, parts, [str(tmp_path / "more")])
     Image.new("RGB", (8, 8), "blue").save(tmp_path / "more" / "new.png")
-    _, after = training(folder, parts, [str(tmp_path / "more")])
+    _, after, pixels = training(folder, parts, [str(tmp_path / "more")])
     assert after[f"unlabelled {tmp_path / 'more'}"].names == ["more/new.png"]
-    assert with_unlabelled(after)["train"].names == ["1-x.png", "2-x.png", "more/new.png"]
+    whole = with_unlabelled(after, pixels)
+    assert whole[0]["train"].names == ["1-x.png", "2-x.png", "more/new.png"]
+    assert len(whole[1]["train"]) == 3 and whole[1]["train"][2][112, 112].tolist() == [0, 0, 255]
 
 
 # --- bad input ---------------------------------------------------------------------------------------

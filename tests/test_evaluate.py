@@ -741,16 +741,14 @@ def test_bad_input(place, without_matplotlib, capsys):
 def draw(folder, attributes, labels, probabilities):
     """The three pictures, which must be PNG files of a reasonable size; returns the evaluation."""
     pytest.importorskip("matplotlib")
-    from utils.data.dataset import Split
     from utils.evaluation.pictures import draw_confusion, draw_mistakes, draw_reliability
 
     count = len(next(iter(labels.values())))
     pixels = np.random.default_rng(0).integers(0, 255, (count, 224, 224, 3), dtype=np.uint8)
-    data = Split([str(i) for i in range(count)], labels, "folder", [], "place", False, pixels)
     result = metrics.evaluation(probabilities, labels)
     draw_confusion(result, attributes, folder / "confusion.png", "title")
     draw_reliability(result, attributes, folder / "reliability.png", "title")
-    draw_mistakes(probabilities, attributes, data, folder / "mistakes.png", "title")
+    draw_mistakes(probabilities, attributes, labels, pixels, folder / "mistakes.png", "title")
     for name in PICTURES:
         with Image.open(folder / name) as picture:
             assert picture.format == "PNG" and max(picture.size) <= 20_000 and min(picture.size) >= 300

@@ -254,9 +254,9 @@ def test_labels_follow_the_networks_classes(work, tmp_path, cells):
     table = read_data([checkpoint], args, "val")[0]
     assert table.exif  # as the network was trained
     assert table.labels["sleeve"].tolist() == ([1, 0, UNKNOWN] * 4)[:10]
-    photos = export.photos_of(args, checkpoint, "val", 10)
+    photos, pixels = export.photos_of(args, checkpoint, "val", 10)
     assert photos.labels["sleeve"].tolist() == table.labels["sleeve"].tolist()
-    assert photos.groups == table.groups and photos.pixels.shape == (10, 224, 224, 3)
+    assert photos.groups == table.groups and pixels.shape == (10, 224, 224, 3)
     card = argparse.Namespace(format="hub", attributes=f"{tmp_path}/a.json", compare=3)
     assert export.compared_part(card, checkpoint) == ("val", sys.maxsize)
     (tmp_path / "a.json").write_text(json.dumps({**content, "test": part}))

@@ -17,11 +17,15 @@ from utils.base.cli import exit_code
 from utils.base.errors import DiskFull, UserError
 from utils.data.attributes import read_attributes
 from utils.data.dataset import read_tables
+from utils.data.photo_cache import PHOTO, Pixels
+from utils.data.pixels import Images
+from utils.data.views import ViewOptions, Views
 from utils.training import engine
 from utils.training import teacher as targets
 from utils.training.teacher import PREFIX, PRIOR, LogitsFile, _identity, _load_teacher, save_logits
 
 SOFT = "--kd-learning True --distillation-type soft --epochs 1".split()
+ONE_VIEW = Views(ViewOptions(1, 0, 0.5, 0.7, 1.0, False, 0.0))
 
 
 @pytest.fixture
@@ -139,16 +143,18 @@ def test_any_damaged_byte_is_one_error(place):
     assert damaged > len(whole) / 2
 
 
-def answers(tmp_path, identity="a", precision="fp32", device="cpu", photos=("1",), attributes=ATTRIBUTES):
+def answers(tmp_path, identity="a", precision="fp32", device="cpu", photos=1, attributes=ATTRIBUTES):
     """What the cache has of a teacher and three photos."""
     teacher = targets.Network.__new__(targets.Network)
-    teacher.attributes, teacher.identity, teacher.answers = attributes, identity, None
+    teacher.attributes, teacher.identity = attributes, identity
     teacher.args, teacher.precision = (
         SimpleNamespace(cache_dir=str(tmp_path)),
         SimpleNamespace(name=precision),
     )
-    pixels = SimpleNamespace(key=(list(photos), None), device=torch.device(device))
-    return teacher._kept_of(SimpleNamespace(pixels=pixels, place="here", names=["a", "b", "c"]))
+    images = Images(Pixels([], np.zeros(3, PHOTO)), torch.device("cpu"))
+    images.pixels.photos["pixels"], images.device = photos, torch.device(device)
+    teacher.prepare(SimpleNamespace(source="here"), images, ONE_VIEW)
+    return teacher.answers
 
 
 def test_the_cache_tells_teachers_apart(tmp_path):
@@ -158,7 +164,7 @@ def test_the_cache_tells_teachers_apart(tmp_path):
         {"identity": "b"},
         {"precision": "bf16"},
         {"device": "cuda"},
-        {"photos": "2"},
+        {"photos": 2},
         {"attributes": fewer},
     ]
     paths = [
@@ -177,7 +183,7 @@ def test_what_a_teacher_says_takes_its_numbers_only(tmp_path):
     first.save(None, said(0)), first.save(view, said(1))
     assert [first.read(each)["daily"][2, 5] for each in (None, view)] == [0, 1]
     assert os.path.getsize(first.path(None)) == 128 + 3 * 14 * 4
-    second = answers(tmp_path, photos="2")
+    second = answers(tmp_path, photos=2)
     second.save(None, said(3))
     path = first.path(view)
     assert os.path.exists(path), "those of a run that learns from them"
@@ -275,5 +281,7 @@ def test_an_image_that_is_named_twice(place):
     for values in logits.values():
         values[2] = values[0]
     save_logits("taught.npz", names, logits)
-    read = LogitsFile("taught.npz", ATTRIBUTES.sizes).logits(SimpleNamespace(names=names))
+    file = LogitsFile("taught.npz", ATTRIBUTES.sizes)
+    file.prepare(SimpleNamespace(names=names), None, ONE_VIEW)
+    read = file.logits(SimpleNamespace(number=0))
     assert all(torch.equal(read[key], logits[key]) for key in logits)

@@ -16,11 +16,11 @@ from networks import load_network
 from utils.base.cli import Parser, exit_code
 from utils.base.errors import UserError
 from utils.data import views
-from utils.data.dataset import Split, load_pixels, read_tables
+from utils.data.dataset import load_pixels, read_tables
 from utils.data.photo_cache import PHOTO, Pixels
 from utils.data.photos import SIZE, letterbox, letterboxed_box, read_rgb
 from utils.data.pixels import Images
-from utils.data.views import NUMBERS, View, Views
+from utils.data.views import NUMBERS, View, Views, view_options
 from utils.nets import checkpoint
 from utils.tools import write_views
 from utils.training import engine
@@ -35,7 +35,7 @@ ROUNDING = 1e-5
 def options(line):
     parser = Parser(prog="test")
     parser.view_options(parser)
-    return parser.parse_args(line.split())
+    return view_options(parser.parse_args(line.split()))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def view(array, line, number, boxes=None):
 def images(array):
     photos = np.zeros(len(array), PHOTO)
     photos["pixels"] = photos["row"] = range(len(array))
-    return Images([Pixels([array], photos)], CPU)
+    return Images(Pixels([array], photos), CPU)
 
 
 def seen(array, *arguments):
@@ -75,25 +75,24 @@ def test_a_view_of_a_row_is_its_own(noise, line):
 
 def test_the_numbers_of_a_row_are_the_same_everywhere(noise):
     """On each stack and machine: others keep logits of these views."""
-    places = view(noise, "--views-seed 7", 2).places[2].flatten().tolist()
+    crop = view(noise, "--views-seed 7", 2).crops[2].flatten().tolist()
     # Row 2 of Philox(key=[7, 2]): flip 0.5862, scale 0.1992, ratio 0.3676, x 0.8273, y 0.5376.
     side = 0.7 + 0.3 * 0.1991542
     expected = [(2 * 0.8272745 - 1) * (1 - side), side, (2 * 0.53756094 - 1) * (1 - side), side]
-    assert places == pytest.approx(expected, abs=1e-6)
+    assert crop == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_first_view_is_the_photo_itself(noise):
-    split = Split([str(i) for i in range(9)], {}, "", [], "", False, pixels=images(noise))
-    made = Views(options("--views 3 --color-jitter 1"))
-    assert [made.of_epoch(split, epoch).pixels.number for epoch in range(1, 6)] == [0, 1, 2, 0, 1]
-    first = made.of_epoch(split, 4).pixels.fetch(torch.arange(9))
+    photos, made = images(noise), Views(options("--views 3 --color-jitter 1"))
+    assert [made.of_epoch(photos, epoch).number for epoch in range(1, 6)] == [0, 1, 2, 0, 1]
+    first = made.of_epoch(photos, 4).fetch(torch.arange(9))
     assert np.array_equal(first.permute(0, 2, 3, 1).numpy(), noise)
 
 
 def drawn(line, boxes=None, count=4000):
-    """Places of views with random numbers, and these: (sizes `(N, 2)`, centres `(N, 2)`, flipped `(N,)`)."""
-    places = views._places(torch.rand(count, NUMBERS), options(line), boxes)
-    return places[:, :, 1].abs(), places[:, :, 0], places[:, 0, 1] < 0
+    """Crops of views with random numbers, and these: (sizes `(N, 2)`, centres `(N, 2)`, flipped `(N,)`)."""
+    crops = views._crops(torch.rand(count, NUMBERS), options(line), boxes)
+    return crops[:, :, 1].abs(), crops[:, :, 0], crops[:, 0, 1] < 0
 
 
 def test_crops_stay_within_the_photo():
@@ -130,7 +129,7 @@ def test_pixels_come_from_where_the_crop_lies(noise, tmp_path):
     for flip in (0, 1):
         made = view(array, f"--flip {flip} --crop-scale 0.4 --crop-ratio 1.3", 3)
         got = made.fetch(torch.arange(9)).float()
-        for row, ((cx, sx), (cy, sy)) in enumerate(made.places):
+        for row, ((cx, sx), (cy, sy)) in enumerate(made.crops):
             assert (sx < 0) == bool(flip)
             ends = (2 * torch.arange(SIZE) + 1) / SIZE - 1  # centres of the pixels, -1 to 1
             columns, lines = (((s * ends + c + 1) * SIZE - 1) / 2 for s, c in ((sx, cx), (sy, cy)))
@@ -168,7 +167,7 @@ def test_colours():
 
 def test_jitter(noise, tmp_path):
     still, moved = (view(noise, f"--color-jitter {share}", 1) for share in (0, 0.3))
-    assert (still.colors == 1).all() and torch.equal(still.places, moved.places)
+    assert (still.colors == 1).all() and torch.equal(still.crops, moved.crops)
     assert 0.7 <= moved.colors.min() < 0.8 and 1.2 < moved.colors.max() <= 1.3
     assert not any(map(torch.equal, seen(noise, "--color-jitter 0.3", 1), seen(noise, "", 1)))
     np.save(tmp_path / "white.npy", np.full((9, SIZE, SIZE, 3), 255, np.uint8))
@@ -194,8 +193,8 @@ def test_jitter(noise, tmp_path):
 def test_a_crop_lies_between_box_and_photo(weights, size, centre):
     numbers = torch.tensor([[0.9, *weights, 0, 0, 0]])
     boxes = torch.tensor([[28.0, 56.0, 140.0, 224.0]])
-    place = views._places(numbers, options("--crop-to-box"), boxes)[0]
-    assert place.flatten().tolist() == pytest.approx([centre[0], size, centre[1], size])
+    crop = views._crops(numbers, options("--crop-to-box"), boxes)[0]
+    assert crop.flatten().tolist() == pytest.approx([centre[0], size, centre[1], size])
 
 
 def test_a_crop_holds_the_box():
@@ -303,7 +302,7 @@ def test_boxes_stay_with_their_photos(place, photos):
     bad.write_bytes(b"no photo")
     tables = read_tables("data", ATTRIBUTES, boxes=True)
     assert np.isnan(tables["train"].boxes).any(axis=1).tolist() == [row == 2 for row in range(len(rows))]
-    train = load_pixels(tables, "cache", skip_unreadable=True)["train"]
+    train = load_pixels(tables, "cache", skip_unreadable=True)[0]["train"]
     assert len(train.boxes) == len(train.names) == len(rows) - 1
     for box, row in zip(train.boxes, [row for row in rows if row is not rows[2]]):
         cells = [row[column] for column in ATTRIBUTES.layout.box]
@@ -333,7 +332,10 @@ def test_each_epoch_has_its_view(train, monkeypatch, fetched):
     monkeypatch.setattr(
         engine,
         "train_one_epoch",
-        lambda state, data, *rest: (numbers.append(data.pixels.number), real(state, data, *rest))[1],
+        lambda state, labels, images, *rest: (
+            numbers.append(images.number),
+            real(state, labels, images, *rest),
+        )[1],
     )
     train("--version", "a", *SMALL, "--distillation-type", "none", "--views", "3", "--epochs", "4")
     assert numbers == [0, 1, 2, 0]
@@ -413,14 +415,14 @@ def test_logits_of_other_views_are_refused(fails, place, photos):
         message = said("two.npz", *more.split())
         assert "two.npz: logits of other views, {" in message and "\n" not in message, more
     two = LogitsFile("two.npz", ATTRIBUTES.sizes)
-    two.check(SimpleNamespace(names=names), views.Views(options("--views 2")))
+    two.prepare(SimpleNamespace(names=names), None, views.Views(options("--views 2")))
     # With --crop-to-box they are of the boxes as they were.
     args, boxes = options("--views 2 --crop-to-box"), np.full((len(names), 4), 50.0, np.float32)
     save_logits("boxes.npz", names, logits, options=views.Views(args, boxes).key)
     read = LogitsFile("boxes.npz", ATTRIBUTES.sizes)
-    read.check(SimpleNamespace(names=names), views.Views(args, boxes))
+    read.prepare(SimpleNamespace(names=names), None, views.Views(args, boxes))
     with pytest.raises(UserError, match="logits of other views"):
-        read.check(SimpleNamespace(names=names), views.Views(args, boxes + 1))
+        read.prepare(SimpleNamespace(names=names), None, views.Views(args, boxes + 1))
 
 
 def test_a_folder_that_cannot_be_written(place, photos, capsys):

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import os
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -12,30 +12,27 @@ from utils.base.files import atomic
 from utils.base.log import logger
 from utils.data.attributes import PARTS, UNKNOWN, plain_name
 from utils.data.folders import PhotoFolder, find_photos
-from utils.data.photo_cache import MISSING, map_photos, stamp
+from utils.data.photo_cache import MISSING, joined, map_photos, stamp
 from utils.data.tables import read_table
+from utils.data.twins import without_twins
 
 SPLITS = ("train", "val")
 FEW = 5  # photos of a class, of which some shall be held out
 LEAVE_OUT = "with --skip-unreadable they are left out"
 
 
-class Split(NamedTuple):
-    """One part of a data set."""
+class Table(NamedTuple):
+    """The rows of one part of a data set; their pixels are `utils.data.photo_cache.Pixels`."""
 
     names: List[str]  # of the photos, one for each row
     labels: Dict[str, np.ndarray]  # attribute -> int64 (N,), -1 where it is not known
     photos: PhotoFolder  # in which the photos are
     stamps: List[Tuple[int, int, int, int]]  # of the photos' files, see `utils.data.photo_cache.stamp`
-    place: str  # hash of where it comes from
+    source: str  # hash of where it comes from
     exif: bool  # whether photos are turned as their EXIF says
-    # `utils.data.photo_cache.Pixels`; on a device `utils.data.pixels.Images`, or a view of them
-    pixels: Optional[Any] = None
     unreadable: Tuple[str, ...] = ()  # a line for each photo that was left out
     boxes: Optional[np.ndarray] = None  # float32 (N, 4), in letterboxed pixels; NaN for none
-    groups: Sequence[
-        str
-    ] = ()  # plain, of each row: those of one belong together; without a column the photo's name
+    groups: Sequence[str] = ()  # of each row, plain: those of one belong together; without a column its photo
 
     def files(self):
         """Names of the photos on the disk, in their folder."""
@@ -52,7 +49,6 @@ class Split(NamedTuple):
             stamps=[self.stamps[i] for i in chosen],
             boxes=None if self.boxes is None else self.boxes[chosen],
             groups=[self.groups[i] for i in chosen],
-            pixels=None if self.pixels is None else self.pixels.rows(chosen),
         )
 
 
@@ -64,7 +60,7 @@ def read_tables(data_dir, attributes, splits=SPLITS, skip_unreadable=False, boxe
 
     Args: `attributes` with the layout of `data_dir`; with `skip_unreadable`, photos may be missing; with
         `boxes`, those of the table are read, too; with `follow_links`, links may lead out of the photos' folder.
-    Returns: dict split -> Split, without pixels.
+    Returns: dict part -> Table.
     Raises: UserError for what is wrong with a table, and one that lists all missing photos of all splits.
     """
     if not os.path.isdir(data_dir):
@@ -95,23 +91,23 @@ def read_all_tables(args, attributes):
     return {**tables, **read_unlabelled(args.unlabelled or [], tables, follow)}
 
 
-def _stamped(split):
-    """(The split with its photos' stamps, a line for each photo that is not there)."""
+def _stamped(table):
+    """(The table with its photos' stamps, a line for each photo that is not there)."""
     stamps, missing = [], []
-    for name, path in zip(split.names, split.paths()):
+    for name, path in zip(table.names, table.paths()):
         try:
             stamps.append(stamp(path))
         except OSError as error:
             stamps.append(MISSING)
-            missing.append(f"{path}: {error.strerror}{split.photos.near(name)}")
-    return split._replace(stamps=stamps), missing
+            missing.append(f"{path}: {error.strerror}{table.photos.near(name)}")
+    return table._replace(stamps=stamps), missing
 
 
 def read_unlabelled(folders, tables, follow_links=False):
     """The photos of some folders, without labels, but for those that are in the tables.
 
     Args: `folders`, paths; `tables` of `read_tables`; `follow_links` as of `find_photos`.
-    Returns: dict "unlabelled FOLDER" -> Split, without pixels; its names begin with the folder's own.
+    Returns: dict "unlabelled FOLDER" -> Table; its names begin with the folder's own.
     Raises: UserError for a folder that has no photos for itself, or that is called like another.
     """
     train, found, real = tables["train"], {}, os.path.realpath
@@ -135,32 +131,33 @@ def read_unlabelled(folders, tables, follow_links=False):
         taken.update(names)
         logger.info(f"{folder}: {len(names)} photos without labels; {others} in the tables are left out")
         labels = {key: np.full(len(names), UNKNOWN) for key in train.labels}
-        place = _digest(repr((above, own, train.exif)))[:12]
+        source = _digest(repr((above, own, train.exif)))[:12]
         boxes = None if train.boxes is None else np.full((len(names), 4), np.nan, np.float32)
         groups = list(map(plain_name, names))
-        split = Split(names, labels, PhotoFolder(above), [], place, train.exif, boxes=boxes, groups=groups)
+        split = Table(names, labels, PhotoFolder(above), [], source, train.exif, boxes=boxes, groups=groups)
         found[f"unlabelled {folder}"] = _stamped(split)[0]
     return found
 
 
-def with_unlabelled(data):
+def with_unlabelled(tables, pixels):
     """The parts "train" and "val", where the photos without labels follow those of the training table.
 
-    Args: `data` of `utils.data.twins.without_twins`. Returns: dict split -> Split, whose pixels are a tuple of `Pixels`.
+    Args: as `load_pixels` returns them. Returns: (dict part -> Table, dict part -> Pixels).
     """
-    parts = [split for name, split in data.items() if name not in ("val", "test")]
+    learned = [name for name in tables if name not in ("val", "test")]
+    parts = [tables[name] for name in learned]
     labels = {key: np.concatenate([part.labels[key] for part in parts]) for key in parts[0].labels}
     whole = parts[0]._replace(
         names=[name for part in parts for name in part.names],
         labels=labels,
         stamps=[stamp for part in parts for stamp in part.stamps],
         boxes=None if parts[0].boxes is None else np.concatenate([part.boxes for part in parts]),
-        pixels=tuple(part.pixels for part in parts),
         unreadable=tuple(line for part in parts for line in part.unreadable),
         groups=[group for part in parts for group in part.groups],
-        place=" ".join(part.place for part in parts),
+        source=" ".join(part.source for part in parts),
     )
-    return {"train": whole, "val": data["val"]._replace(pixels=(data["val"].pixels,))}
+    pixels = {"train": joined([pixels[name] for name in learned]), "val": pixels["val"]}
+    return {"train": whole, "val": tables["val"]}, pixels
 
 
 def _read_split(data_dir, layout, name, read):
@@ -172,9 +169,9 @@ def _read_split(data_dir, layout, name, read):
         raise UserError(f"{table}: no such table; {way_out}")
     photos, names, labels, groups, boxes = read(table, folder)
     real = os.path.realpath
-    place = _digest(repr((real(table), real(folder), name, layout.shares, layout.group, layout.exif)))[:12]
+    source = _digest(repr((real(table), real(folder), name, layout.shares, layout.group, layout.exif)))[:12]
     stamps = [MISSING] * len(names)
-    split = Split(names, labels, photos, stamps, place, layout.exif, boxes=boxes, groups=groups)
+    split = Table(names, labels, photos, stamps, source, layout.exif, boxes=boxes, groups=groups)
     if not layout.shares or name not in ("train", *layout.shares):
         return split
     chosen = np.flatnonzero(parts_of_rows(groups, labels.values(), layout.shares) == name)
@@ -190,7 +187,7 @@ def parts_of_rows(groups, labels, shares):
     A hash of the row's group decides, so that a row stays where it is when others come. A class of 5 photos or more that
     would have none in a part gives it the group of the lowest hash, if others are left.
 
-    Args: `groups` as in `Split`; `labels`, an int64 array `(N,)` for each attribute; `shares`, part -> its share.
+    Args: `groups` as in `Table`; `labels`, an int64 array `(N,)` for each attribute; `shares`, part -> its share.
     """
     hashes = np.array([int(_digest(group)[:12], 16) / 16**12 for group in groups])
     parts, start = np.full(len(groups), "train", dtype="U5"), 0.0
@@ -217,36 +214,45 @@ def _digest(text):
 
 
 def load_pixels(tables, cache_dir, skip_unreadable=False):
-    """Add the letterboxed photos to the tables, decoding what the cache does not hold yet.
+    """The letterboxed photos of the tables, those decoded that the cache does not hold yet.
 
     Args: `tables` of `read_tables`; `cache_dir`, where the arrays are kept; with `skip_unreadable`, rows whose photo
         cannot be read are left out.
-    Returns: dict split -> Split.
-    Raises: UserError that lists all photos, of all splits, that cannot be read, or for a split that is left without
+    Returns: (dict part -> Table, of the rows whose photo can be read; dict part -> Pixels of these).
+    Raises: UserError that lists all photos, of all parts, that cannot be read, or for a part that is left without
         any label; DiskFull if there is no room.
     """
-    data = {}
-    for name, (pixels, problems) in map_photos(tables, cache_dir).items():
-        split = tables[name]
+    tables, pixels = dict(tables), {}
+    for name, (pixels[name], problems) in map_photos(tables, cache_dir).items():
+        table = tables[name]
         if problems:
-            split = split.rows([row for row in range(len(split.names)) if row not in problems])
-        data[name] = split._replace(pixels=pixels, unreadable=tuple(problems.values()))
-    problems = [line for split in data.values() for line in split.unreadable]
+            table = table.rows([row for row in range(len(table.names)) if row not in problems])
+        tables[name] = table._replace(unreadable=tuple(problems.values()))
+    problems = [line for table in tables.values() for line in table.unreadable]
     if problems and not skip_unreadable:
         raise UserError(f"{len(problems)} photos cannot be read; {LEAVE_OUT}:\n{shortened(problems)}")
-    learns = any(name not in PARTS for name in data)  # from photos without labels
-    for name, split in data.items():
-        if not split.names:
-            raise UserError(f"none of the photos of {name} can be read:\n{shortened(split.unreadable)}")
-        unknown = all((labels == UNKNOWN).all() for labels in split.labels.values())
+    learns = any(name not in PARTS for name in tables)  # from photos without labels
+    for name, table in tables.items():
+        if not table.names:
+            raise UserError(f"none of the photos of {name} can be read:\n{shortened(table.unreadable)}")
+        unknown = all((labels == UNKNOWN).all() for labels in table.labels.values())
         if unknown and not (learns and name not in ("val", "test")):
-            raise UserError(f"{split.photos.prefix}: none of the photos of {name} has a label that is known")
-    return data
+            raise UserError(f"{table.photos.prefix}: none of the photos of {name} has a label that is known")
+    return tables, pixels
 
 
-def unreadable(data, path):
+def load_training_data(tables, cache_dir, shares, skip_unreadable=False):
+    """What is trained and validated on: the photos of `read_all_tables`, without twins, those without labels behind the others.
+
+    Args: as of `load_pixels`; `shares` of `utils.data.attributes.Layout`. Returns: as `with_unlabelled`. Raises: as both.
+    """
+    tables, pixels = load_pixels(tables, cache_dir, skip_unreadable)
+    return with_unlabelled(*without_twins(tables, pixels, shares))
+
+
+def unreadable(tables, path):
     """Say how many photos were left out, and list them in a file; with none, remove that of an earlier run."""
-    lines = [line for split in data.values() for line in split.unreadable]
+    lines = [line for table in tables.values() for line in table.unreadable]
     if os.path.exists(path):
         os.remove(path)
     if lines:

@@ -42,7 +42,7 @@ def stamp(path):
 class Pixels:
     """Letterboxed photos by index, uint8 `(224, 224, 3)` each, gathered from memory-mapped arrays.
 
-    Args: `arrays`, by number; `photos`, PHOTO `(N,)`.
+    Args: `arrays`, a list; `photos`, PHOTO `(N,)`, whose "array" is the index of one.
     """
 
     def __init__(self, arrays, photos):
@@ -54,7 +54,7 @@ class Pixels:
     def __getitem__(self, chosen):
         photos = self.photos[chosen]
         if not photos.ndim:
-            return self.arrays[int(photos["array"])][photos["row"]]
+            return self.arrays[photos["array"]][photos["row"]]
         pixels = np.empty((len(photos), *SHAPE), np.uint8)
         for number in np.unique(photos["array"]):
             mine = photos["array"] == number
@@ -81,6 +81,14 @@ class Pixels:
     def rows(self, chosen):
         """These rows only, indices."""
         return Pixels(self.arrays, self.photos[chosen])
+
+
+def joined(parts):
+    """Several `Pixels` as one, in their order."""
+    photos = [part.photos.copy() for part in parts]
+    for number, its in enumerate(photos):
+        its["array"] += sum(len(part.arrays) for part in parts[:number])
+    return Pixels([array for part in parts for array in part.arrays], np.concatenate(photos))
 
 
 def check_room(cache_dir, needed):
@@ -138,22 +146,22 @@ def remove_unmapped(paths):
 def map_photos(parts, cache_dir):
     """The letterboxed photos of a data set, those decoded that the cache does not hold yet.
 
-    Args: `parts`, name -> `utils.data.dataset.Split`.
+    Args: `parts`, name -> `utils.data.dataset.Table`.
     Returns: name -> (Pixels of the rows that can be read, dict row -> what is wrong with a photo that cannot).
     Raises: DiskFull if there is no room; UserError for a cache that cannot be read or made.
     """
     check_room(cache_dir, 0)
     folders, found = {}, {}
-    for name, split in parts.items():  # parts may share a folder
-        key = split.photos.inside, split.exif
-        folders.setdefault(key, {})[name] = split
-    for key, splits in folders.items():
-        stamps = {f: s for split in splits.values() for f, s in zip(split.files(), split.stamps)}
+    for name, table in parts.items():  # parts may share a folder
+        key = table.photos.inside, table.exif
+        folders.setdefault(key, {})[name] = table
+    for key, tables in folders.items():
+        stamps = {f: s for table in tables.values() for f, s in zip(table.files(), table.stamps)}
         folder = _Folder(cache_dir, *key)
         with folder.alone():
             folder.read()
             folder.update(stamps)
-        found.update({name: folder.found(split) for name, split in splits.items()})
+        found.update({name: folder.found(table) for name, table in tables.items()})
     return {name: found[name] for name in parts}
 
 
@@ -304,15 +312,17 @@ class _Folder:
         self.arrays = {number: self.arrays[number] for number in {*self.photos["array"].tolist()} - {0}}
         remove_unmapped({*glob(f"{escape(self.stem)}-*.npy")} - {*map(self._path, self.arrays)})
 
-    def found(self, split):
+    def found(self, table):
         """(Pixels of the rows of a part that can be read, dict row -> what is wrong with another)."""
-        files, paths = split.files(), split.paths()
+        files, paths = table.files(), table.paths()
         photos = self.photos[[self.row[file] for file in files]]
         good = photos["array"] > 0
+        numbers = sorted(self.arrays)
         problems = {
             row: f"{paths[row]}: {self.problems[files[row]]}" for row in np.flatnonzero(~good).tolist()
         }
-        return Pixels(self.arrays, photos[good]), problems
+        photos["array"] = np.searchsorted(numbers, photos["array"])
+        return Pixels([self.arrays[number] for number in numbers], photos[good]), problems
 
 
 def _hash(content):

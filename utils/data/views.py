@@ -1,6 +1,7 @@
 """Views of the training photos: crops, flips and colours, by number."""
 
 import hashlib
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -8,38 +9,55 @@ import torch.nn.functional as F
 
 from utils.data.photos import SIZE
 
-OPTIONS = ("views_seed", "flip", "crop_scale", "crop_ratio", "crop_to_box", "color_jitter")
 NUMBERS = 8  # random ones, 0 to 1, that make a view: flip, four for the crop, three for the colours
+
+
+class ViewOptions(NamedTuple):
+    """The values of `utils.base.cli.Parser.view_options`."""
+
+    count: int
+    seed: int
+    flip: float
+    crop_scale: float
+    crop_ratio: float
+    crop_to_box: bool
+    color_jitter: float
+
+
+def view_options(args):
+    """Of the command line."""
+    return ViewOptions(
+        args.views, args.views_seed, *(getattr(args, name) for name in ViewOptions._fields[2:])
+    )
 
 
 class Views:
     """The views that the options ask for. View 0 is the photo itself; view k of row i is a pure function of
-    (--views-seed, k, i) and the options of views. That teacher and student see the very same ones, for many epochs,
+    (seed, k, i) and the options. That teacher and student see the very same ones, for many epochs,
     is what makes distillation work (Beyer et al., arXiv:2106.05237); kept as a seed as in TinyViT (arXiv:2207.10666, section 3).
 
-    Args: `args`, with the options of `Parser.view_options`; `boxes` of the training photos, see `utils.data.dataset.Split`.
+    Args: `options`, ViewOptions; `boxes` of the training photos, see `utils.data.dataset.Table`.
     """
 
-    def __init__(self, args, boxes=None):
-        self.args, self.count = args, args.views
-        self.boxes = torch.from_numpy(boxes) if args.crop_to_box else None
-        # What all views depend on, besides the photos and their order.
-        self.key = {name: getattr(args, name) for name in OPTIONS}
-        if args.crop_to_box:
+    def __init__(self, options, boxes=None):
+        self.options, self.count = options, options.count
+        self.boxes = torch.from_numpy(boxes) if options.crop_to_box else None
+        # What all views depend on, besides the photos and their order; stands in files of logits.
+        self.key = {"views_seed": options.seed, **dict(zip(options._fields[2:], options[2:]))}
+        if options.crop_to_box:
             self.key["boxes"] = hashlib.sha256(boxes.tobytes()).hexdigest()
 
     def key_of(self, number):
         """What a view depends on besides the photos; None for the photos themselves."""
         return [self.key, number] if number else None
 
-    def of_epoch(self, split, epoch):
-        """The split as an epoch, from 1, sees it."""
-        return self.of(split, (epoch - 1) % self.count)
+    def of_epoch(self, images, epoch):
+        """The training `utils.data.pixels.Images` as an epoch, from 1, sees them."""
+        return self.view(images, (epoch - 1) % self.count)
 
-    def of(self, split, number):
-        """Args: `split`, `utils.data.dataset.Split` with `Images` as its pixels. Returns: the same with a `View` of them, or
-        as it is for view 0."""
-        return split._replace(pixels=View(self, number, split.pixels)) if number else split
+    def view(self, images, number):
+        """A `View` of the images; for number 0 these themselves."""
+        return View(self, number, images) if number else images
 
 
 class View:
@@ -47,12 +65,12 @@ class View:
 
     def __init__(self, views, number, images):
         self.number, self.images, self.device = number, images, images.device
-        self.jitter = views.args.color_jitter
+        self.jitter = views.options.color_jitter
         self.key = images.key[0], views.key_of(number)
         # A row's numbers do not depend on how many rows there are.
-        random = np.random.Generator(np.random.Philox(key=[views.args.views_seed, number]))
+        random = np.random.Generator(np.random.Philox(key=[views.options.seed, number]))
         numbers = torch.from_numpy(random.random((len(images), NUMBERS), dtype=np.float32))
-        self.places = _places(numbers, views.args, views.boxes)
+        self.crops = _crops(numbers, views.options, views.boxes)
         self.colors = 1 + self.jitter * (2 * numbers[:, 5:] - 1)
 
     def __len__(self):
@@ -61,7 +79,7 @@ class View:
     def fetch(self, indices):
         """As `Images.fetch`: rounded to whole grey levels, so that all networks see the same."""
         pixels = self.images.fetch(indices).float()
-        x, y = self.places[indices].to(self.device).unbind(1)
+        x, y = self.crops[indices].to(self.device).unbind(1)
         # By hand, since affine_grid multiplies matrices, in the precision of networks.
         edge = (2 * torch.arange(SIZE, device=self.device) + 1) / SIZE - 1
         x, y = torch.addcmul(x[:, :1], x[:, 1:], edge), torch.addcmul(y[:, :1], y[:, 1:], edge)
@@ -73,7 +91,7 @@ class View:
         return pixels.round_().to(torch.uint8).contiguous(memory_format=torch.channels_last)
 
 
-def _places(numbers, args, boxes):
+def _crops(numbers, options, boxes):
     """Where in the image each view lies: float32 `(N, 2, 2)`, along x and y its centre and half its length, where the
     image goes from -1 to 1; the length along x is negative where the view is mirrored.
 
@@ -81,7 +99,8 @@ def _places(numbers, args, boxes):
     lies between the box and the whole image, each edge somewhere on its own, and is filled up to a square.
     """
     flip, scale, ratio, x, y = numbers[:, :5].unbind(1)
-    side, ratio = args.crop_scale + (1 - args.crop_scale) * scale, args.crop_ratio ** (ratio - 0.5)
+    side = options.crop_scale + (1 - options.crop_scale) * scale
+    ratio = options.crop_ratio ** (ratio - 0.5)
     sizes = torch.stack([side * ratio, side / ratio], dim=1).clamp(max=1)
     centres = (2 * torch.stack([x, y], dim=1) - 1) * (1 - sizes)
     if boxes is not None:
@@ -91,7 +110,7 @@ def _places(numbers, args, boxes):
         has_box = ~torch.isnan(boxes[:, :1])
         sizes = torch.where(has_box, (high - low).amax(dim=1, keepdim=True) / 2, sizes)
         centres = torch.where(has_box, (low + high) / 2, centres)
-    mirror = torch.where(flip < args.flip, -1.0, 1.0)
+    mirror = torch.where(flip < options.flip, -1.0, 1.0)
     sizes = torch.stack([mirror * sizes[:, 0], sizes[:, 1]], dim=1)
     return torch.stack([centres, sizes], dim=2)
 
@@ -104,6 +123,3 @@ def _recolored(pixels, factors):
     mean = (pixels * grey).sum(dim=1, keepdim=True).mean(dim=(2, 3), keepdim=True)
     pixels = torch.lerp(mean, pixels, contrast)
     return torch.lerp((pixels * grey).sum(dim=1, keepdim=True), pixels, saturation).clamp(0, 255)
-
-
-# fmt: on

@@ -122,7 +122,7 @@ def read_data(classifiers, args, split):
     Zero-shot has been trained on none.
 
     Args: `args` with the options `attributes`, `data_dir`, `skip_unreadable` and `follow_links`; `split`, "train" or "val".
-    Returns: for each network a `utils.data.dataset.Split`, without pixels.
+    Returns: for each network a `utils.data.dataset.Table`.
     Raises: UserError if a network has other attributes or classes, whose order may differ, and as `read_tables`.
     """
     first = next((one for one in classifiers if one.path != ZERO_SHOT), classifiers[0])

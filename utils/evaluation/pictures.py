@@ -67,15 +67,15 @@ def draw_reliability(result, attributes, path, title):
     plots.save(figure, path)
 
 
-def draw_mistakes(probabilities, attributes, data, path, title):
+def draw_mistakes(probabilities, attributes, labels, pixels, path, title):
     """A page of the wrong predictions with the highest probability, with their photos, into a PNG.
 
-    Args: dict attribute -> probabilities `(N, classes)`; a `utils.data.dataset.Split`; `title` of the page.
+    Args: dict attribute -> probabilities `(N, classes)`; labels int64 `(N,)`; `pixels` of the photos; `title` of the page.
     """
     most = MISTAKES if len(attributes) <= 8 else COLUMNS
     figure, axes = plots.panels(title, most * len(attributes), COLUMNS, 2.05, 2.9)
     for block, (key, attribute) in zip(axes.reshape(-1, most), attributes.items()):
-        chosen, wrong = confident_mistakes(probabilities[key], data.labels[key], most)
+        chosen, wrong = confident_mistakes(probabilities[key], labels[key], most)
         heading = f"{shortened_name(key)}: {len(chosen)} of {wrong} mistakes, the most confident first"
         # In the space between the rows: as part of the layout it would move the photos apart.
         block[0].text(0, 1.19, heading, transform=block[0].transAxes, weight="bold", in_layout=False)
@@ -84,9 +84,9 @@ def draw_mistakes(probabilities, attributes, data, path, title):
             ax.axis("off")
             ax.set_box_aspect(1)
         for ax, index in zip(block, chosen):
-            values, label = probabilities[key][index], data.labels[key][index]
+            values, label = probabilities[key][index], labels[key][index]
             said = int(values.argmax())
-            ax.imshow(data.pixels[index])
+            ax.imshow(pixels[index])
             ax.set_xticks([])
             ax.set_yticks([])
             ax.set_title(f"{names[said]} {values[said]:.1%}", fontsize=9.5, color=RED, pad=3)

@@ -11,7 +11,7 @@ from utils.base.cli import Parser, exit_code
 from utils.base.errors import UserError
 from utils.base.files import atomic, check_new
 from utils.data.photos import SIZE
-from utils.data.views import Views
+from utils.data.views import Views, view_options
 
 
 # fmt: off
@@ -28,17 +28,16 @@ def main(argv=None):
     from utils.base import log
     from utils.base.log import logger
     from utils.data.attributes import read_attributes
-    from utils.data.dataset import load_pixels, read_all_tables, with_unlabelled
-    from utils.data.pixels import on_device
-    from utils.data.twins import without_twins
+    from utils.data.dataset import load_training_data, read_all_tables
+    from utils.data.pixels import Images
 
     args = get_args_parser().parse_args(argv)
     log.start()
     attributes = read_attributes(args.attributes)
-    data = load_pixels(read_all_tables(args, attributes), args.cache_dir, args.skip_unreadable)
-    data = with_unlabelled(without_twins(data, attributes.layout.shares))
-    data = on_device(data, torch.device("cpu"))["train"]
-    views = Views(args, data.boxes)
+    tables, shares = read_all_tables(args, attributes), attributes.layout.shares
+    tables, pixels = load_training_data(tables, args.cache_dir, shares, args.skip_unreadable)
+    names, images = tables["train"].names, Images(pixels["train"], torch.device("cpu"))
+    views = Views(view_options(args), tables["train"].boxes)
     try:
         os.makedirs(args.output, exist_ok=True)
     except OSError as error:
@@ -52,15 +51,15 @@ def main(argv=None):
     # One to which logits were added is somebody's work.
     check_new(told, lambda head: head.startswith(b"PK") and np.load(told).files == ["image_name", "views"])
     for number, path in enumerate(arrays):
-        pixels = views.of(data, number).pixels
+        view = views.view(images, number)
         with atomic(path, binary=True) as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (len(pixels), SIZE, SIZE, 3)}
+            header = {"descr": "|u1", "fortran_order": False, "shape": (len(view), SIZE, SIZE, 3)}
             np.lib.format.write_array_header_1_0(file, header)
-            for rows in torch.arange(len(pixels)).split(256):
-                file.write(pixels.fetch(rows).permute(0, 2, 3, 1).numpy().tobytes())
+            for rows in torch.arange(len(view)).split(256):
+                file.write(view.fetch(rows).permute(0, 2, 3, 1).numpy().tobytes())
     with atomic(told, binary=True) as file:
-        np.savez(file, image_name=np.array(data.names), views=json.dumps(views.key))
-    logger.info(f"{args.output}: {views.count} views of {len(data.names)} photos")
+        np.savez(file, image_name=np.array(names), views=json.dumps(views.key))
+    logger.info(f"{args.output}: {views.count} views of {len(names)} photos")
 
 
 if __name__ == "__main__":

@@ -16,15 +16,15 @@ class Answers:
 
     What this has read or written stays while it lives. What the same teacher said of the data set as it was before goes.
 
-    Args: `teacher`, plain values that tell it from others; `data`, a `utils.data.dataset.Split` with pixels on a device;
+    Args: `teacher`, plain values that tell it from others, and the data set's source; `images`, `utils.data.pixels.Images`;
         `sizes`, attribute -> number of classes.
     """
 
-    def __init__(self, cache_dir, teacher, data, sizes):
+    def __init__(self, cache_dir, teacher, images, sizes):
         self.cache_dir, self.sizes, self.maps = cache_dir, sizes, {}
-        self.shape = len(data.names), sum(sizes.values())
-        self.teacher = os.path.join(cache_dir, f"logits-{_digest((data.place, teacher))}")
-        self.stem = f"{self.teacher}-{_digest(data.pixels.key[0])}"
+        self.shape = len(images), sum(sizes.values())
+        self.teacher = os.path.join(cache_dir, f"logits-{_digest(teacher)}")
+        self.stem = f"{self.teacher}-{_digest(images.key[0])}"
 
     def check(self, views):
         """UserError if the file of one of these views is damaged, DiskFull if there is no room for the others."""

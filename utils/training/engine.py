@@ -12,20 +12,21 @@ from utils.evaluation import metrics
 GRADIENT_NORM = 5.0  # of --clipping
 
 
-def train_one_epoch(state, data, criterion):
+def train_one_epoch(state, labels, images, criterion):
     """Train on every image once; in a resumed epoch, on those that are left.
 
     Args:
         state: `utils.training.state.TrainState`; knows the epoch and the teacher's logits, and is told the losses of each step.
-        data: `utils.data.dataset.Split`, with `utils.data.pixels.Images` or a `utils.data.views.View` of them as its pixels.
+        labels: dict attribute -> int64 array `(N,)`.
+        images: `utils.data.pixels.Images`, or a `utils.data.views.View` of them.
         criterion: `utils.losses.DistillationLoss`.
     Returns: dict attribute -> loss, the mean over the steps.
     Raises: NonFiniteLoss, at the latest at the next log line.
     """
     state.net.train()
-    args, world, device = state.args, state.world, data.pixels.device
-    labels = {key: torch.as_tensor(values, device=device) for key, values in data.labels.items()}
-    order = state.order(len(data.names))
+    args, world, device = state.args, state.world, images.device
+    labels = {key: torch.as_tensor(values, device=device) for key, values in labels.items()}
+    order = state.order(len(images))
     steps, done = math.ceil(len(order) / args.batch_size), len(state.losses)
     history = torch.zeros(steps, len(labels), device=device)
     history[:done] = state.losses
@@ -35,7 +36,7 @@ def train_one_epoch(state, data, criterion):
     for step, batch in enumerate(bar, done + 1):
         state.poll()
         part, counts = world.part(batch)
-        pixels, part, batch = data.pixels.fetch(part), part.to(device), batch.to(device)
+        pixels, part, batch = images.fetch(part), part.to(device), batch.to(device)
         with state.precision.autocast(device):
             outputs = state.parallel(pixels)
         losses = criterion(
@@ -56,8 +57,8 @@ def train_one_epoch(state, data, criterion):
         # Not every step, since reading a value waits for the device.
         if step % args.log_interval == 0 or step == steps:
             state.check_finite()
-            images = min(step * args.batch_size, len(order)) - done * args.batch_size
-            _log_step(state, f"step {step}/{steps}", images / (time.perf_counter() - start))
+            count = min(step * args.batch_size, len(order)) - done * args.batch_size
+            _log_step(state, f"step {step}/{steps}", count / (time.perf_counter() - start))
         state.finish_step()
     return dict(zip(labels, history.mean(dim=0).tolist()))
 
@@ -73,21 +74,24 @@ def _log_step(state, step, speed):
     )
 
 
-def validate(state, data):
-    """Scores of a data set, see `utils.evaluation.metrics.scores`; each process predicts its part of every batch."""
+def validate(state, labels, images):
+    """Scores of a data set, see `utils.evaluation.metrics.scores`; each process predicts its part of every batch.
+
+    Args: `labels`, `images` as of `train_one_epoch`.
+    """
     world = state.world
-    batches = torch.arange(len(data.names)).split(state.args.val_batch_size * world.size)
+    batches = torch.arange(len(images)).split(state.args.val_batch_size * world.size)
     parts = [world.part(batch) for batch in batches]
     mine = [part for part, _ in parts]
     # timm keeps attention biases in evaluation mode: an average has new ones once it leaves that.
     net = state.averaged.train()
     world.share_figures(net)
-    logits = predict(net, data.pixels, state.precision, mine, "validation", state.poll)
+    logits = predict(net, images, state.precision, mine, "validation", state.poll)
     rows = torch.cat([part if counts else part[:0] for part, counts in parts]).numpy()
     counted = torch.cat([torch.full((len(part),), counts) for part, counts in parts])
     matrices = metrics.confusion_matrices(
         {key: values[counted] for key, values in logits.items()},
-        {key: values[rows] for key, values in data.labels.items()},
+        {key: values[rows] for key, values in labels.items()},
     )
     sums = {key: world.sum(torch.from_numpy(matrix)) for key, matrix in matrices.items()}
     return metrics.scores({key: matrix.cpu().numpy() for key, matrix in sums.items()})

@@ -15,7 +15,7 @@ KEYS = set(
 def data_fingerprint(data):
     """Hash of a data set's names, labels, sizes and boxes of the photos that can be read; not of the folder, which may move.
 
-    Args: `data` of `utils.data.dataset.load_pixels`.
+    Args: `data`, dict part -> `utils.data.dataset.Table`.
     """
     digest = hashlib.sha256()
     for name, split in data.items():

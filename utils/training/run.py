@@ -134,7 +134,7 @@ class Run:
     def check_data(self, data, sizes):
         """UserError unless the data set is that which a resumed run began with, and the same photos can be read.
 
-        Args: `data`, dict split -> `utils.data.dataset.Split`; `sizes`, attribute -> number of classes.
+        Args: `data`, dict part -> `utils.data.dataset.Table`; `sizes`, attribute -> number of classes.
         """
         if not self._saved:
             return
@@ -189,7 +189,7 @@ class Run:
 
         Of a resumed run log and checkpoints stay, and the table is written from its rows.
 
-        Args: `data`, dict split -> `utils.data.dataset.Split`, whose unreadable photos are listed.
+        Args: `data`, dict part -> `utils.data.dataset.Table`, whose unreadable photos are listed.
         """
         if not self.writes:
             return

@@ -59,7 +59,7 @@ class TrainState:
         self.started = time.perf_counter()
 
     def load_or_begin(self, data):
-        """Go on from the run's last.pt if it is resumed; otherwise write the first one. Args: `data`, dict of splits."""
+        """Go on from the run's last.pt if it is resumed; otherwise write the first one. Args: `data`, dict of tables."""
         self.fingerprint = data_fingerprint(data)
         saved = self.run.take_saved()
         steps = -(-len(data["train"].names) // self.args.batch_size)
@@ -75,18 +75,18 @@ class TrainState:
         self.saved_at = time.monotonic()
         self.parallel = self.world.parallel(self.net)
 
-    def learn_from(self, teacher, data):
+    def learn_from(self, teacher, images):
         """Have the teacher's logits of a view, unless they are there.
 
-        Args: `teacher`, of `utils.training.teacher.find_teacher`, or None; `data`, a split as the running epoch sees it.
+        Args: `teacher`, of `utils.training.teacher.find_teacher`, or None; `images` as the running epoch sees them.
         """
-        if teacher is None or self.view == data.pixels.number:
+        if teacher is None or self.view == images.number:
             return
         alone = self.world.size == 1 and self.saved_at is not None
         with self.world.first_alone():  # the others then read the cache
-            targets = teacher.teach(data, self.poll if alone else None)
+            targets = teacher.teach(images, self.poll if alone else None)
         self.targets = {key: values.to(self.world.device) for key, values in targets.items()}
-        self.view, self.teacher = data.pixels.number, teacher.kept()
+        self.view, self.teacher = images.number, teacher.kept()
 
     @property
     def averaged(self):

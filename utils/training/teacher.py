@@ -25,8 +25,8 @@ PRIOR = "prior."
 
 
 class Teacher:
-    """What teaches: `logits(data, poll)` are its own, by view; `check(data, views)`, before a run begins, raises UserError
-    if what is there of them already is not of these images and `utils.data.views.Views`.
+    """What teaches: `logits(images, poll)` are its own, of a view of the images; before, `prepare(table, images, views)` raises
+    UserError if what is there of them already is not of these images and `utils.data.views.Views`.
 
     Attributes: `identity`, hash of a network's weights or of a file; `prior`, the log-prior in its logits, attribute -> list of
         floats, None where that is not known; `smoothed`, attributes from whose logits it cannot be taken off.
@@ -56,9 +56,9 @@ class Teacher:
         """What a run keeps of its teacher, plain values."""
         return {"identity": self.identity, "prior": self.prior}
 
-    def teach(self, data, poll=None):
-        """Dict attribute -> float32 tensor `(N, classes)` for a view of a `utils.data.dataset.Split`. Args: as of `logits`."""
-        logits = self.logits(data, poll)
+    def teach(self, images, poll=None):
+        """Dict attribute -> float32 tensor `(N, classes)` for a view of the images. Args: as of `logits`."""
+        logits = self.logits(images, poll)
         return {key: values + (self.shift or {}).get(key, 0) for key, values in logits.items()}
 
 
@@ -103,8 +103,8 @@ class LogitsFile(Teacher):
         content = repr((self.names, prior)).encode() + b"".join(self.arrays[key].tobytes() for key in sizes)
         self.identity = hashlib.blake2b(content, digest_size=16).hexdigest()
 
-    def check(self, data, views):
-        self.rows(data.names)
+    def prepare(self, table, images, views):
+        self.chosen = self.rows(table.names)
         have = min(map(len, self.arrays.values())) if self.by_view else 1
         if have < views.count:
             raise UserError(f"{self.path}: logits of {have} views; --views {views.count} needs them all")
@@ -127,11 +127,10 @@ class LogitsFile(Teacher):
             raise UserError(f"{self.path}: no row for {len(missing)} of the images:\n{shortened(missing)}")
         return [rows[name] for name in names]
 
-    def logits(self, data, poll=None):
-        """Dict attribute -> float32 tensor `(N, classes)` for a view of a `utils.data.dataset.Split`. Raises: as `rows`."""
-        chosen = self.rows(data.names)
-        view = data.pixels.number if self.by_view else ...
-        arrays = {key: values[view][chosen].astype(np.float32) for key, values in self.arrays.items()}
+    def logits(self, images, poll=None):
+        """Dict attribute -> float32 tensor `(N, classes)` for a view of the images."""
+        view = images.number if self.by_view else ...
+        arrays = {key: values[view][self.chosen].astype(np.float32) for key, values in self.arrays.items()}
         return {key: torch.from_numpy(values) for key, values in arrays.items()}
 
 
@@ -155,58 +154,53 @@ class Network(Teacher):
             self.smoothed = smoothed_of(meta, self.net.attributes.sizes)
             self.identity = _identity(self.net)
 
-    def teach(self, data, poll=None):
+    def teach(self, images, poll=None):
         """As of `Teacher`. With one view the network is let go, since the cache answers from now on: FashionCLIP takes 600 MB."""
-        logits = super().teach(data, poll)
+        logits = super().teach(images, poll)
         if self.args.views == 1:
             self.net = None
         return logits
 
-    def logits(self, data, poll=None):
-        """Dict attribute -> float32 tensor `(N, classes)` for a view of a `utils.data.dataset.Split`.
+    def logits(self, images, poll=None):
+        """Dict attribute -> float32 tensor `(N, classes)` for a view of the images.
 
         Args: `poll` is called between two batches.
         Raises: UserError if they are not finite, or the cache is damaged, or the teacher is another than it was.
         """
-        answers, view = self._kept_of(data), data.pixels.key[1]
-        kept = answers.read(view)
+        view = images.key[1]
+        kept = self.answers.read(view)
         if kept is not None:
-            logger.info(f"teacher's logits: read from {answers.path(view)}")
+            logger.info(f"teacher's logits: read from {self.answers.path(view)}")
             return {key: torch.from_numpy(values) for key, values in kept.items()}
-        logits = self._ask(data, poll)
-        answers.save(view, {key: values.cpu().numpy() for key, values in logits.items()})
-        logger.info(f"teacher's logits: written to {answers.path(view)}")
+        logits = self._ask(images, poll)
+        self.answers.save(view, {key: values.cpu().numpy() for key, values in logits.items()})
+        logger.info(f"teacher's logits: written to {self.answers.path(view)}")
         return logits
 
-    def check(self, data, views):
-        self._kept_of(data).check(map(views.key_of, range(views.count)))
-
-    def _kept_of(self, data):
-        """What the cache has of this teacher and these photos, `Answers`, held from now on."""
-        if self.answers is None:
-            classes = {key: attribute.classes for key, attribute in self.attributes.items()}
-            computed = self.precision.name, data.pixels.device.type  # float32 is TF32 on a GPU
-            teacher = LOGITS_VERSION, computed, self.identity, classes
-            self.answers = Answers(self.args.cache_dir, teacher, data, self.attributes.sizes)
-        return self.answers
+    def prepare(self, table, images, views):
+        classes = {key: attribute.classes for key, attribute in self.attributes.items()}
+        computed = self.precision.name, images.device.type  # float32 is TF32 on a GPU
+        teacher = table.source, (LOGITS_VERSION, computed, self.identity, classes)
+        # What the cache has of this teacher and these photos, held from now on.
+        self.answers = Answers(self.args.cache_dir, teacher, images, self.attributes.sizes)
+        self.answers.check(map(views.key_of, range(views.count)))
 
     def _order(self, key):
         """The student's classes of an attribute, in its order, as the network numbers them."""
         return [self.net.attributes[key].classes.index(name) for name in self.attributes[key].classes]
 
-    def _ask(self, data, poll):
+    def _ask(self, images, poll):
         if self.net is None:
             # Training's random numbers go on as in a run that has not loaded it again.
             with torch.random.fork_rng(devices=[]):
                 self.net, _ = self.load()
             if _identity(self.net) != self.identity:
                 raise UserError(f"--teacher {self.args.teacher}: not the one that the run began with")
-        number = data.pixels.number
-        view = f"view {number} of " if number else ""
-        logger.info(f"teacher's logits: computed for {view}{len(data.names)} images, once")
-        self.net.to(data.pixels.device)
-        batches = torch.arange(len(data.names)).split(self.args.val_batch_size)
-        logits = engine.predict(self.net, data.pixels, self.precision, batches, "teacher's logits", poll)
+        view = f"view {images.number} of " if images.number else ""
+        logger.info(f"teacher's logits: computed for {view}{len(images)} images, once")
+        self.net.to(images.device)
+        batches = torch.arange(len(images)).split(self.args.val_batch_size)
+        logits = engine.predict(self.net, images, self.precision, batches, "teacher's logits", poll)
         for key, values in logits.items():
             if not torch.isfinite(values).all():
                 raise UserError(f"--teacher {self.args.teacher}: its logits of {key} are not finite")
@@ -236,13 +230,13 @@ def save_logits(path, names, logits, prior=None, options=None):
     logger.info(f"teacher's logits: written to {path}")
 
 
-def write_logits(args, teacher, data, views):
-    """Write the file of --save-teacher-logits. Args: `data`, the training images; `views`, `utils.data.views.Views`."""
-    each = [teacher.logits(views.of(data, number)) for number in range(views.count)]
+def write_logits(args, teacher, names, images, views):
+    """Write the file of --save-teacher-logits. Args: `names`, `images` of training; `views`, `utils.data.views.Views`."""
+    each = [teacher.logits(views.view(images, number)) for number in range(views.count)]
     path, options = args.save_teacher_logits, views.key if views.count > 1 else None
     logits = {key: torch.stack([one[key] for one in each]) for key in each[0]} if options else each[0]
     # A file says no prior that cannot be taken off.
-    save_logits(path, data.names, logits, None if teacher.smoothed else teacher.prior, options)
+    save_logits(path, names, logits, None if teacher.smoothed else teacher.prior, options)
 
 
 def find_teacher(args, attributes, precision, saved=None):
