@@ -16,7 +16,6 @@ from utils.base.files import NO_ROOM, is_device
 
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 NO_MEMORY = re.compile("out of memory|can't allocate memory")  # in a RuntimeError of PyTorch
-UNEXPECTED = 1  # exit code of an exception that nobody expected, as Python's own
 
 
 # --- options -----------------------------------------------------------------------------------------
@@ -33,21 +32,20 @@ def boolean(text):
 
 def number(kind, low, high=math.inf, *, above=False, below=False):
     """A type for numbers from `low` to `high`; `above` and `below` leave out the bound itself."""
+    description = "a whole number" if kind is int else "a number"
+    description += f" above {low}" if above else f" of at least {low}"
+    if high != math.inf:
+        description += f" and below {high}" if below else f" and at most {high}"
 
     def parse(text):
         try:
             value = kind(text)
         except ValueError:
             value = math.nan
-        fits = (value > low if above else value >= low) and (value < high if below else value <= high)
-        if not fits or value == math.inf:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {description}")
-        return value
+        if low < value < high or (value == low and not above) or (value == high != math.inf and not below):
+            return value
+        raise argparse.ArgumentTypeError(f"{text!r} is not {description}")
 
-    description = "a whole number" if kind is int else "a number"
-    description += f" above {low}" if above else f" of at least {low}"
-    if high != math.inf:
-        description += f" and below {high}" if below else f" and at most {high}"
     return parse
 
 
@@ -98,50 +96,43 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         raise UserError(f"{message} (see {self.prog} --help)")
 
-    @staticmethod
-    def switch(group, name, help):
+    def switch(self, group, name, help):
         """Add a boolean option, False by default; the bare flag means True."""
         values = {"type": boolean, "nargs": "?", "const": True, "default": False, "metavar": "True|False"}
         group.add_argument(name, help=help, **values)
 
     # fmt: off
-    @staticmethod
-    def data_options(group, cached=True):
+    def data_options(self, group, cached=True):
         """Add the options that name a data set, the same in every command that reads one; `cached`, if it keeps pixels."""
         group.add_argument("--attributes", help="JSON file of the attributes, the tables and the photos", metavar="FILE")
         group.add_argument("--data-dir", default="./Dataset", help="folder of the data set", metavar="DIR")
         if cached:
             group.add_argument("--cache-dir", default=cache_folder(), help="folder for what is computed once: decoded pixels, teacher's logits", metavar="DIR")
-        Parser.photo_options(group)
+        self.photo_options(group)
 
-    @staticmethod
-    def photo_options(group, skip=True):
+    def photo_options(self, group, skip=True):
         """Add the options that say which photos are read; with `skip`, what is done with those that cannot be."""
         if skip:
-            Parser.switch(group, "--skip-unreadable", "leave out photos that cannot be read, instead of ending with a list of them")
-        Parser.switch(group, "--follow-links", "read photos wherever links in their folder lead, out of it, too, and the sub-folders that are links")
+            self.switch(group, "--skip-unreadable", "leave out photos that cannot be read, instead of ending with a list of them")
+        self.switch(group, "--follow-links", "read photos wherever links in their folder lead, out of it, too, and the sub-folders that are links")
 
-    @staticmethod
-    def encoding_option(group):
+    def encoding_option(self, group):
         group.add_argument("--encoding", choices=("utf-8", "utf-8-sig"), default="utf-8", help="of the table of predictions: utf-8-sig begins with a mark by which Excel knows it")
 
-    @staticmethod
-    def prior_option(group):
+    def prior_option(self, group):
         group.add_argument("--prior", choices=("trained", "balanced"), default="trained", help="balanced: as if all classes were equally frequent, by taking off what is left of the training images' shares in the logits")
 
-    @staticmethod
-    def unlabelled_option(group):
+    def unlabelled_option(self, group):
         group.add_argument("--unlabelled", nargs="+", action="extend", help="folders of photos without labels, from which the student learns what the teacher says", metavar="DIR")
 
-    @staticmethod
-    def view_options(group):
+    def view_options(self, group):
         """Add the options of `utils.data.views.Views`."""
         group.add_argument("--views", type=number(int, 1), default=1, help="views of each photo; epoch e trains on the next of them, the first of which is the photo itself", metavar="K")
         group.add_argument("--views-seed", type=number(int, 0, 2**63 - 1), default=0, help="of the views", metavar="N")
         group.add_argument("--flip", type=number(float, 0, 1), default=0.5, help="share of a photo's views that are mirrored, 0 to 1", metavar="X")
         group.add_argument("--crop-scale", type=number(float, 0, 1, above=True), default=0.7, help="smallest size of a crop, as a share of the letterboxed photo's side", metavar="X")
         group.add_argument("--crop-ratio", type=number(float, 1), default=1.0, help="a crop's width is up to this many times its height, or the other way round", metavar="X")
-        Parser.switch(group, "--crop-to-box", "crop anywhere between a photo's box and the whole photo, where the table has a box")
+        self.switch(group, "--crop-to-box", "crop anywhere between a photo's box and the whole photo, where the table has a box")
         group.add_argument("--color-jitter", type=number(float, 0, 1), default=0.0, help="brightness, contrast and saturation change by up to this share", metavar="X")
     # fmt: on
 
@@ -156,48 +147,51 @@ def exit_code(main):
     try:
         main()
         sys.stdout.flush()
-    except BrokenPipeError:
-        message = "stopped: what read the output, such as head, has ended"
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 1)  # or Python complains when it flushes
-        try:
-            _say(logging.WARNING, message)
-        except BrokenPipeError:  # stderr went there, too: the log may still have it
-            os.dup2(nowhere, 2)
-            _say(logging.WARNING, message)
-        return 128 + signal.SIGPIPE
-    except UserError as error:
-        kept = f"; the traceback is in {_kept_traceback(error)}" if isinstance(error, LibraryError) else ""
-        # Lines of a list are indented; other ends of lines came with a name.
-        _say(logging.ERROR, re.sub(r"\n(?!  )", r"\\n", f"error: {error}{kept}"))
-        return error.exit_code
-    except Interrupted as stop:
-        _say(logging.WARNING, str(stop))
-        return stop.exit_code
-    except KeyboardInterrupt:
-        _say(logging.WARNING, "SIGINT: stopped; no file is half written")
-        return 128 + signal.SIGINT
-    except Exception as error:
-        message, code = _of_others(error)
-        _say(logging.ERROR, f"error: {message}")
-        return code
-    return 0
+        return 0
+    except (Exception, KeyboardInterrupt) as error:
+        level, message, code = _end(error)
+    try:
+        _say(level, message)
+    except BrokenPipeError:  # stderr went there, too: the log may still have it
+        _close(2)
+        _say(level, message)
+    return code
+
+
+def _end(error):
+    """(Level, message, exit code) of an exception that ends a command."""
+    if isinstance(error, BrokenPipeError):
+        _close(1)  # or Python complains when it flushes
+        return logging.WARNING, "stopped: what read the output, such as head, has ended", 128 + signal.SIGPIPE
+    if isinstance(error, Interrupted):
+        return logging.WARNING, str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return logging.WARNING, "SIGINT: stopped; no file is half written", 128 + signal.SIGINT
+    message, code = str(error), UserError.exit_code
+    if isinstance(error, UserError):
+        code = error.exit_code
+        if isinstance(error, LibraryError):
+            message += f"; the traceback is in {_kept_traceback(error)}"
+    elif is_full_memory(error):
+        way_out = "end other programs, or give a smaller --batch-size where there is one"
+        message = f"the memory is full ({cause_of(error)}); {way_out}"
+    elif isinstance(error, OSError):
+        code = DiskFull.exit_code if error.errno in NO_ROOM else code
+    else:
+        way_out = "look whether the packages are those of requirements.txt, otherwise please report it"
+        message = f"unexpected: {cause_of(error)}; {way_out}, with the traceback, which is in "
+        message, code = message + _kept_traceback(error), 1  # as Python's own
+    # Lines of a list are indented; other ends of lines came with a name.
+    return logging.ERROR, re.sub(r"\n(?!  )", r"\\n", f"error: {message}"), code
+
+
+def _close(descriptor):
+    """Let what is still to be written there go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def is_full_memory(error):
     return isinstance(error, MemoryError) or bool(NO_MEMORY.search(str(error)))
-
-
-def _of_others(error):
-    """(Message, exit code) of an exception that no code of ours has raised: of the memory, a disk or network, a library."""
-    if is_full_memory(error):
-        way_out = "end other programs, or give a smaller --batch-size where there is one"
-        return f"the memory is full ({cause_of(error)}); {way_out}", UserError.exit_code
-    if isinstance(error, OSError):
-        return str(error), (DiskFull if error.errno in NO_ROOM else UserError).exit_code
-    problem = f"unexpected: {cause_of(error)}"
-    way_out = "look whether the packages are those of requirements.txt, otherwise please report it"
-    return f"{problem}; {way_out}, with the traceback, which is in {_kept_traceback(error)}", UNEXPECTED
 
 
 def _kept_traceback(error):

@@ -1,10 +1,10 @@
-"""Where a run computes, in which precision, and how it computes the same again; attention and other layers of all networks."""
+"""Where a run computes, in which precision, and how it computes the same again."""
 
 import ctypes
 import os
 import platform
+import sys
 import time
-from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
 import torch
@@ -33,9 +33,9 @@ def keep_freed_memory():
     in every step again: a quarter to two fifths of the student's time on a CPU. Elsewhere than on glibc nothing happens.
     """
     if platform.libc_ver()[0] == "glibc":
-        mallopt, (mmap_max, trim_threshold) = ctypes.CDLL(None).mallopt, (-4, -1)  # of malloc.h
-        mallopt(mmap_max, 0)
-        mallopt(trim_threshold, -1)  # never
+        mmap_max, trim_threshold = -4, -1  # names of malloc.h
+        ctypes.CDLL(None).mallopt(mmap_max, 0)
+        ctypes.CDLL(None).mallopt(trim_threshold, -1)  # never
 
 
 def make_reproducible(seed):
@@ -69,9 +69,7 @@ def choose_precision(name, device):
     """Precision for auto, fp32 or bf16. Processor flags do not tell whether bf16 pays, so auto measures on CPUs. GPUs spend more
     time on launching kernels than in them, and a product's time says little: 1.01 x and 1.78 x on two days of an H200."""
     if name == "bf16" and TORCH < (2, 0):
-        raise UserError(
-            "--precision bf16 needs PyTorch 2 or newer: before, not all layers can be trained in it"
-        )
+        raise UserError("--precision bf16 needs PyTorch 2: before, not all layers can be trained in it")
     if name != "auto":
         return Precision(name, "as asked for")
     if device.type == "cuda":
@@ -92,36 +90,29 @@ def bf16_speedup(device):
 def product_seconds(device, rows, size):
     """Dtype -> seconds of the product `(rows, size)` times `(size, size)`; float32 and bf16 in turns, the best of as many
     as fit into 0.3 s, and of two at least: the first may prepare something, and in bf16 take a second on some CPUs."""
-    left, right = torch.ones(rows, size, device=device), torch.ones(size, size, device=device)
-    best = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
-    operands = {dtype: (left.to(dtype), right.to(dtype)) for dtype in best}
-    begin, turns = time.perf_counter(), 0
-    while turns < 2 or time.perf_counter() - begin < 0.3:
-        turns += 1
-        for dtype, (a, b) in operands.items():
+    ones = torch.ones(rows, size, device=device), torch.ones(size, size, device=device)
+    operands = {dtype: [one.to(dtype) for one in ones] for dtype in (torch.float32, torch.bfloat16)}
+    seconds, begin = {dtype: [] for dtype in operands}, time.perf_counter()
+    while len(seconds[torch.bfloat16]) < 2 or time.perf_counter() - begin < 0.3:
+        for dtype, (left, right) in operands.items():
             start = time.perf_counter()
-            (a @ b).sum().item()  # waits for the device
-            best[dtype] = min(best[dtype], time.perf_counter() - start)
-    return best
-
-
-PACKAGES = "torch torchvision transformers timm scikit-image scikit-learn scipy numpy pillow".split()
+            (left @ right).sum().item()  # waits for the device
+            seconds[dtype].append(time.perf_counter() - start)
+    return {dtype: min(each) for dtype, each in seconds.items()}
 
 
 def machine(device, precision, size=1):
-    """What computes: packages, device, threads, precision; `size` is the number of processes."""
-    import torch  # here, as above
-
-    say = logger.info
+    """Log what computes: packages, device, threads, precision; `size` is the number of processes."""
     processes = f"{size} processes, each with " if size > 1 else ""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {platform.machine()}"
-    say(f"python {platform.python_version()}  " + "  ".join(f"{name} {_version(name)}" for name in PACKAGES))
-    say(f"device: {processes}{name}, {torch.get_num_threads()} threads")
-    say(f"precision: {precision.name} ({precision.reason})")
+    logger.info("  ".join([f"python {platform.python_version()}", *_packages()]))
+    logger.info(f"device: {processes}{name}, {torch.get_num_threads()} threads")
+    logger.info(f"precision: {precision.name} ({precision.reason})")
 
 
-def _version(package):
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "none"
+def _packages():
+    """Names and versions of the installed packages that are imported by now."""
+    for name, module in sorted(sys.modules.items()):
+        about = vars(module)
+        if "." not in name and "-packages" in (about.get("__file__") or "") and "__version__" in about:
+            yield f"{name} {about['__version__']}"
