@@ -7,7 +7,6 @@ import copy
 import math
 import os
 import unicodedata
-from difflib import get_close_matches
 from typing import Dict, NamedTuple, Optional, Tuple
 
 from utils.base.errors import UserError, excerpt
@@ -19,6 +18,15 @@ PROMPT = "a photo of a garment, {attribute}: {name}"  # of a class that has none
 CONTAINS = {"no": "a photo of a garment without {value}", "yes": "a photo of a garment with {value}"}
 MAX_CLASSES = 1000
 MAX_NAME = 200  # characters
+FILE = ("name", "image", "train", "val", "test", "group", "unknown", "box", "exif", "encoding", "attributes")
+ATTRIBUTE = (
+    "column",
+    "short",
+    "names",
+    "classes",
+    "contains",
+    "separator",
+)  # keys, as above those of the file
 PARTS = ("train", "val", "test")  # of a data set
 UNKNOWN = -1  # the label of a cell that says nothing
 
@@ -57,9 +65,7 @@ class Layout(NamedTuple):
     test: Optional[Part]  # None: such a share, or there is no such part
     shares: Dict[str, float]  # part -> its share of the training table, 0 to 1
     image: str = "image_name"  # column with the photo's name
-    group: Optional[str] = (
-        None  # column whose value tells which photos belong together; None: the photo's name
-    )
+    group: Optional[str] = None  # column: photos with the same value belong together; None: the photo's name
     unknown: Tuple[str, ...] = ()  # cells that mean "not known"
     box: Optional[Tuple[str, ...]] = None  # columns xmin, ymin, xmax, ymax, in photo pixels
     exif: bool = False  # whether photos are turned as their EXIF says
@@ -69,9 +75,8 @@ class Layout(NamedTuple):
         """Where the rows of a part are: those of a share in the training table. Raises: UserError if there is no such part."""
         part = self.train if name in self.shares else getattr(self, name)
         if part is None:
-            raise UserError(
-                f'the attributes have no "{name}": {{"table": ..., "photos": ...}}, or a share of the training table'
-            )
+            way_out = '{"table": ..., "photos": ...}, or a share of the training table'
+            raise UserError(f'the attributes have no "{name}": {way_out}')
         return part
 
 
@@ -206,6 +211,96 @@ def is_number(text):
 # --- checks ------------------------------------------------------------------------------------------
 
 
+def _check_file(content):
+    """ValueError of one line, which says where, for a file that has not its form, or whose parts do not go together."""
+    for key, value, where in _items(content, "", FILE):
+        if key == "train" or (key in PARTS and isinstance(value, dict)):
+            for inner, path, at in _items(value, where, Part._fields):
+                _check(inner, path, at)
+        elif key != "attributes":
+            _check(key, value, where)
+    held_out = sum(_shares(content).values())
+    _need(held_out < 1, "val and test", f"{held_out:g} of the training table; together they must be below 1")
+
+    unknown, shorts = set(map(plain_name, content.get("unknown", []))), {}
+    for name, value, where in _items(content.get("attributes"), "attributes"):
+        _need("/" not in name, where, "a name must not hold '/'; give another, and the table's own as column")
+        _check_attribute(value, where)
+        short, seen = value.get("short", name), {}
+        other = shorts.setdefault(short, name)
+        _need(other == name, f"{where}.short", f"{short!r} is that of {other}, too; change one of the two")
+        for one in [value["contains"]] if "contains" in value else value["classes"]:
+            other = seen.setdefault(plain_name(one), one)
+            twice = f"{one!r} and {other!r} differ by case, blanks or Unicode form only"
+            _need(other == one, f"{where}.classes", twice)
+            _need(plain_name(one) not in unknown, where, f"{one!r} stands under unknown, too; remove one")
+
+
+def _check_attribute(value, where):
+    is_list = isinstance(value, dict) and "contains" in value
+    for key, said, at in _items(value, where, ATTRIBUTE, ["separator" if is_list else "classes"]):
+        if key != "classes":
+            _check(key, said, at)
+            continue
+        for _, details, its in _items(said, at, tuple(CONTAINS) if is_list else ()):
+            for inner, one, place in _items(details, its, ("prompt", "names")):
+                _check(inner, one, place)
+        fits = is_list or 2 <= len(said) <= MAX_CLASSES
+        _need(fits, at, f"{len(said)} classes; there must be 2 to {MAX_CLASSES:,}")
+    _need(is_list or "separator" not in value, f"{where}.separator", "needs contains, the value to look for")
+    one_value = not is_list or value["separator"] not in value["contains"]
+    _need(one_value, f"{where}.contains", "must be one value, without separator")
+
+
+def _check(key, value, where):
+    """ValueError if a value is not what its key asks for."""
+    wanted, fits = f"a printable text of 1 to {MAX_NAME} characters", _is_text(value)
+    if key == "names":
+        for _, name, at in _items(value, where):
+            _check("name", name, at)
+        return
+    if key in ("table", "photos"):
+        wanted, fits = "a path relative to --data-dir", _is_text(value, 1000) and not os.path.isabs(value)
+    elif key in ("val", "test"):
+        wanted = "an object, or a share of the training table above 0 and below 1, such as 0.2"
+        fits = type(value) in (int, float) and 0 < value < 1
+    elif key == "unknown":
+        wanted = 'a list of the cells that mean "not known", such as ["", "n/a"]'
+        fits = isinstance(value, list) and all(isinstance(cell, str) for cell in value)
+    elif key == "box":
+        wanted = "a list of the names of 4 columns"
+        fits = isinstance(value, list) and len(value) == 4 and all(map(_is_text, value))
+    elif key == "exif":
+        wanted, fits = "true or false", isinstance(value, bool)
+    elif key == "encoding":
+        wanted, fits = "an encoding that Python reads texts in, such as utf-8 or cp949", _is_encoding(value)
+    elif key == "separator":
+        wanted = 'the text between the values of a cell, such as "|"'
+    elif key == "prompt":
+        wanted = "a text of 1 to 1000 characters, or a list of one or more such texts"
+        fits = all(_is_text(one, 1000) for one in (value if isinstance(value, list) and value else [value]))
+    # Of other things than texts only the kind is told: they may be deep, or enormous.
+    found = excerpt(ascii(value[:100])) if isinstance(value, str) else type(value).__name__
+    _need(fits, where, f"must be {wanted}, not {found}")
+
+
+def _items(value, where, known=(), required=()):
+    """Yields (key, value, where it stands) of an object. Args: the `known` keys; without, they are names of the user's."""
+    _need(isinstance(value, dict), where, f"must be an object of {', '.join(known) or 'name -> value'}")
+    _need(value or known, where, "must not be empty")
+    for key, inner in {**dict.fromkeys(required), **value}.items():
+        if not known:
+            _check("name", key, f"a name in {where}")
+        elif key not in known:
+            _need(False, where, f"unknown key {excerpt(str(key))!r}; there are {', '.join(known)}")
+        yield key, inner, f"{where}.{key}" if where else key
+
+
+def _need(holds, where, problem):
+    if not holds:
+        raise ValueError(f"{where or 'the file'}: {problem}")
+
+
 def _is_text(value, most=MAX_NAME):
     return isinstance(value, str) and bool(value.strip()) and len(value) <= most and value.isprintable()
 
@@ -215,107 +310,3 @@ def _is_encoding(value):
         return _is_text(value) and "".encode(value) is not None
     except (LookupError, ValueError):  # ValueError: of one that is made to fail
         return False
-
-
-def _prompt(value):
-    return [SENTENCE] * len(value) if isinstance(value, list) and value else SENTENCE
-
-
-def _part(value):
-    return SHARE if isinstance(value, (int, float)) and not isinstance(value, bool) else PART
-
-
-def _attribute_form(value):
-    return LISTED if isinstance(value, dict) and "contains" in value else ATTRIBUTE
-
-
-# Forms. A tuple is (check, what it must be), a list the forms of a list's values, a function chooses the form of its
-# value. A dict has the form of each key, or that of all values under `str`, where names are free.
-TEXT = (_is_text, f"a printable text of 1 to {MAX_NAME} characters")
-SENTENCE = (lambda value: _is_text(value, 1000), "a text of 1 to 1000 characters, or a list of one or more")
-PATH = (lambda value: _is_text(value, 1000) and not os.path.isabs(value), "a path relative to --data-dir")
-SHARE = (lambda value: 0 < value < 1, "a share of the training table above 0 and below 1, such as 0.2")
-CELLS = (
-    lambda value: isinstance(value, list) and all(isinstance(cell, str) for cell in value),
-    'a list of the cells that mean "not known", such as ["", "n/a"]',
-)
-PART = {"table": PATH, "photos": PATH}
-CLASS = {"prompt": _prompt, "names": {str: TEXT}}
-SEPARATOR = (_is_text, 'the text between the values of a cell, such as "|"')
-ATTRIBUTE = {"column": TEXT, "short": TEXT, "names": {str: TEXT}, "classes": {str: CLASS}}
-ATTRIBUTE.update({"contains": TEXT, "separator": SEPARATOR})
-LISTED = {**ATTRIBUTE, "classes": dict.fromkeys(CONTAINS, CLASS)}
-FILE = {
-    "name": TEXT,
-    "image": TEXT,
-    "train": PART,
-    "val": _part,
-    "test": _part,
-    "group": TEXT,
-    "unknown": CELLS,
-    "box": [TEXT] * 4,
-    "exif": (lambda value: isinstance(value, bool), "true or false"),
-    "encoding": (_is_encoding, "an encoding that Python reads texts in, such as utf-8 or cp949"),
-    "attributes": {str: _attribute_form},
-}
-REQUIRED = {"attributes", "classes"}
-
-
-def _need(holds, place, problem):
-    if not holds:
-        raise ValueError(f"{place or 'the file'}: {problem}")
-
-
-def _check_form(value, form, place):
-    """ValueError of one line that names the place, if a value has not this form."""
-    if callable(form):
-        form = form(value)
-    if isinstance(form, tuple):
-        holds, wanted = form
-        # Of other things than texts only the kind is told: they may be deep, or enormous.
-        found = excerpt(ascii(value[:100])) if isinstance(value, str) else type(value).__name__
-        _need(holds(value), place, f"must be {wanted}, not {found}")
-    elif isinstance(form, list):
-        _need(isinstance(value, list) and len(value) == len(form), place, f"must be a list of {len(form)}")
-        for one, its_form in zip(value, form):
-            _check_form(one, its_form, place)
-    elif str in form:
-        _need(isinstance(value, dict) and value, place, "must be an object name -> value, and not empty")
-        for name in value:
-            _check_form(name, TEXT, f"a name in {place}")
-            _check_form(value[name], form[str], f"{place}.{name}")
-    else:
-        known = ", ".join(form)
-        _need(isinstance(value, dict), place, f"must be an object with some of the keys {known}")
-        required = {"separator"} if "contains" in value else REQUIRED
-        for key in {**value, **dict.fromkeys(form.keys() & required)}:
-            near = get_close_matches(str(key), form, 1, 0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {known}"
-            _need(key in form, place, f"unknown key {excerpt(str(key))!r}; {hint}")
-            _check_form(value.get(key), form[key], f"{place}.{key}" if place else key)
-
-
-def _check_file(content):
-    """ValueError for a file that has not its form, or whose parts do not go together."""
-    _check_form(content, FILE, "")
-    held_out = sum(_shares(content).values())
-    _need(held_out < 1, "val and test", f"{held_out:g} of the training table; together they must be below 1")
-    unknown, shorts = set(map(plain_name, content.get("unknown", []))), {}
-    for name, value in content["attributes"].items():
-        place, short, seen = f"attributes.{name}", value.get("short", name), {}
-        _need("/" not in name, place, "a name must not hold '/'; give another, and the table's own as column")
-        other = shorts.setdefault(short, name)
-        _need(other == name, f"{place}.short", f"{short!r} is that of {other}, too; change one of the two")
-        if "contains" in value:
-            cells, one_value = [value["contains"]], value["separator"] not in value["contains"]
-            _need(one_value, f"{place}.contains", "must be one value, without separator")
-        else:
-            cells = value["classes"]
-            fits = 2 <= len(cells) <= MAX_CLASSES
-            _need(fits, f"{place}.classes", f"{len(cells)} classes; there must be 2 to {MAX_CLASSES:,}")
-            _need("separator" not in value, f"{place}.separator", "needs contains, the value to look for")
-        for one in cells:
-            other = seen.setdefault(plain_name(one), one)
-            twice = f"{one!r} and {other!r} differ by case, blanks or Unicode form only"
-            _need(other == one, f"{place}.classes", twice)
-            _need(plain_name(one) not in unknown, place, f"{one!r} stands under unknown, too; remove one")
