@@ -4,23 +4,47 @@ import csv
 import json
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from utils.base import log
 from utils.base.cli import exit_code
 from utils.data.attributes import read_attributes
 from utils.nets import checkpoint
+from utils.nets.hub import STUDENT
 
 ATTRIBUTES = read_attributes()  # the competition's
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text(encoding="utf-8"))
 
 # One tiny run of main(); the rest is the procedure's.
-SHORT = "--epochs 2 --batch-size 8 --log-interval 1 --precision fp32 --clip-model random --student-weights none".split()
+SHORT = (
+    "--epochs 2 --batch-size 8 --log-interval 1 --precision fp32 --clip-model random --student-weights none "
+    "--student test_efficientnet"
+).split()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="also the tests marked thorough")
+    parser.addoption("--hub", action="store_true", help="only those marked hub, which fetch the real weights")
+
+
+def pytest_collection_modifyitems(config, items):
+    def wanted(item):
+        if config.getoption("--hub") or item.get_closest_marker("hub"):
+            return config.getoption("--hub") and item.get_closest_marker("hub")
+        return config.getoption("--all") or not item.get_closest_marker("thorough")
+
+    left_out = [item for item in items if not wanted(item)]
+    if left_out:
+        items[:] = filter(wanted, items)
+        config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.fixture(scope="session")
@@ -42,17 +66,44 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope="session")
 def work(tmp_path_factory):
     """A folder with data/, drawn, and student.pt, which tells its photos apart: untrained weights would not."""
-    from networks import Student
-    from utils.data.photos import letterbox, read_rgb
-    from utils.nets.checkpoint import save_checkpoint
     from utils.tools.sample import make_sample
 
     folder = tmp_path_factory.mktemp("work")
     make_sample(str(folder / "data"), train=6, val=10)
+    save_telling_student(folder, "test_efficientnet")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported(work):
+    """Precision -> ONNX file of that student."""
+    return export_student(work)
+
+
+@pytest.fixture(scope="session")
+def tiny_vit(work, tmp_path_factory):
+    """As `work`, with the recipe's backbone."""
+    folder = tmp_path_factory.mktemp("tiny_vit")
+    (folder / "data").symlink_to(work / "data")
+    save_telling_student(folder, STUDENT)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported_tiny_vit(tiny_vit):
+    return export_student(tiny_vit)
+
+
+def save_telling_student(folder, backbone):
+    """student.pt, with weights that tell the photos of folder/data apart."""
+    from networks import Student
+    from utils.data.photos import letterbox, read_rgb
+    from utils.nets.checkpoint import save_checkpoint
+
     photos = [letterbox(read_rgb(path)) for path in sorted((folder / "data" / "val").rglob("*.*g"))]
     pixels = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2)
     torch.manual_seed(0)
-    net = Student(ATTRIBUTES, distillation=True)
+    net = Student(ATTRIBUTES, distillation=True, backbone=backbone)
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.weight.data.uniform_(0.5, 1.5)
@@ -71,20 +122,15 @@ def work(tmp_path_factory):
     meta = dict(net.describe(), attributes=ATTRIBUTES.to_meta(), options={"version": "tried"})
     meta["metrics"] = {"val_top1": 0.5}
     save_checkpoint(folder / "student.pt", net, meta)
-    return folder
 
 
-@pytest.fixture(scope="session")
-def exported(work):
-    """Precision -> ONNX file of that student."""
+def export_student(folder):
     import export
 
-    paths = {precision: work / f"{precision}.onnx" for precision in ("fp32", "fp16", "int8")}
+    paths = {precision: folder / f"{precision}.onnx" for precision in ("fp32", "fp16", "int8")}
     for precision, path in paths.items():
-        options = (
-            f"--checkpoint {work}/student.pt --output {path} --data-dir {work}/data --precision {precision}"
-        )
-        export.main(options.split())
+        options = f"--checkpoint {folder}/student.pt --output {path} --data-dir {folder}/data --compare 2"
+        export.main([*options.split(), "--precision", precision])
     return paths
 
 
@@ -98,9 +144,21 @@ def place(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def train(place, photos):
-    """A short run of train.py on the drawn photos, in this process: train("--version", "a", ...)."""
+def without_matplotlib(monkeypatch):
+    """No picture can be drawn; that also saves time."""
+    for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+@pytest.fixture
+def train(place, photos, monkeypatch):
+    """A short run of train.py on the drawn photos, in this process: train("--version", "a", ...).
+
+    Its curves.png is empty, since drawing takes as long as training; the fixture `curves` has them drawn.
+    """
     import train as script
+
+    monkeypatch.setattr("utils.training.record.draw_curves", lambda _: Figure((1, 1)))
 
     def run(*options, data_dir=photos):
         script.main([*SHORT, "--data-dir", str(data_dir), *options])
@@ -123,6 +181,19 @@ def fails(train, capsys):
         return errors
 
     return run
+
+
+def script_options(folder, words):
+    """The options that `bash train.sh` with these words gives to train.py; `folder` takes a stand-in for Python."""
+    python = folder / "python"
+    python.write_text('#!/usr/bin/env bash\nif [ "$1" = - ]; then exit 0; fi\necho "$@"\n')
+    python.chmod(0o755)
+    command, env = (
+        ["bash", str(Path(__file__).parents[1] / "train.sh")],
+        {**os.environ, "PYTHON": str(python)},
+    )
+    said = subprocess.run([*command, *words], env=env, stdout=subprocess.PIPE, check=True)
+    return said.stdout.decode().split()[1:]
 
 
 def odd_exif(orientation):

@@ -65,11 +65,11 @@ KINDS["seven"]["attributes"]["attribute 0"]["classes"]["class 0"] = {
 }  # the other has none
 
 
-def save_student(path, kind, **meta):
+def save_student(path, kind, backbone="test_efficientnet", **meta):
     """Write a student's checkpoint; returns its attributes."""
     attributes = Attributes(KINDS[kind], kind)
     torch.manual_seed(0)
-    net = Student(attributes)
+    net = Student(attributes, backbone=backbone)
     for head in [*net.class_heads, *net.distillation_heads]:
         torch.nn.init.normal_(head.weight, std=head.in_features**-0.5)
     save_checkpoint(path, net, dict(net.describe(), attributes=attributes.to_meta(), **meta))

@@ -13,7 +13,7 @@ from utils.training import engine
 from utils.training.state import TrainState
 
 STUDENT = "--kd-learning True --distillation-type none --optimizer AdamW".split()
-SMALL = [*STUDENT, "--student", "mobilenetv4_conv_small"]
+SMALL = [*STUDENT]
 
 
 @pytest.fixture

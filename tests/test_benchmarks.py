@@ -53,6 +53,7 @@ def test_a_pair_in_processes_of_their_own(job):
     assert 1e7 < project[-1].peak < 2e9
 
 
+@pytest.mark.thorough
 def test_the_peak_is_the_processs_own(job):
     """Not that of the process that started it."""
     if not os.path.exists("/proc/self/status"):

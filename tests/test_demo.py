@@ -50,8 +50,8 @@ def served(student, folder):
 
 
 @pytest.fixture(scope="module")
-def site(exported, tmp_path_factory):
-    with served(exported["fp32"], tmp_path_factory.mktemp("site")) as place:
+def site(exported_tiny_vit, tmp_path_factory):
+    with served(exported_tiny_vit["fp32"], tmp_path_factory.mktemp("site")) as place:
         yield place
 
 
@@ -115,9 +115,10 @@ def photos(work, tmp_path_factory):
     return folder
 
 
-def test_classes_equal_predict(browser, site, exported, photos, tmp_path):
+@pytest.mark.thorough
+def test_classes_equal_predict(browser, site, exported_tiny_vit, photos, tmp_path):
     output = f"--output {tmp_path}/out.csv --probabilities".split()
-    predict.main([str(photos), "--checkpoint", str(exported["fp32"]), *output])
+    predict.main([str(photos), "--checkpoint", str(exported_tiny_vit["fp32"]), *output])
     with open(tmp_path / "out.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 10
@@ -134,6 +135,7 @@ def test_classes_equal_predict(browser, site, exported, photos, tmp_path):
     assert all(url.startswith((site[1], "blob:", "data:")) for url in browser.requests), browser.requests
 
 
+@pytest.mark.thorough
 def test_keyboard(browser):
     """Tab goes to the file input and from sample to sample; Enter takes one."""
     browser.run("document.activeElement.blur(), scrollTo(0, 0)")
@@ -146,6 +148,7 @@ def test_keyboard(browser):
     assert browser.run("document.querySelector('[aria-pressed=true] img').alt") == "sample 2"
 
 
+@pytest.mark.thorough
 def test_dropped(browser):
     browser.run(
         "fetch('samples/3.jpg').then(answer => answer.blob()).then(blob => {"
@@ -155,6 +158,7 @@ def test_dropped(browser):
     classified(browser, "mine.jpg")
 
 
+@pytest.mark.thorough
 def test_unreadable_file(browser, tmp_path):
     (tmp_path / "letter.jpg").write_text("not a picture")
     browser.choose_file("#file", tmp_path / "letter.jpg")
@@ -167,6 +171,7 @@ def test_unreadable_file(browser, tmp_path):
     assert not browser.run("document.querySelector('#status').classList.contains('bad')")
 
 
+@pytest.mark.thorough
 def test_phone(browser):
     """Nothing is wider than a small phone's screen, and all class names are there, in both languages."""
     browser.resize(360, 740, mobile=True)
@@ -177,6 +182,7 @@ def test_phone(browser):
         assert all(name in text for name in (*attribute.classes, *attribute.names["ko"]))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_attributes(browser, photos, tmp_path, kind):
     """On the page as predict.py writes them: any number, any names, photos turned as the attributes say."""

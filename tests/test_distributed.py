@@ -51,6 +51,7 @@ def run(photos, *options):
     return done.returncode, done.stdout.decode()
 
 
+@pytest.mark.thorough
 def test_two_processes_give_the_teachers_losses_of_one(train, photos):
     # 16 images in batches of 5: parts of 3 and 2, and a last batch of one image, which only one process has.
     options = ["--loss-weight", "--batch-size", "5", "--ls", "0.1", "--clipping", "--seed", "3"]
@@ -72,6 +73,7 @@ def assert_same_rows(first, second):
                 assert float(two[column]) == pytest.approx(float(one[column]), abs=1e-4), column
 
 
+@pytest.mark.thorough
 def test_two_processes_with_unknown_labels_and_few_images(train, photos, place):
     """An odd number of images for validation, one of each process at a time: the last is one process's alone."""
     path = write_own(place / "own", photos, {"kind": 2, "a.b": 3}, 0.4)
@@ -84,6 +86,7 @@ def test_two_processes_with_unknown_labels_and_few_images(train, photos, place):
     assert_same_rows("one", "two")
 
 
+@pytest.mark.thorough
 def test_a_student_of_two_processes(photos, place):
     options = [*SOFT, "--views", "2", "--ema", "0.9", "--logit-adjustment", "0.5"]
     code, output = run(photos, "--version", "student", *options)
@@ -110,6 +113,7 @@ train.main(sys.argv[1:])
 """
 
 
+@pytest.mark.thorough
 def test_both_processes_validate_the_figures_that_are_kept(photos, place):
     """Each normalises its own part of a batch, and has other running figures after it."""
     Path("validates.py").write_text(VALIDATES)
@@ -142,6 +146,7 @@ def started(photos, place):
         process.kill()
 
 
+@pytest.mark.thorough
 def test_one_that_dies_takes_the_other_down(started):
     process = started("--version", "teacher", "--epochs", "1000", "--save-every-minutes", "0.001")
     os.kill(_children(process.pid)[1], signal.SIGKILL)
@@ -155,6 +160,7 @@ def test_one_that_dies_takes_the_other_down(started):
     )
 
 
+@pytest.mark.thorough
 def test_a_signal_ends_both_at_one_step(started, photos):
     options = ["--batch-size", "5", "--val-batch-size", "1", "--epochs", "8"]
     code, output = run(photos, "--version", "whole", *options)
@@ -234,6 +240,7 @@ with open(f"threads.{world.rank}", "w") as file:
 """
 
 
+@pytest.mark.thorough
 def test_each_process_has_its_share_of_the_cores(tmp_path):
     (tmp_path / "threads.py").write_text(THREADS)
     env = {name: value for name, value in environment().items() if name != "OMP_NUM_THREADS"}

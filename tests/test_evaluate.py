@@ -305,12 +305,6 @@ def place(tmp_path_factory):
         torch.set_num_threads(threads)
 
 
-@pytest.fixture
-def without_matplotlib(monkeypatch):
-    for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
-        monkeypatch.setitem(sys.modules, name, None)
-
-
 def run(*options):
     return exit_code(lambda: evaluate.main(["--data-dir", "data", "--cache-dir", "cache", *options]))
 

@@ -154,6 +154,7 @@ def test_checkpoint_too_large_for_the_file_system(tmp_path):
     assert needed == pytest.approx((tmp_path / "b.pt").stat().st_size, abs=100)
 
 
+@pytest.mark.thorough
 def test_checkpoint_on_a_full_disk(small_disk):
     """For real: torch 1.12 ends the whole process if a write of its own fails."""
     assert checkpoint_survives(small_disk)[0] > 4_000_000
@@ -176,6 +177,7 @@ def test_pixels_on_a_full_disk(tmp_path, photos):
     assert {path.suffix for path in tmp_path.iterdir()} == {".lock"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("weights", [4.5, 5.9])
 def test_a_run_on_a_full_disk_goes_on_when_there_is_room(
     train, place, small_disk, monkeypatch, capsys, weights
@@ -205,6 +207,7 @@ def fill(folder):
                 file.write(bytes(4096))
 
 
+@pytest.mark.thorough
 def test_nothing_fits_any_more(train, place, small_disk, capsys):
     (place / "logs").symlink_to(small_disk)
     (small_disk / "a").mkdir()
@@ -214,6 +217,7 @@ def test_nothing_fits_any_more(train, place, small_disk, capsys):
     assert error.count("error: ") == 1 and "logs/a/" in error and "Traceback" not in error
 
 
+@pytest.mark.thorough
 def test_a_log_that_cannot_grow(place, small_disk, capsys):
     """One error, not a traceback for each line; and saying it does not fail again."""
     log.start()

@@ -230,6 +230,7 @@ def hub_and_outcomes(repositories, tmp_path_factory):
             yield hub, outcomes()
 
 
+@pytest.mark.thorough
 def test_another_students_own_weights(hub_and_outcomes, repositories):
     from safetensors.torch import load_file
 
@@ -240,6 +241,7 @@ def test_another_students_own_weights(hub_and_outcomes, repositories):
     assert all(torch.equal(value, published[name]) for name, value in found.items())
 
 
+@pytest.mark.thorough
 def test_teacher_from_the_hub(hub_and_outcomes, repositories):
     hub, outcomes = hub_and_outcomes
     assert "result" in outcomes[TEACHER], outcomes[TEACHER]
@@ -253,6 +255,7 @@ def test_teacher_from_the_hub(hub_and_outcomes, repositories):
     assert {"config.json", "model.safetensors", "vocab.json", "merges.txt"} <= fetched
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "repo_id, file", [(STUDENT, "model.safetensors"), ("example/bin-only", "pytorch_model.bin")]
 )
@@ -268,6 +271,7 @@ def test_student_from_the_hub(hub_and_outcomes, repositories, repo_id, file):
     assert f"/{repo_id}/resolve/main/{file}" in hub.answered("GET")
 
 
+@pytest.mark.thorough
 def test_checkpoint_from_the_hub(hub_and_outcomes, repositories):
     """What export.py --format hub writes; only what is needed is fetched."""
     hub, outcomes = hub_and_outcomes
@@ -280,6 +284,7 @@ def test_checkpoint_from_the_hub(hub_and_outcomes, repositories):
     assert fetched == {"config.json", "model.safetensors"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "repo_id, reason",
     [
@@ -299,6 +304,7 @@ def assert_names_the_way_out(outcome, repo_id, option):
     assert option in outcome["error"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "repo_id, option",
     [
@@ -329,6 +335,7 @@ def no_network(tmp_path_factory):
                 yield {"no hub": no_hub(), "proxy": shut_in()}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "obstacle, repo_id, option",
     [

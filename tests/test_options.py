@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from conftest import script_options
 
 from train import parse_args, without_effect
 from utils.base import log
@@ -180,15 +181,7 @@ def test_none_needs_no_teacher():
 
 
 def options_of(folder, words):
-    """What `bash train.sh` with these words has train.py do."""
-    python = folder / "python"
-    python.write_text('#!/usr/bin/env bash\nif [ "$1" = - ]; then exit 0; fi\necho "$@"\n')
-    python.chmod(0o755)
-    env = {**os.environ, "PYTHON": str(python)}
-    said = subprocess.run(
-        ["bash", str(ROOT / "train.sh"), *words], env=env, stdout=subprocess.PIPE, check=True
-    )
-    return parse_args(said.stdout.decode().split()[1:])
+    return parse_args(script_options(folder, words))
 
 
 @pytest.mark.parametrize("recipe, default", [("best-teacher", 10), ("best", 30)])

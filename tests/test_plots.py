@@ -53,12 +53,6 @@ def said():
     logger.removeHandler(handler)
 
 
-@pytest.fixture
-def without_matplotlib(monkeypatch):
-    for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
-        monkeypatch.setitem(sys.modules, name, None)
-
-
 def test_read_metrics(tmp_path):
     columns = plots.read_metrics(str(write(tmp_path / "a", [row(1), row(2)])))
     assert list(columns) == COLUMNS

@@ -85,7 +85,7 @@ def test_of_an_export_and_never_twice(prior, work, pixels, form, monkeypatch):
                 assert torch.allclose(new.bias, old.bias - torch.tensor(PRIOR[key]))
 
 
-def test_in_commands(prior, work, place):
+def test_in_commands(prior, work, place, without_matplotlib):
     """predict.py and evaluate.py; what they wrote without the option stays as it was."""
     photos, found = f"{work}/data/val", {}
     for said in ("trained", "balanced"):
@@ -134,7 +134,7 @@ def test_a_run_says_its_prior(train, photos):
     """Of the classes' shares: in the teacher's own logits, half of it beside that of zero-shot, which has none."""
     labels = read_tables(str(photos), ATTRIBUTES, ["train"])["train"].labels
     shares = {key: values.numpy() for key, values in log_shares(labels, ATTRIBUTES.sizes).items()}
-    small = "--kd-learning True --student mobilenetv4_conv_small --epochs 1".split()
+    small = "--kd-learning True --epochs 1".split()
     runs = {
         "alone": ["--distillation-type", "none"],
         "adjusted": ["--distillation-type", "none", "--logit-adjustment", "1"],
@@ -170,7 +170,7 @@ def test_a_run_says_its_prior(train, photos):
 
 def test_a_teacher_that_does_not_say_its_prior(train, fails, place, photos):
     """A checkpoint of an earlier version, a published one, a file of logits."""
-    small = "--kd-learning True --student mobilenetv4_conv_small".split()
+    small = "--kd-learning True".split()
     train("--version", "t", *small, "--distillation-type", "none", "--epochs", "1")
     state, meta = read_checkpoint("model/t/model_1.pt")
     torch.save({"model": state, "meta": {k: v for k, v in meta.items() if k != "prior"}}, "model/t/old.pt")

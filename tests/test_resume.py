@@ -34,10 +34,10 @@ STUDENT = (
 # A view for each of two epochs, and all else that a run may keep.
 VIEWS = (
     "--kd-learning True --teacher t/model_1.pt --distillation-type soft --optimizer Muon --lr 1e-3 --scheduler True "
-    "--warmup-epoch 1 --student mobilenetv4_conv_small --views 2 --color-jitter 0.1 --logit-adjustment 0.5 --ema 0.9 "
+    "--warmup-epoch 1 --views 2 --color-jitter 0.1 --logit-adjustment 0.5 --ema 0.9 "
     "--schedule-by step --best acsa"
 ).split()
-TAUGHT_BY = "--version t --kd-learning True --distillation-type none --student mobilenetv4_conv_small".split()
+TAUGHT_BY = "--version t --kd-learning True --distillation-type none".split()
 OFTEN = ["--save-every-minutes", "1e-9"]  # before every step and every batch of validation
 
 

@@ -104,10 +104,8 @@ def test_a_version_is_not_overwritten_unasked(train, fails):
     message = fails("--version", "a", "--epochs", "1")
     assert all(part in message for part in ("model/a", "--overwrite True", "--resume True"))
     fails("--version", "a", "--epochs", "1", "--overwrite", "True", data_dir="nowhere")
-    student = (
-        "--kd-learning --distillation-type none --student mobilenetv4_conv_small --student-weights nan.pth"
-    )
-    state = timm.create_model("mobilenetv4_conv_small").state_dict()
+    student = "--kd-learning --distillation-type none --student-weights nan.pth"
+    state = timm.create_model("test_efficientnet").state_dict()
     next(iter(state.values())).fill_(float("nan"))
     torch.save(state, "nan.pth")
     assert "name others with --student-weights" in fails(
@@ -175,7 +173,7 @@ def test_clipping(train, monkeypatch):
 @pytest.mark.skipif(hardware.TORCH < (2, 0), reason="bf16 needs PyTorch 2")
 def test_a_resumed_run_has_the_precision_that_it_began_with(train, monkeypatch):
     """bf16 from beginning to end, though a later measurement says otherwise."""
-    options = "--precision auto --device cpu --kd-learning True --distillation-type none --student mobilenetv4_conv_small"
+    options = "--precision auto --device cpu"
     monkeypatch.setattr(hardware, "bf16_speedup", lambda device: 2.0)
     train("--version", "whole", *options.split())
     train("--version", "a", *options.split(), "--epochs", "1")
@@ -216,8 +214,6 @@ def test_auto_takes_bf16_where_it_is_faster(monkeypatch):
 
 
 def test_the_header_names_the_packages_that_are_imported(train):
-    import timm
-
     train("--version", "a", "--epochs", "1")
     said = Path("logs/a/a_training.log").read_text()
     assert f"  timm {timm.__version__}  " in said and f"  torch {torch.__version__}  " in said

@@ -27,7 +27,7 @@ from utils.training import engine
 from utils.training.teacher import PREFIX, LogitsFile, save_logits
 
 CPU = torch.device("cpu")
-SMALL = "--kd-learning True --student mobilenetv4_conv_small".split()
+SMALL = "--kd-learning True".split()
 SOFT = [*SMALL, "--distillation-type", "soft"]
 ROUNDING = 1e-5
 

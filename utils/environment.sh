@@ -7,8 +7,8 @@ from importlib.metadata import version
 from packaging.requirements import Requirement
 
 for line in open("requirements.txt"):
-    if line.strip() and not line.startswith(("#", "pytest")):
-        requirement = Requirement(line.split("#")[0].strip())
+    if line.strip() and not line.startswith("#"):
+        requirement = Requirement(line.strip())
         assert requirement.specifier.contains(version(requirement.name), prereleases=True), line
 END
 }

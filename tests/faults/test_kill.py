@@ -18,13 +18,16 @@ from pathlib import Path
 import pytest
 from conftest import assert_same_run
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).parents[2]
 KILLS, SEED = int(os.environ.get("FAULT_KILLS", 8)), int(os.environ.get("FAULT_SEED", 0))
 COMMON = "--clip-model random --precision fp32 --log-interval 1 --save-every-minutes 0.003".split()
 ROLES = {
     "teacher": "--loss-weight True --batch-size 4 --val-batch-size 1 --epochs 4".split(),
     "student": (
-        "--kd-learning True --teacher zero-shot --distillation-type soft --student-weights none --optimizer Muon "
+        "--kd-learning True --teacher zero-shot --distillation-type soft --student test_efficientnet "
+        "--student-weights none --optimizer Muon "
         "--scheduler True --warmup-epoch 1 --views 2 --ema 0.9 --schedule-by step --logit-adjustment 0.5 "
         "--batch-size 8 --val-batch-size 2 --epochs 2"
     ).split(),
