@@ -26,11 +26,12 @@ class _Attention(timm.models.tiny_vit.Attention):
 
     def forward(self, x):
         """`(B, N, features)` -> the same."""
-        batch, count, _ = x.shape  # 1.12 cannot export unflatten
-        heads = self.qkv(self.norm(x)).view(batch, count, self.num_heads, -1).transpose(1, 2)
+        count = int(x.shape[1])  # a constant of an exported graph, which would compute it otherwise
+        width = 2 * self.key_dim + self.val_dim
+        heads = self.qkv(self.norm(x)).view(-1, count, self.num_heads, width).transpose(1, 2)
         parts = heads.split([self.key_dim, self.key_dim, self.val_dim], dim=-1)
         attended = attend(*parts, bias=self.get_attention_biases(x.device))
-        return self.proj(attended.transpose(1, 2).flatten(2))
+        return self.proj(attended.transpose(1, 2).reshape(-1, count, self.out_dim))
 
 
 def timm_names(state):

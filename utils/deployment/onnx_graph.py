@@ -9,9 +9,8 @@ import tempfile
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, version_converter
 from onnxruntime import quantization
 from torch import nn
 
@@ -32,6 +31,9 @@ class _Graph(nn.Module):
         for module in self.net.modules():
             if type(module) is nn.Linear:
                 module.__class__ = _RowsLinear
+            # Among the weights PyTorch 1.12 writes equal ones once; else an attention's index of 300 KB for each block.
+            for name, buffer in list(module.named_buffers(recurse=False)):
+                module.register_buffer(name, buffer)
 
     def forward(self, pixels):
         logits = self.net(pixels.permute(0, 3, 1, 2))
@@ -42,7 +44,8 @@ class _RowsLinear(nn.Linear):
     """One operator, Gemm, instead of matrix product and sum: int8 then stays in integers until the sum."""
 
     def forward(self, x):
-        return super().forward(x.reshape(-1, self.in_features)).reshape(*x.shape[:-1], self.out_features)
+        sizes = map(int, x.shape[1:-1])  # constants: each size that is traced costs a dozen operators
+        return super().forward(x.reshape(-1, self.in_features)).reshape(-1, *sizes, self.out_features)
 
 
 # Two operators are written whole, as runtimes have them, instead of in a dozen small steps. The exporter's
@@ -64,128 +67,46 @@ _WRITERS = {"aten::gelu": _gelu, "aten::layer_norm": _layer_norm}
 
 def trace(net):
     """A folded `Student` as an ONNX model in float32, any number of photos at a time."""
-    is_tiny_vit = net.backbone_name.startswith("tiny_vit_")
     # PyTorch 2 has two exporters. The tracing one is the only one of 1.12, and it leaves the attention
     # biases compact: it does not compute biases[index] at export time.
     tracing = {} if int(torch.__version__.split(".")[0]) < 2 else {"dynamo": False}
-    if not is_tiny_vit:  # more than reshapes may depend on the number of photos: ViT's class token
-        tracing["dynamic_axes"] = {INPUT: {0: "N"}}
     for name, writer in _WRITERS.items():
         torch.onnx.register_custom_op_symbolic(name, writer, TRACED_OPSET)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = os.path.join(folder, "student.onnx")
         torch.onnx.export(
             _Graph(net), (torch.zeros(EXAMPLE, dtype=torch.uint8),), path, opset_version=TRACED_OPSET, input_names=[INPUT],
-            **tracing,
+            dynamic_axes={INPUT: {0: "N"}}, **tracing,
         )  # fmt: skip
-        model = onnx.load(path)
-    for name in _WRITERS:
-        torch.onnx.unregister_custom_op_symbolic(name, TRACED_OPSET)
+        model = version_converter.convert_version(onnx.load(path), OPSET)
     for node in model.graph.node:
         node.domain = ""
-    del model.opset_import[:]
-    model.opset_import.add(domain="", version=OPSET)
-    del model.graph.value_info[:]  # notes of sizes for the traced number of photos
-    _newer_reductions(model)
-    _free_batch(model)
-    if is_tiny_vit:
-        _share_indices(model)
-    _without_unused(model)
+    del model.opset_import[1:]  # the name space
+    _store(model, TensorProto.INT64, np.int32)  # attention's indices
     return model
 
 
-def _newer_reductions(model):
-    """Since opset 18 the axes of means and maxima are an input."""
-    for node in model.graph.node:
-        axes = [one for one in node.attribute if one.name == "axes" and node.op_type.startswith("Reduce")]
-        for one in axes:
-            node.input.append(_constant(model, one.ints))
-            node.attribute.remove(one)
+def _store(model, wide, narrow, operators=None):
+    """Store weights in a narrower type; they are widened at load time, and what is computed stays as it is.
 
-
-def _free_batch(model):
-    """Any number of photos: in every reshape the first dimension, and no other, holds a multiple of it.
-
-    The sizes were traced as constants, since a traced number of photos makes each reshape compute its
-    shape by a dozen operators.
-    """
-    sizes = _sizes(model)
-    for node in model.graph.node:
-        if node.op_type == "Reshape":
-            node.input[1] = _constant(model, [-1, *sizes[node.output[0]][1:]])
-    for value in [*model.graph.input, *model.graph.output]:
-        value.type.tensor_type.shape.dim[0].dim_param = "N"
-
-
-def _sizes(model):
-    """Name -> sizes of every intermediate result, by running the model on the traced number of photos."""
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    names = [name for node in model.graph.node for name in node.output]
-    _replace(probe.graph.output, [onnx.ValueInfoProto(name=name) for name in names])
-    session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
-    results = session.run(names, {INPUT: np.zeros(EXAMPLE, np.uint8)})
-    return {name: result.shape for name, result in zip(names, results)}
-
-
-def _constant(model, sizes):
-    """Name of a stored int64 vector, made if there is none yet."""
-    name = "sizes_" + "_".join(map(str, sizes)).replace("-", "minus")
-    if all(tensor.name != name for tensor in model.graph.initializer):
-        model.graph.initializer.append(numpy_helper.from_array(np.array(sizes, np.int64), name))
-    return name
-
-
-def _share_indices(model):
-    """Keep one index per window size, in bytes: PyTorch 1.12 writes one for each block, in int64, 300 KB for a 14 x 14 window."""
-    graph, shared, casts = model.graph, {}, []
-    constants = {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
-    constants.update({tensor.name: tensor for tensor in graph.initializer})
-    for node in graph.node:
-        if node.op_type == "Gather" and len(constants[node.input[1]].dims) == 2:
-            index = numpy_helper.to_array(constants[node.input[1]])
-            name = f"window_index_{len(index)}"
-            if name not in shared:
-                smallest = np.uint8 if index.max() < 256 else np.int32
-                shared[name] = numpy_helper.from_array(index.astype(smallest), f"{name}_stored")
-                casts.append(helper.make_node("Cast", [f"{name}_stored"], [name], name, to=TensorProto.INT32))
-            node.input[1] = name
-    _replace(graph.node, casts + list(graph.node))
-    graph.initializer.extend(shared.values())
-
-
-def _without_unused(model):
-    """Leave out what computed the sizes that are constants now, and the indices that are shared."""
-    graph, needed, nodes = model.graph, {value.name for value in model.graph.output}, []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            needed.update(node.input)
-            nodes.insert(0, node)
-    _replace(graph.node, nodes)
-    _replace(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in needed])
-
-
-def _replace(repeated, values):
-    values = list(values)
-    del repeated[:]
-    repeated.extend(values)
-
-
-def to_fp16(model, operators=None):
-    """Store the weights in half precision; they are widened at load time and the computing stays in float32.
-
-    Processors without half-precision arithmetic, and browsers, would only convert back and forth.
-
-    Args: `operators`, names of the operators whose weights are meant; None for all.
+    Args: `wide`, onnx's type of those that are meant; `narrow`, numpy's; `operators`, names of those that have them; None for all.
     """
     graph, casts = model.graph, []
     meant = {name for n in graph.node if operators is None or n.op_type in operators for name in n.input}
     for tensor in graph.initializer:
-        if tensor.name in meant and tensor.data_type == TensorProto.FLOAT and np.prod(tensor.dims) >= 64:
-            half, name = f"{tensor.name}_half", tensor.name
-            casts.append(helper.make_node("Cast", [half], [name], f"{name}_cast", to=TensorProto.FLOAT))
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), half))
-    _replace(graph.node, casts + list(graph.node))
+        if tensor.name in meant and tensor.data_type == wide and np.prod(tensor.dims) >= 64:
+            stored, name = f"{tensor.name}_stored", tensor.name
+            casts.append(helper.make_node("Cast", [stored], [name], f"{name}_cast", to=wide))
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(narrow), stored))
+    nodes = casts + list(graph.node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def to_fp16(model, operators=None):
+    """Half precision for the weights, not for the computing: processors without half-precision arithmetic, and browsers,
+    would only convert back and forth. Args: as of `_store`."""
+    _store(model, TensorProto.FLOAT, np.float16, operators)
 
 
 def to_int8(model, pixels):
@@ -239,7 +160,7 @@ def _quiet():
 def save(model, path, meta, attributes):
     """Write the model with its metadata, a dict of plain values; the outputs are named as the attributes, where they can be."""
     _name_outputs(model.graph, attributes)
-    del model.metadata_props[:]
+    del model.graph.value_info[:], model.metadata_props[:]  # sizes that nobody needs take 0.1 MB
     entry = model.metadata_props.add()
     entry.key, entry.value = META, json.dumps(meta, ensure_ascii=False)
     model.producer_name, model.producer_version = MARK.decode(), ""
@@ -257,3 +178,4 @@ def _name_outputs(graph, attributes):
             name += "_"
         taken.add(name)
         results[value.name].output[0] = value.name = name
+        value.type.tensor_type.shape.dim[0].dim_param = "N"
