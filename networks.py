@@ -42,6 +42,10 @@ class Student(nn.Module):
         # Of the class head in what is said of an attribute: less if only one of the two has learned something.
         self.class_share = dict.fromkeys(attributes, 0.5 if distillation else 1.0)
 
+    def weigh_heads(self, shares):
+        """Set `class_share`. Args: attribute -> 0, 0.5 or 1, see `utils.losses.class_shares`."""
+        self.class_share = {key: shares[key] for key in self.attributes}  # `folded` goes by their order
+
     def _heads(self):
         return nn.ModuleList(nn.Linear(self.width, classes) for classes in self.attributes.sizes.values())
 
@@ -92,7 +96,7 @@ class Student(nn.Module):
             shares = [said.get(key) for key in attributes] if isinstance(said, dict) else [None]
             if not all(isinstance(share, (int, float)) and share in (0, 0.5, 1) for share in shares):
                 raise UserError(f"{source}: its meta do not say which heads have learned")
-            net.class_share = dict(zip(attributes, shares))  # `folded` goes by their order
+            net.weigh_heads(said)
         return net.folded() if meta.get("folded") else net
 
     def folded(self):
@@ -114,7 +118,7 @@ class Student(nn.Module):
             net.distillation = False
         return net.requires_grad_(False)
 
-    def take_off(self, prior):
+    def subtract_prior(self, prior):
         """Take a log-prior, attribute -> list by class, off the logits for good: off the heads' biases."""
         heads = [self.class_heads, self.distillation_heads] if self.distillation else [self.class_heads]
         with torch.no_grad():

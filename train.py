@@ -1,7 +1,11 @@
 """Train the teacher (FashionCLIP) or, with --kd-learning True, a student (TinyViT-5M, or another backbone)."""
 
 import argparse
+import os
 import sys
+from functools import partial
+from importlib.util import find_spec
+from typing import Any, Dict, NamedTuple
 
 from utils.base.cli import Parser, exit_code, new_file, number, version_name
 from utils.base.files import MARK, check_new
@@ -15,6 +19,11 @@ VIEWS = "views of the training photos, with --views above 1"
 STUDENTS = "a student, with --kd-learning True"
 SOFT = "soft distillation, with --distillation-type soft"
 SCHEDULE = "a learning rate schedule, with --scheduler True"
+
+
+def epochs_or_number(text):
+    """A whole number of at least 1, or the word "epochs", which `parse_args` resolves."""
+    return text if text == "epochs" else number(int, 1)(text)
 
 
 # fmt: off
@@ -38,7 +47,7 @@ def get_args_parser():
     g.add_argument("--batch-size", type=number(int, 1), default=64, help="images per training step", metavar="N")
     g.add_argument("--val-batch-size", type=number(int, 1), default=32, help="images per step of validation and of the teacher's pass", metavar="N")
 
-    p.view_options(p.add_argument_group(VIEWS))
+    p.view_options(p.add_argument_group(VIEWS), epochs_or_number)
 
     g = p.add_argument_group("model")
     p.switch(g, "--kd-learning", "False trains the FashionCLIP teacher, True a student")
@@ -87,7 +96,7 @@ def training_options(p):
     g.add_argument("--schedule-by", choices=("epoch", "step"), default="epoch", help="how often the rate changes")
     g.add_argument("--min-lr", type=number(float, 0), default=1e-6, help="where each cycle starts and ends", metavar="X")
     g.add_argument("--warmup-epoch", type=number(int, 0), default=10, help="epochs of warm-up in each cycle", metavar="N")
-    g.add_argument("--decay-epoch", type=number(int, 1), default=30, help="epochs of a cycle, warm-up included", metavar="N")
+    g.add_argument("--decay-epoch", type=epochs_or_number, default=30, help="epochs of a cycle, warm-up included; 'epochs': all of --epochs, of which the last is no warm-up", metavar="N")
     g.add_argument("--cos-gamma", type=number(float, 0, above=True), default=1.0, help="each peak is this many times the one before", metavar="X")
 # fmt: on
 
@@ -105,6 +114,10 @@ def parse_args(argv=None):
     """The options, checked against each other."""
     parser = get_args_parser()
     args = parser.parse_args(argv, Options())
+    if args.views == "epochs":
+        args.views = args.epochs
+    if args.decay_epoch == "epochs":
+        args.decay_epoch, args.warmup_epoch = args.epochs, min(args.warmup_epoch, args.epochs - 1)
     if args.resume and args.overwrite:
         parser.error("--resume goes on with a run, --overwrite removes it: give one of the two")
     if args.decay_epoch <= args.warmup_epoch:
@@ -113,7 +126,7 @@ def parse_args(argv=None):
     if args.scheduler and peak < args.min_lr:
         of = "" if args.lr < args.min_lr else f", times --cos-gamma {args.cos_gamma:g} in each cycle,"
         parser.error(
-            f"--lr {args.lr:g}{of} is below --min-lr {args.min_lr:g}, where cycles start and end: add a lower --min-lr"
+            f"--lr {args.lr:g}{of} is below --min-lr {args.min_lr:g}, where cycles begin: add a lower --min-lr"
         )
     if args.distils and not (args.teacher or args.teacher_logits):
         parser.error("distillation needs --teacher FILE (in model/) or zero-shot, or --teacher-logits FILE")
@@ -135,6 +148,8 @@ def parse_args(argv=None):
     if args.save_teacher_logits:  # the same run may have written it
         again = args.resume or args.overwrite
         check_new(args.save_teacher_logits, lambda head: again and head[30:].startswith(MARK))
+    if args.tensorboard and find_spec("tensorboard") is None:
+        parser.error("--tensorboard needs a package: pip install tensorboard")
     return args
 
 
@@ -158,85 +173,168 @@ def without_effect(args):
     return lines
 
 
+def warn(args, loss, tables, sizes):
+    """Point out what one may not have meant. Args: LossOptions; `tables` of both parts; attribute -> number of classes."""
+    from utils.base.log import logger
+    from utils.losses import UNKNOWN, overweighted
+
+    lines = without_effect(args)
+    if not args.kd_learning and args.clip_model == "random":
+        lines.append("--clip-model random: a small CLIP with random weights, not FashionCLIP")
+    if args.kd_learning and args.student_weights == "none":
+        lines.append("--student-weights none: the student starts from random weights")
+    for key in overweighted(loss, tables["train"].labels, sizes):
+        problem = f"--ls {args.ls} and --loss-weight True together let its rare classes win on every photo"
+        lines.append(f"{key}: {problem}; add --ls 0, or --logit-adjustment 1 --loss-weight False")
+    for key, labels in tables["val"].labels.items():
+        if (labels == UNKNOWN).all():
+            lines.append(f"{key}: no label in validation: no score, and no part in the means")
+    for line in lines:
+        logger.warning(f"warning: {line}")
+
+
+# --- the run -----------------------------------------------------------------------------------------
+
+
 def main(argv=None):
     args = parse_args(argv)
     with StopSignals() as signals:
         from utils.base import log
         from utils.base.hardware import keep_freed_memory
         from utils.training.distributed import World
+        from utils.training.resume import Saved, read_last
         from utils.training.run import Run, version_folder
 
         world = World(args.device)
         log.start(world.rank)
         keep_freed_memory()
-        defaults = vars(parse_args(["--version", args.version]))
         with world, version_folder(args.version, world):
-            train(args, Run(args, defaults, world), signals, world)
+            run = Run(args.version, world.is_first, args.best, args.keep)
+            run.check_free(args.resume, args.overwrite)
+            defaults = vars(parse_args(["--version", args.version]))
+            saved = read_last(run.last_file, vars(args), defaults, world) if args.resume else Saved()
+            if saved.is_finished(args.epochs) and not args.save_teacher_logits:
+                done = f"all {len(saved.rows)} epochs are done; a higher --epochs goes on from there"
+                log.logger.info(f"{run.model_dir}: {done}")
+            else:
+                train(args, run, saved, world, signals)
 
 
-def train(args, run, signals, world):
-    """One run, from top to bottom. Whatever can be wrong is looked at before a file of an earlier run is touched."""
+class Task(NamedTuple):
+    """What a run trains, and on what."""
+
+    net: Any  # Student or FashionCLIP, on the device
+    precision: Any  # utils.base.hardware.Precision
+    loss: Any  # utils.losses.LossOptions
+    teacher: Any  # utils.training.teacher.Teacher, or None
+    tables: Dict[str, Any]  # "train" and "val" -> utils.data.dataset.Table
+    images: Dict[str, Any]  # likewise utils.data.pixels.Images
+    views: Any  # utils.data.views.Views
+
+
+def prepare(args, run, saved, world):
+    """The Task of the options, and of a resumed run's last.pt. Whatever can be wrong is looked at; nothing of a run is written."""
+    from torch import channels_last
+
     from networks import build_network
     from utils.base.hardware import choose_precision, make_reproducible
-    from utils.base.log import logger
     from utils.data.attributes import read_attributes
     from utils.data.dataset import load_training_data, read_all_tables
     from utils.data.pixels import Images
     from utils.data.views import Views, view_options
-    from utils.losses import build_criterion, class_shares, learned, learned_before, log_prior
-    from utils.training import record
-    from utils.training.engine import train_one_epoch, validate
-    from utils.training.state import TrainState
-    from utils.training.teacher import find_teacher, write_logits
+    from utils.losses import check_learnable, class_shares, log_prior, loss_options
+    from utils.training.teacher import find_teacher
 
-    if run.is_finished and not args.save_teacher_logits:
-        record.finished(run)
-        return
     make_reproducible(args.seed)
-    precision = run.began_with.get("precision", args.precision)
-    precision = world.agreed(choose_precision(precision, world.device))
-    attributes = read_attributes(args.attributes, args.prompts)
+    precision = world.broadcast(choose_precision(saved.meta.get("precision", args.precision), world.device))
+    attributes, loss = read_attributes(args.attributes, args.prompts), loss_options(args)
     tables = read_all_tables(args, attributes)
-    run.check_attributes(attributes)
-    net = build_network(args, attributes, run.began_with)
-    teacher = None if run.has_all_logits else find_teacher(args, attributes, precision, run.teacher)
+    saved.check_attributes(attributes)
+    net = build_network(args, attributes, saved.meta)
+    teacher = find_teacher(args, attributes, precision, saved.progress)
     with world.first_alone():
-        shares = attributes.layout.shares
-        data, pixels = load_training_data(tables, args.cache_dir, shares, args.skip_unreadable)
-    labels, sizes = data["train"].labels, attributes.sizes
-    before = run.began_with and learned_before(args, run.began_with)
+        how = args.cache_dir, attributes.layout.shares, args.skip_unreadable
+        tables, pixels = load_training_data(tables, *how)
+    labels = tables["train"].labels
     if args.kd_learning:
-        net.class_share = class_shares(args, labels)
-    if teacher and args.logit_adjustment and args.distillation_type == "soft":
-        teacher.bring_to(log_prior(args, labels, sizes))
-
-    run.check_data(data, sizes)
-    run.check_room(net)
-    images = {name: Images(its, world.device) for name, its in pixels.items()}
-    views = Views(view_options(args), data["train"].boxes)
+        check_learnable(loss, labels)
+        net.weigh_heads(class_shares(loss, labels))
+    saved.check_data(tables, attributes.sizes)
+    run.check_room(net, args.epochs, bool(args.ema))
+    images = {part: Images(its, world.device) for part, its in pixels.items()}
+    views = Views(view_options(args), tables["train"].boxes)
+    if teacher and loss.adjustment and loss.kind == "soft":
+        teacher.shift_prior_to(log_prior(loss, labels, attributes.sizes))
     if teacher:
-        teacher.prepare(data["train"], images["train"], views)
-    run.open(data)
-    record.header(args, net, data, precision, world)
-    for line in without_effect(args):
-        logger.warning(f"warning: {line}")
-    state = TrainState(net, args, precision, world, run, signals)
-    if not run.began_with:  # so that last.pt has it from the beginning
-        state.learn_from(teacher, views.of_epoch(images["train"], 1))
-    state.learned = before or learned(args, labels, sizes, teacher, state.targets)
-    criterion = build_criterion(args, labels, sizes, world.device, state.learned["decided"])
-    if args.save_teacher_logits and run.writes:
-        write_logits(args, teacher, data["train"].names, images["train"], views)
+        teacher.prepare(tables["train"], images["train"], views)
+    net = net.to(world.device, memory_format=channels_last)
+    return Task(net, precision, loss, teacher, tables, images, views)
 
-    state.load_or_begin(data)
-    for epoch in state.epochs():
-        view = views.of_epoch(images["train"], epoch)
-        state.learn_from(teacher, view)
-        losses = train_one_epoch(state, labels, view, criterion)
-        scores = validate(state, data["val"].labels, images["val"])
-        state.finish_epoch(losses, scores)
+
+def begin(args, run, saved, task, world):
+    """Begin the run's files, and what the epochs change; of a resumed run, still as it began. Returns: TrainState, Targets, loss."""
+    from utils.data.dataset import unreadable
+    from utils.losses import build_criterion, learned, learned_before
+    from utils.nets.checkpoint import public_options
+    from utils.training import record
+    from utils.training.resume import fingerprint
+    from utils.training.state import build_state
+    from utils.training.teacher import Targets, save_logits_of_views
+
+    net, table, images = task.net, task.tables["train"], task.images["train"]
+    options, sizes = vars(args), net.attributes.sizes
+    facts = learned_before(task.loss, saved.meta) if saved.meta else None
+    run.open(options, sizes, saved.rows)
+    record.header(net, options, task.tables, task.precision, world)
     if run.writes:
-        record.summary(run, data)
+        unreadable(task.tables, os.path.join(run.log_dir, "unreadable.txt"))
+    warn(args, task.loss, task.tables, sizes)
+    state, targets = build_state(args, net, len(images)), Targets(task.teacher, world)
+    if facts is None:  # the first last.pt has the teacher's logits, too
+        facts = learned(task.loss, table.labels, sizes, task.teacher, targets.of(images))
+    about = {"options": public_options(options), "precision": task.precision.name}
+    meta = {**about, "attributes": net.attributes.to_meta(), **facts, **net.describe()}
+    run.describe(meta, data=fingerprint(task.tables), processes=world.size)
+    if args.save_teacher_logits and run.writes:
+        how = task.teacher, table.names, images, task.views
+        save_logits_of_views(args.save_teacher_logits, *how)
+    return state, targets, build_criterion(task.loss, table.labels, sizes, world.device, facts["decided"])
+
+
+def train(args, run, saved, world, signals):
+    """One run, from top to bottom. Args: `saved`, what a resumed run's last.pt holds."""
+    from utils.base.log import logger
+    from utils.training import record
+    from utils.training.engine import Examples, build_setup, train_one_epoch, validate
+    from utils.training.run import save_or_stop
+
+    task = prepare(args, run, saved, world)
+    state, targets, criterion = begin(args, run, saved, task, world)
+    setup = build_setup(args, world, task.precision)
+    between_steps = partial(save_or_stop, run, state, targets, world, signals, args.save_every_minutes)
+    signals.defer(alone=world.size == 1, speaks=world.is_first)
+    if saved.meta:
+        saved.load(state, targets)
+        logger.info(f"resumed from {run.last_file}: epoch {state.epoch}, {len(state.losses)} steps done")
+    else:
+        run.save(state, targets)
+
+    parallel, curves = world.parallel(state.net), record.Curves(run.log_dir, args.tensorboard)
+    labels, held_out = task.tables["train"].labels, Examples(task.images["val"], task.tables["val"].labels)
+    for epoch in range(state.epoch, args.epochs + 1):
+        view = task.views.of_epoch(task.images["train"], epoch)
+        examples = Examples(view, labels, targets.of(view, between_steps))
+        losses = train_one_epoch(state, criterion, examples, setup, parallel, between_steps)
+        scores = validate(state.averaged, held_out, setup, between_steps)
+        row = record.metrics_row(state, losses, scores)
+        run.finish_epoch(state.averaged, row)
+        if run.writes:
+            record.epoch(row, scores["matrix"], state.net.attributes, args.epochs)
+            curves.update(row)
+        state.finish_epoch()
+        run.save(state, targets)
+    if run.writes:
+        record.summary(run, task.tables)
 
 
 if __name__ == "__main__":

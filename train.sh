@@ -17,40 +17,21 @@ student() {
         --distillation-alpha 0.9 --loss-weight True --scheduler True "$@"
 }
 
-# epochs DEFAULT ARGUMENTS: what --epochs says among the arguments.
-epochs() {
-    local found=$1
-    while [ $# -gt 1 ]; do
-        shift
-        case "$1" in
-        --epochs) found=${2:-} ;;
-        --epochs=*) found=${1#*=} ;;
-        esac
-    done
-    echo "$found"
-}
-
 # Not the published procedure (docs/accuracy.md): a view of its own for each epoch, classes that count alike, and a rate
 # that ends at nothing with the last epoch, so that a finished run cannot go on with more of them. A student from random
 # weights, --student-weights none, learns faster with --optimizer Muon --lr 3e-3 --batch-size 32. 60 epochs want smaller
 # crops, --crop-scale 0.4, by which 10 lose.
 best-teacher() {
-    local epochs warmup=1
-    epochs=$(epochs 10 "$@")
-    if [ "$epochs" = 1 ]; then warmup=0; fi
-    exec "$PYTHON" train.py --version best-teacher --seed 214 --lr 1e-5 --min-lr 1e-7 --optimizer AdamW --epochs "$epochs" \
-        --batch-size 64 --weight-decay 0.2 --logit-adjustment 1 --views "$epochs" --scheduler True --schedule-by step \
-        --warmup-epoch $warmup --decay-epoch "$epochs" --best acsa "$@"
+    exec "$PYTHON" train.py --version best-teacher --seed 214 --lr 1e-5 --min-lr 1e-7 --optimizer AdamW --epochs 10 \
+        --batch-size 64 --weight-decay 0.2 --logit-adjustment 1 --views epochs --scheduler True --schedule-by step \
+        --warmup-epoch 1 --decay-epoch epochs --best acsa "$@"
 }
 
 best() {
-    local epochs warmup=1
-    epochs=$(epochs 30 "$@")
-    if [ "$epochs" = 1 ]; then warmup=0; fi
-    exec "$PYTHON" train.py --version best --seed 214 --lr 1e-3 --min-lr 1e-6 --optimizer AdamW --epochs "$epochs" --batch-size 64 \
+    exec "$PYTHON" train.py --version best --seed 214 --lr 1e-3 --min-lr 1e-6 --optimizer AdamW --epochs 30 --batch-size 64 \
         --weight-decay 0.05 --ls 0.1 --logit-adjustment 1 --kd-learning True --teacher best-teacher/best.pt \
         --distillation-type soft --distillation-tau 2 --distillation-alpha 0.7 --distillation-reduction batch \
-        --views "$epochs" --scheduler True --schedule-by step --warmup-epoch $warmup --decay-epoch "$epochs" --best acsa "$@"
+        --views epochs --scheduler True --schedule-by step --warmup-epoch 1 --decay-epoch epochs --best acsa "$@"
 }
 
 # Both, small, on drawn garments: a teacher from random weights, then a student from random weights.

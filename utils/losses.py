@@ -1,5 +1,8 @@
 """Cross-entropy, weighted or adjusted, and the distillation loss, over dicts by attribute."""
 
+from dataclasses import dataclass
+from typing import Dict, NamedTuple, Optional
+
 import torch
 import torch.nn.functional as F
 
@@ -9,6 +12,25 @@ from utils.data.prior import is_overturned
 from utils.data.tables import count_classes
 
 LOSS_VERSION = 2  # in checkpoints: raise it when the same options train otherwise than before
+
+
+class LossOptions(NamedTuple):
+    """What a run's loss depends on, besides its labels."""
+
+    kind: str = "none"  # of distillation: none, soft or hard
+    alpha: float = 0.5  # the teacher's share, 0 to 1
+    tau: float = 1.0  # temperature of the soft kind, above 0
+    reduction: str = "classes"  # of the soft kind, see `soft_distillation`
+    smoothing: float = 0.0  # of the labels, 0 to 1
+    weighted: bool = False  # see `class_weights`
+    adjustment: float = 0.0  # times the log-shares, added to the logits within the cross-entropy
+
+
+def loss_options(args):
+    """Of the command line of train.py."""
+    kind = args.distillation_type if args.distils else "none"
+    distillation = kind, args.distillation_alpha, args.distillation_tau, args.distillation_reduction
+    return LossOptions(*distillation, args.ls, args.loss_weight, args.logit_adjustment)
 
 
 def class_weights(labels, sizes):
@@ -35,89 +57,91 @@ def log_shares(labels, sizes):
     return {key: (values.clamp(min=1) / max(1, values.sum())).log().float() for key, values in counts.items()}
 
 
-def log_prior(args, labels, sizes):
+def log_prior(options, labels, sizes):
     """What of the classes' shares the cross-entropy leaves in a network's logits, as a log-probability: share times
-    weight, to the power that --logit-adjustment leaves (Menon et al., arXiv:2007.07314, sections 4 and 5).
+    weight, to the power that the adjustment leaves (Menon et al., arXiv:2007.07314, sections 4 and 5).
 
-    Args: `args`, options of train.py; the others as of `class_weights`. Returns: attribute -> list of floats.
+    Args: `options`, LossOptions; the others as of `class_weights`. Returns: attribute -> list of floats.
     """
-    prior = {key: (1 - args.logit_adjustment) * shares for key, shares in log_shares(labels, sizes).items()}
-    if args.loss_weight:
+    prior = {key: (1 - options.adjustment) * shares for key, shares in log_shares(labels, sizes).items()}
+    if options.weighted:
         weights = class_weights(labels, sizes)
         prior = {key: values + weights[key].clamp(min=1e-9).log() for key, values in prior.items()}
     return {key: values.log_softmax(0).tolist() for key, values in prior.items()}
 
 
-def class_shares(args, labels):
+def class_shares(options, labels):
     """Share of the class head in what a student says of an attribute, see `networks.Student`: 0.5, or 1 or 0 where only it, or
-    only the distillation head, learns something; 1 for a network without the latter.
-
-    Args: `args`, options of train.py; `labels` of the training images. Raises: UserError where neither learns.
-    """
-    shares = {}
+    only the distillation head, learns something. Args: `labels` of the training images."""
+    taught, shares = options.kind != "none" and options.alpha > 0, {}
     for key, values in labels.items():
-        taught = args.distils and args.distillation_alpha > 0
-        learns = (values != UNKNOWN).any() and not (args.distils and args.distillation_alpha == 1)
-        if args.kd_learning and not (learns or taught):
-            problem = (
-                "no label of a training image is known, and no teacher tells it; take it out of --attributes"
-            )
-            raise UserError(f"{key}: {problem}")
+        learns = (values != UNKNOWN).any() and not (options.kind != "none" and options.alpha == 1)
         shares[key] = 1 / (1 + taught) if learns or not taught else 0.0
     return shares
 
 
-def learned(args, labels, sizes, teacher=None, targets=None):
+def check_learnable(options, labels):
+    """UserError for an attribute of which a student learns nothing, neither from labels nor from a teacher."""
+    for key, values in labels.items() if options.kind == "none" or options.alpha == 0 else ():
+        if (values == UNKNOWN).all():
+            raise UserError(
+                f"{key}: no training image has a label, and no teacher tells it; take it out of --attributes"
+            )
+
+
+def learned(options, labels, sizes, teacher=None, targets=None):
     """What a checkpoint says of what its network has learned: plain values.
 
-    Args: `args`, options of train.py; `labels`, `sizes` as of `class_weights`; `teacher` of `utils.training.teacher.find_teacher`, and
-        `targets`, its logits of the training images, attribute -> `(N, classes)`, if there is one.
+    Args: `labels`, `sizes` as of `class_weights`; `teacher`, `utils.training.teacher.Teacher`, and
+        `targets`, its logits of the training images, if there is one.
     Returns: {"loss_version"; "prior", the log-prior in the logits of the network as it is evaluated, the mean of its heads', None
         if a teacher does not say its own; "smoothed", the attributes whose prior cannot be taken off; "decided", attribute ->
         log-shares of a teacher's decisions, None where these are not learned}.
     """
-    own, smoothed, shares = (
-        log_prior(args, labels, sizes),
-        smoothed_away(args, labels, sizes),
-        class_shares(args, labels),
-    )
+    own, shares = log_prior(options, labels, sizes), class_shares(options, labels)
+    smoothed = smoothed_away(options, labels, sizes)
     decided, taught, unsure = None, own, []
-    if args.distils and args.distillation_type == "hard":
+    if options.kind == "hard":
         decisions = {key: targets[key].argmax(dim=1).cpu().numpy() for key in sizes}
         decided = {key: values.tolist() for key, values in log_shares(decisions, sizes).items()}
-        left = {key: (1 - args.logit_adjustment) * torch.tensor(values) for key, values in decided.items()}
-        taught = {key: values.log_softmax(0).tolist() for key, values in left.items()}
-    elif args.distils:  # with an adjustment it is brought to the student's own
-        taught, unsure = own if args.logit_adjustment else teacher.prior, teacher.smoothed
+        taught = log_prior(options._replace(weighted=False), decisions, sizes)
+    elif options.kind == "soft":  # with an adjustment it is brought to the student's own
+        taught, unsure = own if options.adjustment else teacher.prior, teacher.smoothed
     prior = None
     if taught or min(shares.values()) == 1:
-        prior = {
-            key: [share * a + (1 - share) * b for a, b in zip(own[key], (taught or own)[key])]
-            for key, share in shares.items()
-        }
-    smoothed = [
-        key for key in sizes if (shares[key] and key in smoothed) or (shares[key] < 1 and key in unsure)
-    ]
+        both = {key: zip(own[key], (taught or own)[key]) for key in sizes}
+        prior = {key: [shares[key] * a + (1 - shares[key]) * b for a, b in both[key]] for key in sizes}
+    heads = {
+        key: (key in smoothed and shares[key] > 0) or (key in unsure and shares[key] < 1) for key in sizes
+    }
+    smoothed = [key for key in sizes if heads[key]]
     return {"loss_version": LOSS_VERSION, "prior": prior, "smoothed": smoothed, "decided": decided}
 
 
-def learned_before(args, meta):
+def learned_before(options, meta):
     """The same of a resumed run, from its `meta`. Raises: UserError if an earlier version began it with another loss."""
-    adjusts = args.logit_adjustment and (args.ls or (args.distils and args.distillation_type == "hard"))
+    adjusts = options.adjustment and (options.smoothing or options.kind == "hard")
     if meta.get("loss_version") != LOSS_VERSION and adjusts:
         problem = "an earlier version began this run, with a loss that favours rare classes too much"
         raise UserError(f"--resume: {problem}; begin anew with --overwrite True")
     return {key: meta.get(key) for key in ("loss_version", "prior", "smoothed", "decided")}
 
 
-def smoothed_away(args, labels, sizes, weighted=False):
-    """Attributes in which label smoothing lets the rare classes win once the prior is taken off (see
-    `utils.data.attributes.is_overturned`); `weighted`: in which it does so at once, since their weights are that large."""
+def smoothed_away(options, labels, sizes):
+    """Attributes in which label smoothing lets the rare classes win once the prior is taken off, see `is_overturned`."""
     shares = {key: values.exp() for key, values in log_shares(labels, sizes).items()}
-    spread = {key: values**args.logit_adjustment for key, values in shares.items()}
-    if weighted:
-        shares = {key: 1 / values.clamp(min=1e-9) for key, values in class_weights(labels, sizes).items()}
-    return [key for key in sizes if is_overturned(args.ls, spread[key] / spread[key].sum(), shares[key])]
+    spread = {key: values**options.adjustment for key, values in shares.items()}
+    return [
+        key for key in sizes if is_overturned(options.smoothing, spread[key] / spread[key].sum(), shares[key])
+    ]
+
+
+def overweighted(options, labels, sizes):
+    """Attributes in which label smoothing lets the rare classes win at once, since their weights are that large."""
+    weights = {key: values.clamp(min=1e-9) for key, values in class_weights(labels, sizes).items()}
+    spread = {key: [1 / size] * size for key, size in sizes.items()}
+    is_wrong = {key: is_overturned(options.smoothing, spread[key], 1 / weights[key]) for key in sizes}
+    return [key for key in sizes if options.weighted and is_wrong[key]]
 
 
 def soft_distillation(student, teacher, tau, reduction=None):
@@ -134,29 +158,23 @@ def soft_distillation(student, teacher, tau, reduction=None):
     return divergence / (len(student) if reduction == "batch" else student.numel())
 
 
+@dataclass
 class DistillationLoss:
     """Per attribute `(1 - alpha) * CE(class head, label) + alpha * KD(distillation head, teacher)`.
 
-    Args:
-        kind: "soft", "hard", or "none", which is the plain cross-entropy (then `alpha` plays no part).
-        alpha: share of the teacher, 0 to 1.
-        tau: temperature of the soft kind, above 0.
-        class_weights: dict attribute -> float tensor `(classes,)`, for the cross-entropy only.
-        label_smoothing: 0 to 1, for the cross-entropy only.
-    Attributes:
-        reduction: of the soft kind, "classes" as published, or "batch".
-        adjustment: dict attribute -> float tensor `(classes,)`, added to the logits within the cross-entropy; or None. Label
-            smoothing then spreads as these say, not evenly: an even share would be divided by a rare class's own.
-        decided: the same within the cross-entropy with the teacher's decisions.
+    The kind "none" is the plain cross-entropy, in which `alpha` plays no part. Weights and smoothing are the cross-entropy's only.
     """
 
-    def __init__(self, kind, alpha=0.5, tau=1.0, class_weights=None, label_smoothing=0.0):
-        self.kind = kind
-        self.alpha = alpha
-        self.tau = tau
-        self.label_smoothing = label_smoothing
-        self.weights = class_weights
-        self.reduction, self.adjustment, self.decided = "classes", None, None
+    kind: str  # "soft", "hard" or "none"
+    alpha: float = 0.5
+    tau: float = 1.0
+    class_weights: Optional[Dict[str, torch.Tensor]] = None  # attribute -> float `(classes,)`
+    label_smoothing: float = 0.0
+    reduction: str = "classes"
+    # Attribute -> float `(classes,)`, added to the logits within the cross-entropy. Smoothing then spreads as these say, not
+    # evenly: an even share would be divided by a rare class's own.
+    adjustment: Optional[Dict[str, torch.Tensor]] = None
+    decided: Optional[Dict[str, torch.Tensor]] = None  # the same within that with the teacher's decisions
 
     def __call__(self, outputs, targets, labels, batch_labels=None):
         """The losses of a batch.
@@ -182,7 +200,7 @@ class DistillationLoss:
         return losses
 
     def _cross_entropy(self, key, logits, labels, whole):
-        weight, options = self.weights and self.weights[key], {"reduction": "sum"}
+        weight, options = self.class_weights and self.class_weights[key], {"reduction": "sum"}
         if self.adjustment:
             logits, spread = logits + self.adjustment[key], self.adjustment[key].softmax(dim=0)
             said = F.one_hot(labels.clamp(min=0), len(spread))
@@ -203,19 +221,22 @@ class DistillationLoss:
         return F.cross_entropy(student.float() + adjustment, teacher.argmax(dim=1))
 
 
-def build_criterion(args, labels, sizes, device, decided=None):
-    """The loss that the options ask for.
+def build_criterion(options, labels, sizes, device, decided=None):
+    """The loss that `options` ask for. Args: as of `class_weights`; `decided`, of a teacher's decisions, see `learned`."""
 
-    Args: as of `class_weights`, with the training images' labels; `decided`, of a teacher's decisions, see `learned`.
-    """
-    kind = args.distillation_type if args.distils else "none"
-    weights = class_weights(labels, sizes) if args.loss_weight else None
-    weights = weights and {key: values.to(device) for key, values in weights.items()}
-    loss = DistillationLoss(kind, args.distillation_alpha, args.distillation_tau, weights, args.ls)
-    loss.reduction = args.distillation_reduction
-    if args.logit_adjustment:
-        shares = log_shares(labels, sizes)
-        loss.adjustment = {key: args.logit_adjustment * values.to(device) for key, values in shares.items()}
-        decided = {key: torch.tensor(values, device=device) for key, values in (decided or {}).items()}
-        loss.decided = {key: args.logit_adjustment * values for key, values in decided.items()}
-    return loss
+    def adjusted(shares):
+        return {
+            key: options.adjustment * torch.as_tensor(values, device=device) for key, values in shares.items()
+        }
+
+    weights = class_weights(labels, sizes) if options.weighted else None
+    return DistillationLoss(
+        options.kind,
+        options.alpha,
+        options.tau,
+        weights and {key: values.to(device) for key, values in weights.items()},
+        options.smoothing,
+        options.reduction,
+        adjusted(log_shares(labels, sizes)) if options.adjustment else None,
+        adjusted(decided) if options.adjustment and decided else None,
+    )

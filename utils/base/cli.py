@@ -125,9 +125,9 @@ class Parser(argparse.ArgumentParser):
     def unlabelled_option(self, group):
         group.add_argument("--unlabelled", nargs="+", action="extend", help="folders of photos without labels, from which the student learns what the teacher says", metavar="DIR")
 
-    def view_options(self, group):
-        """Add the options of `utils.data.views.Views`."""
-        group.add_argument("--views", type=number(int, 1), default=1, help="views of each photo; epoch e trains on the next of them, the first of which is the photo itself", metavar="K")
+    def view_options(self, group, count=None):
+        """Add the options of `utils.data.views.Views`. Args: `count`, a type of their number besides whole ones."""
+        group.add_argument("--views", type=count or number(int, 1), default=1, help="views of each photo, or 'epochs': as many as --epochs; epoch e trains on the next of them, the first of which is the photo itself", metavar="K")
         group.add_argument("--views-seed", type=number(int, 0, 2**63 - 1), default=0, help="of the views", metavar="N")
         group.add_argument("--flip", type=number(float, 0, 1), default=0.5, help="share of a photo's views that are mirrored, 0 to 1", metavar="X")
         group.add_argument("--crop-scale", type=number(float, 0, 1, above=True), default=0.7, help="smallest size of a crop, as a share of the letterboxed photo's side", metavar="X")

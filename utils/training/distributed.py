@@ -31,14 +31,10 @@ class World:
         self.device = choose_device(device)
         if self.device.type == "cuda" and self.size > 1:
             if self.local_rank >= torch.cuda.device_count():
-                raise UserError(
-                    f"torchrun: {torch.cuda.device_count()} GPUs are too few for one in each process; "
-                    "give a smaller --nproc_per_node"
-                )
+                few = f"torchrun: {torch.cuda.device_count()} GPUs are too few for one in each process"
+                raise UserError(f"{few}; give a smaller --nproc_per_node")
             self.device = torch.device("cuda", self.local_rank)
             torch.cuda.set_device(self.device)
-        elif self.size > 1 and _is_one_thread_of_torchrun():
-            torch.set_num_threads(_share_of_cores())
 
     def __enter__(self):
         if self.size > 1:
@@ -66,14 +62,14 @@ class World:
         if self.size > 1 and self.local_rank == 0:
             dist.barrier()
 
-    def agreed(self, value):
+    def broadcast(self, value):
         """The first process's value, in all of them."""
         values = [value]
         if self.size > 1:
             dist.broadcast_object_list(values)
         return values[0]
 
-    def largest(self, number):
+    def all_reduce_max(self, number):
         """The largest of the processes' integers, in all of them, once all have come here."""
         if self.size == 1:
             return number
@@ -94,7 +90,7 @@ class World:
             for values in net.buffers():
                 dist.broadcast(values, 0)
 
-    def part(self, indices):
+    def shard(self, indices):
         """This process's part of a batch, int64 `(B,)`, and whether it counts.
 
         With fewer images than processes some get one that is another's, since all must take part in each step.
@@ -120,34 +116,11 @@ def _numbers():
     if (said.get("RANK", "0"), said.get("WORLD_SIZE", "1")) == ("0", "1"):
         return 0, 1, 0
     numbers = [int(said[name]) for name in TORCHRUN[:3] if said.get(name, "").isdecimal()]
-    if len(numbers) == 3 and len(said) == len(TORCHRUN):
-        rank, size, local_rank = numbers
-        if local_rank <= rank < size:
-            return rank, size, local_rank
-    found = " ".join(f"{name}={value}" for name, value in said.items())
-    raise UserError(
-        f"the environment has {excerpt(found)}, and that is not what torchrun sets, {' '.join(TORCHRUN)}: start several "
-        "processes by it; for a single one, unset RANK WORLD_SIZE"
-    )
-
-
-def _is_one_thread_of_torchrun():
-    """Whether it was torchrun that set OMP_NUM_THREADS to 1: then it was not there when torchrun itself, the parent, began."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:  # others than torchrun have started the processes
-        return False
-    try:
-        with open(f"/proc/{os.getppid()}/environ", "rb") as file:
-            began_with = file.read().split(b"\0")
-    except OSError:  # elsewhere than on Linux
-        return False
-    users = any(one.startswith(b"OMP_NUM_THREADS=") for one in began_with)
-    return os.environ.get("OMP_NUM_THREADS") == "1" and not users
-
-
-def _share_of_cores():
-    """Cores for a process: all that it may use, or its part of those that torchrun may use and has not divided itself."""
-    own, shared = (len(os.sched_getaffinity(process)) for process in (0, os.getppid()))
-    return max(1, min(own, shared // int(os.environ["LOCAL_WORLD_SIZE"])))
+    if len(said) == len(TORCHRUN) and len(numbers) == 3 and numbers[2] <= numbers[0] < numbers[1]:
+        return numbers
+    found = excerpt(" ".join(f"{name}={value}" for name, value in said.items()))
+    way_out = "start several processes by torchrun; for a single one, unset RANK WORLD_SIZE"
+    raise UserError(f"the environment has {found}, not what torchrun sets, {' '.join(TORCHRUN)}: {way_out}")
 
 
 def _cause(error):

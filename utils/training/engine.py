@@ -2,52 +2,83 @@
 
 import math
 import time
+from typing import Any, Dict, NamedTuple, Optional
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
+from utils.base.hardware import Precision
 from utils.base.log import logger
 from utils.evaluation import metrics
+from utils.training.distributed import World
 
 GRADIENT_NORM = 5.0  # of --clipping
 
 
-def train_one_epoch(state, labels, images, criterion):
+class Examples(NamedTuple):
+    """Images and what is learned of them, or compared."""
+
+    images: Any  # on a device: `utils.data.pixels.Images`, or a `utils.data.views.View` of them
+    labels: Dict[str, np.ndarray]  # attribute -> int64 (N,), -1 where it is not known
+    targets: Optional[Dict[str, torch.Tensor]] = None  # a teacher's logits, attribute -> float32 (N, classes)
+
+
+class Setup(NamedTuple):
+    """How epochs are computed, the same in all of them."""
+
+    world: World
+    precision: Precision
+    batch_size: int = 64  # images per step, over all processes
+    val_batch_size: int = 32  # images per step of a process in validation
+    clipping: bool = False
+    log_interval: int = 10  # steps between two lines of the log
+    epochs: int = 1  # for the log
+
+
+def build_setup(args, world, precision):
+    """The Setup of the options of train.py."""
+    sizes = args.batch_size, args.val_batch_size
+    return Setup(world, precision, *sizes, args.clipping, args.log_interval, args.epochs)
+
+
+def train_one_epoch(state, criterion, examples, setup, parallel, between_steps):
     """Train on every image once; in a resumed epoch, on those that are left.
 
     Args:
-        state: `utils.training.state.TrainState`; knows the epoch and the teacher's logits, and is told the losses of each step.
-        labels: dict attribute -> int64 array `(N,)`.
-        images: `utils.data.pixels.Images`, or a `utils.data.views.View` of them.
+        state: `utils.training.state.TrainState`; knows the epoch, and is told the losses of each step.
         criterion: `utils.losses.DistillationLoss`.
+        parallel: the state's network as several processes train it, see `World.parallel`.
+        between_steps: is called before each step.
     Returns: dict attribute -> loss, the mean over the steps.
     Raises: NonFiniteLoss, at the latest at the next log line.
     """
     state.net.train()
-    args, world, device = state.args, state.world, images.device
-    labels = {key: torch.as_tensor(values, device=device) for key, values in labels.items()}
+    images, device, world = examples.images, examples.images.device, setup.world
+    labels = {key: torch.as_tensor(values, device=device) for key, values in examples.labels.items()}
     order = state.order(len(images))
-    steps, done = math.ceil(len(order) / args.batch_size), len(state.losses)
+    steps, done = math.ceil(len(order) / setup.batch_size), len(state.losses)
     history = torch.zeros(steps, len(labels), device=device)
     history[:done] = state.losses
     start = time.perf_counter()
-    batches = order.split(args.batch_size)[done:]
-    bar = tqdm(batches, f"epoch {state.epoch}/{args.epochs}", disable=None, leave=False)
+    bar = tqdm(
+        order.split(setup.batch_size)[done:], f"epoch {state.epoch}/{setup.epochs}", disable=None, leave=False
+    )
     for step, batch in enumerate(bar, done + 1):
-        state.poll()
-        part, counts = world.part(batch)
-        pixels, part, batch = images.fetch(part), part.to(device), batch.to(device)
-        with state.precision.autocast(device):
-            outputs = state.parallel(pixels)
+        between_steps()
+        mine, counts = world.shard(batch)
+        pixels, mine, batch = images.fetch(mine), mine.to(device), batch.to(device)
+        with setup.precision.autocast(device):
+            outputs = parallel(pixels)
         losses = criterion(
             outputs,
-            state.targets and {key: logits[part] for key, logits in state.targets.items()},
-            {key: values[part] for key, values in labels.items()},
+            examples.targets and {key: logits[mine] for key, logits in examples.targets.items()},
+            {key: values[mine] for key, values in labels.items()},
             {key: values[batch] for key, values in labels.items()},
         )
         losses = torch.stack([losses[key] for key in labels]) * counts
         (world.size * losses.sum()).backward()  # since the processes' gradients are averaged
-        if args.clipping:
+        if setup.clipping:
             torch.nn.utils.clip_grad_norm_(state.net.parameters(), GRADIENT_NORM)
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)  # here, so that the next step finds memory in one piece
@@ -55,59 +86,53 @@ def train_one_epoch(state, labels, images, criterion):
         state.losses = history[:step]
 
         # Not every step, since reading a value waits for the device.
-        if step % args.log_interval == 0 or step == steps:
+        if step % setup.log_interval == 0 or step == steps:
             state.check_finite()
-            count = min(step * args.batch_size, len(order)) - done * args.batch_size
-            _log_step(state, f"step {step}/{steps}", count / (time.perf_counter() - start))
+            trained = min(step * setup.batch_size, len(order)) - done * setup.batch_size
+            _log_step(state, setup.epochs, f"{step}/{steps}", trained / (time.perf_counter() - start))
         state.finish_step()
     return dict(zip(labels, history.mean(dim=0).tolist()))
 
 
-def _log_step(state, step, speed):
+def _log_step(state, epochs, step, speed):
     """A line with the last step's losses; `speed` in images/s."""
     losses = state.losses[-1]
     parts = ", ".join(f"{key} {loss:.4f}" for key, loss in zip(state.net.attributes, losses.tolist()))
-    lr = state.optimizer.param_groups[0]["lr"]
-    logger.info(
-        f"epoch {state.epoch}/{state.args.epochs}  {step}  loss {losses.sum().item():.4f} ({parts})  "
-        f"lr {lr:.3g}  {speed:.1f} images/s"
-    )
+    of = f"epoch {state.epoch}/{epochs}  step {step}  loss {losses.sum().item():.4f} ({parts})"
+    logger.info(f"{of}  lr {state.lr:.3g}  {speed:.1f} images/s")
 
 
-def validate(state, labels, images):
-    """Scores of a data set, see `utils.evaluation.metrics.scores`; each process predicts its part of every batch.
-
-    Args: `labels`, `images` as of `train_one_epoch`.
-    """
-    world = state.world
-    batches = torch.arange(len(images)).split(state.args.val_batch_size * world.size)
-    parts = [world.part(batch) for batch in batches]
-    mine = [part for part, _ in parts]
+def validate(net, examples, setup, between_steps):
+    """Scores of a data set, see `utils.evaluation.metrics.scores`; each process predicts its part of every batch."""
+    world, images = setup.world, examples.images
+    shards = [
+        world.shard(batch) for batch in torch.arange(len(images)).split(setup.val_batch_size * world.size)
+    ]
     # timm keeps attention biases in evaluation mode: an average has new ones once it leaves that.
-    net = state.averaged.train()
-    world.share_figures(net)
-    logits = predict(net, images, state.precision, mine, "validation", state.poll)
-    rows = torch.cat([part if counts else part[:0] for part, counts in parts]).numpy()
-    counted = torch.cat([torch.full((len(part),), counts) for part, counts in parts])
+    world.share_figures(net.train())
+    batches = [rows for rows, _ in shards]
+    logits = predict(net, images, setup.precision, batches, "validation", between_steps)
+    counted = torch.cat([torch.full((len(rows),), counts) for rows, counts in shards])
+    rows = torch.cat(batches)[counted].numpy()
     matrices = metrics.confusion_matrices(
         {key: values[counted] for key, values in logits.items()},
-        {key: values[rows] for key, values in labels.items()},
+        {key: values[rows] for key, values in examples.labels.items()},
     )
     sums = {key: world.sum(torch.from_numpy(matrix)) for key, matrix in matrices.items()}
     return metrics.scores({key: matrix.cpu().numpy() for key, matrix in sums.items()})
 
 
 @torch.no_grad()
-def predict(net, images, precision, batches, title, poll=None):
+def predict(net, images, precision, batches, title, between_steps=None):
     """Logits of images, in evaluation mode.
 
     Args:
         net: `Student` or `FashionCLIP`, on the images' device.
-        images: `utils.data.pixels.Images`, or a `utils.data.views.View` of them.
+        images: as of `Examples`.
         precision: `utils.base.hardware.Precision`.
         batches: list of int64 tensors, the images' indices.
         title: of the progress bar.
-        poll: called before each batch; see `utils.training.state.TrainState`.
+        between_steps: is called before each batch.
     Returns: dict attribute -> float32 `(N, classes)`, on the CPU, in the batches' order.
     """
     net.eval()
@@ -115,7 +140,7 @@ def predict(net, images, precision, batches, title, poll=None):
     with precision.autocast(images.device):
         classify = net.inference()
         for batch in tqdm(batches, title, disable=None, leave=False):
-            if poll:
-                poll()
+            if between_steps:
+                between_steps()
             parts.append(classify(images.fetch(batch)))
     return {key: torch.cat([part[key] for part in parts]).cpu() for key in parts[0]}

@@ -8,14 +8,14 @@ from torch import nn
 from utils.base.hardware import TORCH
 
 
-def build_optimizer(net, args):
-    """The optimizer of the options. With a scheduler its own learning rate is --min-lr, where each cycle starts."""
-    settings = {"lr": args.min_lr if args.scheduler else args.lr, "weight_decay": args.weight_decay}
+def build_optimizer(net, name, lr, weight_decay):
+    """Adam, AdamW or Muon, by `name`; with a schedule `lr` is where each of its cycles starts."""
+    settings = {"lr": lr, "weight_decay": weight_decay}
     if TORCH >= (2, 4):  # the first that has it on CPUs, too: one pass over the weights instead of ten
         settings["fused"] = True
-    if args.optimizer == "Muon":
+    if name == "Muon":
         return Muon(net, **settings)
-    if args.optimizer == "Adam":
+    if name == "Adam":
         return torch.optim.Adam(net.parameters(), betas=(0.9, 0.98), **settings)  # the recipe's betas
     return torch.optim.AdamW(net.parameters(), **settings)
 

@@ -1,62 +1,58 @@
-"""What a run says: its header, each epoch, the end."""
+"""What is told of a run: its log's header, each epoch's lines and row, the curves, the end."""
 
 import itertools
 import os
 import pathlib
-import re
 
 from utils.base.errors import UserError
 from utils.base.hardware import machine
 from utils.base.log import logger, score, table
 from utils.data.attributes import UNKNOWN
 from utils.data.tables import count_classes
-from utils.evaluation import plots
 from utils.evaluation.metrics import CHOSEN, mean
 from utils.evaluation.plots import SCORES, draw_curves, read_metrics, save
 
-NVIDIA_DRIVER = "/proc/driver/nvidia/version"  # is there where the driver is loaded
 
-
-def header(args, net, data, precision, world):
-    """Everything that one needs to know to run it again."""
-    from utils.losses import (
-        smoothed_away,
-    )  # here: it imports torch, which evaluate.py of an exported file does without
-
+def header(net, options, tables, precision, world):
+    """Everything that one needs to know to run it again. Args: `options` of train.py, a dict; `tables`, of both parts."""
     say = logger.info
     say(f"training the {net.role}: {net.title}")
-    say("options: " + "  ".join(f"--{name.replace('_', '-')} {value}" for name, value in vars(args).items()))
+    say("options: " + "  ".join(f"--{name.replace('_', '-')} {value}" for name, value in options.items()))
     machine(world.device, precision, world.size)
-    say(f"seed: {args.seed}")
-    for name, split in data.items():
-        say(f"{name}: {len(split.names)} images, per class {_class_counts(split, net.attributes)}")
+    say(f"seed: {options['seed']}")
+    for name, part in tables.items():
+        say(f"{name}: {len(part.names)} images, per class {_class_counts(part, net.attributes.sizes)}")
     parameters = sum(parameter.numel() for parameter in net.parameters())
     size = sum(value.numel() * value.element_size() for value in net.state_dict().values())
     say(f"parameters: {parameters:,}, {size / 1e6:.1f} MB on disk")
-    if args.device == "auto" and world.device.type == "cpu" and os.path.exists(NVIDIA_DRIVER):
-        logger.warning(
-            "warning: PyTorch cannot use the NVIDIA GPU here: install a build of it that fits the driver"
-        )
-    if not args.kd_learning and args.clip_model == "random":
-        logger.warning("warning: --clip-model random: a small CLIP with random weights, not FashionCLIP")
-    if args.kd_learning and args.student_weights == "none":
-        logger.warning("warning: --student-weights none: the student starts from random weights")
-    overturned = smoothed_away(args, data["train"].labels, net.attributes.sizes, weighted=True)
-    for key in overturned if args.loss_weight else []:
-        problem = f"--ls {args.ls} and --loss-weight True together let its rare classes win on every photo"
-        logger.warning(f"warning: {key}: {problem}; add --ls 0, or --logit-adjustment 1 --loss-weight False")
-    for key, labels in data["val"].labels.items():
-        if (labels == UNKNOWN).all():
-            logger.warning(f"warning: {key}: no label in validation: no score, and no part in the means")
 
 
-def _class_counts(split, attributes):
+def _class_counts(part, sizes):
     parts = []
-    for key, attribute in attributes.items():
-        counts = count_classes(split.labels[key], len(attribute.classes))
-        unknown = len(split.names) - counts.sum()
+    for key, size in sizes.items():
+        counts = count_classes(part.labels[key], size)
+        unknown = len(part.names) - counts.sum()
         parts.append(f"{key} {'/'.join(map(str, counts))}" + (f" ({unknown} not known)" if unknown else ""))
     return "  ".join(parts)
+
+
+def columns(attributes):
+    """Of metrics.csv."""
+    scores = ([name, *(f"{name}_{key}" for key in attributes)] for name in SCORES)
+    return ["epoch", "lr", *itertools.chain(*scores), "seconds"]
+
+
+def metrics_row(state, losses, scores):
+    """One row of metrics.csv, plain numbers by `columns`; None for an attribute that has no score.
+
+    Args: `state`, TrainState; `losses` attribute -> mean training loss; `scores` from
+        `utils.evaluation.metrics.scores`.
+    """
+    row = {"epoch": state.epoch, "lr": state.lr}
+    totals = sum(losses.values()), scores["mean_top1"], scores["mean_acsa"]
+    for name, total, parts in zip(SCORES, totals, (losses, scores["top1"], scores["acsa"])):
+        row.update({name: total, **{f"{name}_{key}": value for key, value in parts.items()}})
+    return {**row, "seconds": round(state.seconds(), 2)}
 
 
 def epoch(row, matrices, attributes, epochs):
@@ -108,28 +104,19 @@ def summary(run, data):
     logger.info(f"options:      {run.args_file}")
 
 
-def finished(run):
-    """A run that was to be resumed has nothing left to do."""
-    logger.info(
-        f"{run.model_dir}: all {len(run.rows)} epochs are done, best: epoch {run.best['epoch']}, "
-        f"mean Top-1 {run.best['val_top1']:.4f}, ACSA {run.best['val_acsa']:.4f}; a higher --epochs goes on from there"
-    )
-
-
 class Curves:
     """What can be watched of a run: curves.png and TensorBoard events, brought up to date after every epoch.
 
-    Neither is worth stopping a run for: what is missing is said once in the log.
-
-    Args:
-        log_dir: the run's folder, with its metrics.csv.
-        tensorboard: whether to write events, into `log_dir/tensorboard`.
+    Args: `log_dir`, the run's folder, with its metrics.csv; `tensorboard`, whether to write events, into log_dir/tensorboard.
     """
 
     def __init__(self, log_dir, tensorboard=False):
-        self.folder = pathlib.Path(log_dir)
-        self.draws, self.writes = True, tensorboard
-        self.writer = None
+        self.folder, self.draws, self.tensorboard, self.writer = (
+            pathlib.Path(log_dir),
+            True,
+            tensorboard,
+            None,
+        )
 
     def update(self, row):
         """Redraw the picture from metrics.csv, and write the events of `row`, the epoch's row of it."""
@@ -141,45 +128,24 @@ class Curves:
         if self.draws:
             try:
                 save(draw_curves({self.folder.name: read_metrics(str(self.folder))}), str(picture))
-            except UserError as error:
+            except UserError as error:  # not worth stopping a run for
                 self.draws = False
                 logger.warning(f"warning: curves.png is not drawn: {error}")
-        if self.writes:
+        if self.tensorboard:
             self._write_events(row)
 
     def _write_events(self, row):
         if self.writer is None:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                self.writes = False
-                logger.warning("warning: --tensorboard True: no events are written: pip install tensorboard")
-                return
+            from torch.utils.tensorboard import SummaryWriter
+
             self.writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=row["epoch"])
-        for column, value in row.items():
-            if column != "epoch" and value is not None:
-                self.writer.add_scalar(_tag(column), value, row["epoch"])
+        for name, value in row.items():
+            if name != "epoch" and value is not None:
+                self.writer.add_scalar(tag(name), value, row["epoch"])
         self.writer.flush()
 
 
-def _tag(column):
+def tag(column):
     """TensorBoard's name of a column: val_top1_gender -> val_top1/gender, one group with val_top1."""
-    return re.sub(f"^({'|'.join(SCORES)})_", r"\1/", column)
-
-
-def columns(attributes):
-    """Of metrics.csv."""
-    scores = ([name, *(f"{name}_{key}" for key in attributes)] for name in plots.SCORES)
-    return ["epoch", "lr", *itertools.chain(*scores), "seconds"]
-
-
-def metrics_row(epoch, lr, losses, scores, seconds):
-    """One row of metrics.csv, plain numbers by `columns`; None for an attribute that has no score.
-
-    Args: `losses` attribute -> mean training loss; `scores` from `utils.evaluation.metrics.scores`; `seconds` of the epoch.
-    """
-    row = {"epoch": epoch, "lr": lr}
-    totals = sum(losses.values()), scores["mean_top1"], scores["mean_acsa"]
-    for name, total, parts in zip(plots.SCORES, totals, (losses, scores["top1"], scores["acsa"])):
-        row.update({name: total, **{f"{name}_{key}": value for key, value in parts.items()}})
-    return {**row, "seconds": seconds}
+    group = next((name for name in SCORES if column.startswith(f"{name}_")), None)
+    return f"{group}/{column[len(group) + 1 :]}" if group else column

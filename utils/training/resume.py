@@ -1,42 +1,124 @@
 """A run that goes on: whether its last.pt is that of this run."""
 
 import hashlib
+import os
+from typing import Any, Dict, NamedTuple
 
 import torch
 
-from utils.nets.checkpoint import LOCAL
+from utils.base.errors import UserError
+from utils.nets import checkpoint
+from utils.nets.checkpoint import LOCAL, public_options
+from utils.training.record import columns
 
+BEGIN_ANEW = "begin anew with --overwrite True"
+NO_STATE = f"holds no state of a run; {BEGIN_ANEW}"
+MAY_CHANGE = {*LOCAL, "epochs", "version"}  # options; a version's folders may be renamed
 # What a last.pt must hold under "progress".
 KEYS = set(
     "cuda_random_state data epoch losses optimizer order_state random_state rows scheduler seconds teacher_logits".split()
 )
 
 
-def data_fingerprint(data):
+class Saved(NamedTuple):
+    """Content of a last.pt; of a run that begins, nothing."""
+
+    path: str = ""
+    model: Dict[str, torch.Tensor] = {}
+    meta: Dict[str, Any] = {}
+    progress: Dict[str, Any] = {}
+
+    @property
+    def rows(self):
+        """Of the finished epochs, as in metrics.csv."""
+        return self.progress.get("rows", [])
+
+    def is_finished(self, epochs):
+        return bool(self.progress) and len(self.rows) >= epochs
+
+    def check_attributes(self, attributes):
+        """UserError unless attributes are those that the run began with."""
+        if self.meta.get("attributes") not in (None, attributes.to_meta()):
+            raise UserError(f"--resume: the attributes, or their prompts, are not the run's; {BEGIN_ANEW}")
+        if any(set(row) != set(columns(attributes)) for row in self.rows):
+            raise UserError(f"{self.path}: {NO_STATE}")
+
+    def check_data(self, tables, sizes):
+        """UserError unless the data set is that which the run began with, and the same photos can be read.
+
+        Args: `tables` of `utils.data.dataset.load_training_data`; `sizes`, attribute -> number of classes.
+        """
+        logits = self.progress.get("teacher_logits") or {}
+        shapes = {key: (len(tables["train"].names), size) for key, size in sizes.items()}
+        taught = {key: tuple(logits[key].shape) for key in sizes if logits}
+        if self.progress and (self.progress["data"] != fingerprint(tables) or (taught or shapes) != shapes):
+            raise UserError(
+                "--resume: --data-dir is not the data set that the run began with: names, labels, boxes or sizes of photos "
+                f"differ, or which can be read; or an earlier version held out another share. Name that one, or {BEGIN_ANEW}"
+            )
+
+    def load(self, state, targets):
+        """Once, since the tensors are large. Args: the run's `TrainState` and `Targets`. Raises: UserError for others' values."""
+        checkpoint.load_state(state.net, state.net.own_names(self.model), self.path)
+        try:
+            targets.load_state_dict(self.progress)
+            state.load_state_dict(self.progress)
+        except Exception as error:  # what a crafted file raises depends on its content
+            raise UserError(f"{self.path}: not the state of this run ({error}); {BEGIN_ANEW}") from error
+        self.model.clear()
+        self.progress.clear()
+
+
+def read_last(path, options, defaults, world):
+    """The Saved of a last.pt, an empty one where there is no such file.
+
+    Args: `options` of train.py, a dict; `defaults` of those that an earlier version did not know.
+    Raises: UserError if it is none, or lists the options that are not those the run began with.
+    """
+    saved = Saved()
+    if os.path.exists(path):
+        content = checkpoint.read_file(path)
+        saved = Saved(path, *checkpoint.split(content, path), content.get("progress"))
+        if not _is_state(saved.meta, saved.progress):
+            raise UserError(f"{path}: {NO_STATE}")
+        _check_options(saved, {**public_options(options), "processes": world.size}, defaults)
+    progress = saved.progress
+    at = progress and (progress["epoch"], len(progress["losses"]), progress["data"])
+    if world.broadcast(at) != at:
+        problem = "is not that of the first process; every machine needs its model/, to --resume"
+        raise UserError(f"process {world.rank}: {path} {problem}")
+    return saved
+
+
+def _check_options(saved, now, defaults):
+    before = public_options({**defaults, **saved.meta["options"]})
+    before["processes"] = saved.progress.get("processes", now["processes"])
+    differences = [
+        f"{'' if name == 'processes' else '--'}{name.replace('_', '-')} is {value}, was {before[name]}"
+        for name, value in now.items()
+        if name not in MAY_CHANGE and value != before[name]
+    ]
+    if differences:
+        folder = os.path.dirname(saved.path)
+        raise UserError(f"--resume: {folder} began with other options: {'; '.join(differences)}")
+
+
+def fingerprint(tables):
     """Hash of a data set's names, labels, sizes and boxes of the photos that can be read; not of the folder, which may move.
 
-    Args: `data`, dict part -> `utils.data.dataset.Table`.
+    Args: `tables`, dict part -> `utils.data.dataset.Table`.
     """
     digest = hashlib.sha256()
-    for name, split in data.items():
-        labels = {key: values.tolist() for key, values in split.labels.items()}
-        digest.update(repr((name, split.names, labels, [stamp[0] for stamp in split.stamps])).encode())
-        if split.boxes is not None:  # with --crop-to-box only
-            digest.update(split.boxes.tobytes())
+    for name, table in tables.items():
+        labels = {key: values.tolist() for key, values in table.labels.items()}
+        digest.update(repr((name, table.names, labels, [stamp[0] for stamp in table.stamps])).encode())
+        if table.boxes is not None:  # with --crop-to-box only
+            digest.update(table.boxes.tobytes())
     return digest.hexdigest()
 
 
-BEGIN_ANEW = "begin anew with --overwrite True"
-
-
-NO_STATE = f"holds no state of a run; {BEGIN_ANEW}"
-
-
-MAY_CHANGE = {*LOCAL, "epochs", "version"}  # when a run is resumed; a version's folders may be renamed
-
-
 def _is_state(meta, progress):
-    """Whether a checkpoint's content is of the form that `TrainState.save` writes, as far as it is used before it is loaded."""
+    """Whether a checkpoint's content is of the form that `Run.save` writes, as far as it is used before it is loaded."""
     if not (isinstance(progress, dict) and set(progress) >= KEYS and isinstance(progress["rows"], list)):
         return False
     rows, losses, logits = progress["rows"], progress["losses"], progress["teacher_logits"]

@@ -7,17 +7,16 @@ import fcntl
 import json
 import os
 import shutil
+import signal
+import time
 
 from utils.base import log
-from utils.base.errors import DiskFull, UserError
+from utils.base.errors import DiskFull, Interrupted, UserError
 from utils.base.files import atomic, failure, has_links, remove_leftovers
-from utils.data.dataset import unreadable
 from utils.nets import checkpoint
-from utils.nets.checkpoint import MODEL_ROOT, epoch_files, public_options
+from utils.nets.checkpoint import MODEL_ROOT, epoch_files
 from utils.nets.hub import BEST
-from utils.training import record
-from utils.training.record import Curves, columns, metrics_row
-from utils.training.resume import BEGIN_ANEW, MAY_CHANGE, NO_STATE, _is_state, data_fingerprint
+from utils.training.record import columns
 
 LOG_ROOT = "logs"
 
@@ -29,10 +28,10 @@ def version_folder(version, world):
 
     Raises: UserError if another process has it; failure of `utils.base.files` if it cannot be made.
     """
-    folder = os.path.join(MODEL_ROOT, version)
     if not world.is_first:
         yield
         return
+    folder = os.path.join(MODEL_ROOT, version)
     with contextlib.ExitStack() as at_end:
         try:
             os.makedirs(folder, exist_ok=True)
@@ -56,121 +55,46 @@ class Run:
     """The files of one version. Nothing is written or removed before `open`.
 
     Args:
-        args: options of train.py; `defaults`, their values where none is given.
-        world: `utils.training.distributed.World`; all processes but the first keep count of the epochs only.
-    Raises: UserError if the version has checkpoints already that are neither to be overwritten nor to be resumed, or
-        cannot be resumed with these options.
+        version: its name.
+        writes: whether this process does, of several the first one.
+        best: "top1" or "acsa", which mean score best.pt follows.
+        keep: number of the newest epochs whose checkpoints stay besides the best; None for all.
     """
 
-    def __init__(self, args, defaults, world):
-        version = args.version
-        self.args, self.writes = args, world.is_first
-        self.model_dir = os.path.join(MODEL_ROOT, version)
-        self.log_dir = os.path.join(LOG_ROOT, version)
+    def __init__(self, version, writes=True, best="top1", keep=None):
+        self.writes, self.score, self.keep = writes, f"val_{best}", keep
+        self.model_dir, self.log_dir = os.path.join(MODEL_ROOT, version), os.path.join(LOG_ROOT, version)
         self.log_file = os.path.join(self.log_dir, f"{version}_training.log")
         self.metrics_file = os.path.join(self.log_dir, "metrics.csv")
         self.args_file = os.path.join(self.log_dir, "args.json")
         self.best_file = os.path.join(self.model_dir, BEST)
         self.last_file = os.path.join(self.model_dir, "last.pt")
         self.is_begun = os.path.exists(self.last_file)
-        self._check_version()
-        saved = self._saved = self._read(defaults, world.size) if args.resume and self.is_begun else None
-        progress = saved["progress"] if saved else {}
-        self.began_with = saved["meta"] if saved else {}  # the meta of a resumed run
-        self.teacher = progress.get("teacher")  # what a resumed run knows of it
-        self.rows = progress.get("rows", [])  # of the finished epochs, as in metrics.csv
-        self.is_finished = saved is not None and len(self.rows) >= args.epochs
-        at = saved and (progress["epoch"], len(progress["losses"]), progress["data"])
-        if world.agreed(at) != at:
-            problem = "is not that of the first process; every machine needs its model/, to --resume"
-            raise UserError(f"process {world.rank}: {self.last_file} {problem}")
-        # Whether a resumed run has kept all that its teacher says.
-        has_logits = progress.get("teacher_logits") is not None
-        self.has_all_logits = has_logits and args.views == 1 and not args.save_teacher_logits
+        self.rows, self.columns, self.meta, self.progress = [], [], {}, {}
+        self.saved_at = time.monotonic()
 
-    def _check_version(self):
+    def check_free(self, resume, overwrite):
+        """UserError if the version has checkpoints that are neither to be resumed nor to be overwritten."""
         # A best.pt alone may be one that somebody has put there, for --teacher.
         has_epochs = bool(epoch_files(self.model_dir)) or os.path.exists(self.best_file)
-        if self.args.resume and has_epochs and not self.is_begun:
+        if resume and has_epochs and not self.is_begun:
             problem = "has checkpoints but no last.pt, from which a run goes on: "
-        elif (self.is_begun or has_epochs) and not (self.args.resume or self.args.overwrite):
+        elif (self.is_begun or has_epochs) and not (resume or overwrite):
             problem = "has checkpoints already: go on with that run with --resume True, "
         else:
             return
         way_out = "take another --version, or replace that version's files with --overwrite True"
         raise UserError(f"{self.model_dir} {problem}{way_out}")
 
-    # --- a resumed run -------------------------------------------------------------------------------
-
-    def _read(self, defaults, processes):
-        """Content of last.pt, see `utils.training.state.TrainState.save`.
-
-        Raises: UserError if it is none, or lists the options that are not those the run began with.
-        """
-        content = checkpoint.read_file(self.last_file)
-        meta = checkpoint.split(content, self.last_file)[1]
-        if not _is_state(meta, content.get("progress")):
-            raise UserError(f"{self.last_file}: {NO_STATE}")
-        before = public_options({**defaults, **meta["options"]})
-        now = {**public_options(vars(self.args)), "processes": processes}
-        before["processes"] = content["progress"].get("processes", processes)
-        differences = [
-            f"{'' if name == 'processes' else '--'}{name.replace('_', '-')} is {value}, was {before[name]}"
-            for name, value in now.items()
-            if name not in MAY_CHANGE and value != before[name]
-        ]
-        if differences:
-            raise UserError(f"--resume: {self.model_dir} began with other options: {'; '.join(differences)}")
-        return content
-
-    def check_attributes(self, attributes):
-        """UserError unless attributes are those that a resumed run began with."""
-        before = self.began_with.get("attributes")
-        if before is not None and before != attributes.to_meta():
-            raise UserError(f"--resume: the attributes, or their prompts, are not the run's; {BEGIN_ANEW}")
-        if any(set(row) != set(columns(attributes)) for row in self.rows):
-            raise UserError(f"{self.last_file}: {NO_STATE}")
-
-    def check_data(self, data, sizes):
-        """UserError unless the data set is that which a resumed run began with, and the same photos can be read.
-
-        Args: `data`, dict part -> `utils.data.dataset.Table`; `sizes`, attribute -> number of classes.
-        """
-        if not self._saved:
-            return
-        progress, logits = self._saved["progress"], self._saved["progress"]["teacher_logits"]
-        shapes = {key: (len(data["train"].names), size) for key, size in sizes.items()}
-        taught = logits and {key: tuple(logits[key].shape) for key in sizes}
-        if progress["data"] != data_fingerprint(data) or (taught or shapes) != shapes:
-            raise UserError(
-                f"--resume: {self.args.data_dir} is not the data set that the run began with: names, labels, boxes or sizes "
-                "of photos differ, or which can be read, or an earlier version held out another share; "
-                f"name that one with --data-dir, or {BEGIN_ANEW}"
-            )
-
-    def take_saved(self):
-        """Content of the last.pt of a resumed run, once, since it is large; None for a new one."""
-        saved, self._saved = self._saved, None
-        return saved
-
-    # --- its files -----------------------------------------------------------------------------------
-
-    @property
-    def best(self):
-        """Row of the best epoch: the first with the highest score of --best, of those whose checkpoint was not removed."""
-        kept = [row for row in self.rows if os.path.exists(self._epoch_file(row["epoch"]))]
-        return max(kept or self.rows, key=lambda row: row[f"val_{self.args.best}"])
-
-    def check_room(self, net):
+    def check_room(self, net, epochs, averages=False):
         """Compare what the run's checkpoints will need with what is free, before anything is removed or written.
 
-        Raises: DiskFull with both figures.
+        Args: `averages`, whether last.pt holds the network's average, too. Raises: DiskFull with both figures.
         """
         weights = checkpoint.size(net.state_dict().values())
-        last = weights + 2 * checkpoint.size(net.parameters())  # with Adam's two averages
-        last += weights if self.args.ema else 0
+        last = (1 + averages) * weights + 2 * checkpoint.size(net.parameters())  # with Adam's two averages
         # With --keep, these many at once: the newest, the best, and one more until the next last.pt is written.
-        files = self.args.epochs if self.args.keep is None else min(self.args.epochs, self.args.keep + 2)
+        files = epochs if self.keep is None else min(epochs, self.keep + 2)
         folder = next(folder for folder in (self.model_dir, MODEL_ROOT, ".") if os.path.isdir(folder))
         present = [*epoch_files(self.model_dir).values(), self.last_file]
         if not has_links(folder):  # best.pt is a copy
@@ -184,42 +108,40 @@ class Run:
                 f"{needed / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free: make room, or keep fewer with --keep N"
             )
 
-    def open(self, data):
-        """Remove an earlier run's files, begin the log and the table, and keep the options.
+    def open(self, options, attributes, rows):
+        """Remove an earlier run's files, begin the log and the table, and keep the options. Of a resumed run log and
+        checkpoints stay, and the table is written from its rows.
 
-        Of a resumed run log and checkpoints stay, and the table is written from its rows.
-
-        Args: `data`, dict part -> `utils.data.dataset.Table`, whose unreadable photos are listed.
+        Args: `options` of train.py, a dict; `rows` of the finished epochs.
         """
+        self.rows, self.columns = rows, columns(attributes)
         if not self.writes:
             return
         try:
-            self._begin_files()
+            self._begin_files(options["resume"])
         except OSError as error:
             raise failure(error.filename, error) from error
-        if self.args.resume and not self.is_begun:
+        if options["resume"] and not self.is_begun:
             log.logger.info(f"--resume: there is no {self.last_file} yet, the run begins")
         with atomic(self.args_file) as file:
-            file.write(json.dumps(vars(self.args), indent=2, ensure_ascii=False) + "\n")
-        self._write_rows(list(data["train"].labels))
-        unreadable(data, os.path.join(self.log_dir, "unreadable.txt"))
-        self.curves = Curves(self.log_dir, self.args.tensorboard)
+            file.write(json.dumps(options, indent=2, ensure_ascii=False) + "\n")
+        self._write_rows()
 
-    def _begin_files(self):
+    def _begin_files(self, resume):
         for folder in (self.model_dir, self.log_dir):
             os.makedirs(folder, exist_ok=True)
             remove_leftovers(os.path.join(folder, ""))
         # last.pt goes first: half of an earlier run must not look like one that can be resumed.
         earlier = [self.last_file, *epoch_files(self.model_dir).values(), self.args_file]
-        for path in [*([] if self.args.resume else earlier), self.best_file]:
+        for path in [*([] if resume else earlier), self.best_file]:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(path)
-        log.to_file(self.log_file, append=self.args.resume)
+        log.to_file(self.log_file, append=resume)
 
-    def _write_rows(self, attributes):
+    def _write_rows(self):
         """metrics.csv, and best.pt, which follows it."""
         with atomic(self.metrics_file) as file:
-            writer = csv.DictWriter(file, columns(attributes))
+            writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(self.rows)
         if self.rows:
@@ -228,36 +150,57 @@ class Run:
     def _epoch_file(self, epoch):
         return os.path.join(self.model_dir, f"model_{epoch}.pt")
 
-    def meta(self, state):
-        """What a checkpoint says besides its weights: plain values, from which the network can be built again."""
-        return {
-            "options": public_options(vars(self.args)),
-            "precision": state.precision.name,
-            "attributes": state.net.attributes.to_meta(),
-            **state.learned,
-            **state.net.describe(),
-        }
+    @property
+    def best(self):
+        """Row of the best epoch: the first with the highest score of --best, of those whose checkpoint was not removed."""
+        kept = [row for row in self.rows if os.path.exists(self._epoch_file(row["epoch"]))]
+        return max(kept or self.rows, key=lambda row: row[self.score])
 
-    def finish_epoch(self, state, lr, losses, scores):
-        """Write the epoch's checkpoint, then its row, then `best.pt`; log it, and draw the curves.
+    def describe(self, meta, **progress):
+        """From now on checkpoints have this `meta`, and last.pt this among its progress, plain values."""
+        self.meta, self.progress = meta, progress
 
-        Args: `state`, TrainState; `lr`, the epoch's; `losses` attribute -> mean training loss; `scores` from
-            `utils.evaluation.metrics.scores`.
-        """
-        row = metrics_row(state.epoch, lr, losses, scores, round(state.seconds(), 2))
+    def finish_epoch(self, net, row):
+        """Write an epoch's checkpoint, then its row, of `utils.training.record.metrics_row`, then best.pt."""
         if self.writes:
-            meta = dict(self.meta(state), epoch=row["epoch"], metrics=row)
-            checkpoint.save_checkpoint(self._epoch_file(row["epoch"]), state.averaged, meta)
+            meta = dict(self.meta, epoch=row["epoch"], metrics=row)
+            checkpoint.save_checkpoint(self._epoch_file(row["epoch"]), net, meta)
         self.rows.append(row)
         if self.writes:
-            self._write_rows(losses)
-            record.epoch(row, scores["matrix"], state.net.attributes, self.args.epochs)
-            self.curves.update(row)
+            self._write_rows()
 
-    def prune(self):
-        """Remove the checkpoints of all epochs but the newest --keep and the best."""
-        if self.args.keep is None or not self.writes:
+    def save(self, state, targets):
+        """Write last.pt: an epoch's checkpoint, and under "progress" whatever else training changes; then remove the
+        checkpoints of all epochs but the newest and the best.
+
+        Args: `TrainState`; `utils.training.teacher.Targets`. Raises: NonFiniteLoss rather than keep weights that are lost.
+        """
+        state.check_finite()
+        self.saved_at = time.monotonic()
+        if not self.writes:
             return
-        for epoch, path in epoch_files(self.model_dir).items():
-            if epoch <= len(self.rows) - self.args.keep and epoch != self.best["epoch"]:
+        progress = {**state.state_dict(), **targets.state_dict(), **self.progress, "rows": self.rows}
+        meta = dict(self.meta, epoch=state.epoch - 1)
+        checkpoint.save_checkpoint(self.last_file, state.net, meta, progress=progress)
+        for epoch, path in epoch_files(self.model_dir).items() if self.keep else ():
+            if epoch <= len(self.rows) - self.keep and epoch != self.best["epoch"]:
                 os.remove(path)
+
+
+def save_or_stop(run, state, targets, world, signals, minutes):
+    """To be called between two steps: saves if the last time is `minutes` ago, and ends the run if a signal asked for it.
+
+    Of several processes all call it equally often; a signal that one of them got ends all of them at this step.
+    """
+    received, where = (
+        world.all_reduce_max(signals.received or 0),
+        f"epoch {state.epoch}, after step {len(state.losses)}",
+    )
+    if received:
+        run.save(state, targets)
+        world.all_reduce_max(0)  # none ends before it is saved, since torchrun then ends the others
+        way_out = f"all is saved in {run.last_file}, go on with --resume True"
+        raise Interrupted(signal.Signals(received), f"stopped in {where}; {way_out}")
+    if time.monotonic() - run.saved_at >= 60 * minutes:
+        run.save(state, targets)
+        log.logger.info(f"{where}: saved in {run.last_file}")

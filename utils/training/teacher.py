@@ -25,8 +25,8 @@ PRIOR = "prior."
 
 
 class Teacher:
-    """What teaches: `logits(images, poll)` are its own, of a view of the images; before, `prepare(table, images, views)` raises
-    UserError if what is there of them already is not of these images and `utils.data.views.Views`.
+    """What teaches: `logits(images, between_steps)` are its own, of a view of the images; before, `prepare(table, images,
+    views)` raises UserError if what is there of them already is not of these images and `utils.data.views.Views`.
 
     Attributes: `identity`, hash of a network's weights or of a file; `prior`, the log-prior in its logits, attribute -> list of
         floats, None where that is not known; `smoothed`, attributes from whose logits it cannot be taken off.
@@ -35,7 +35,7 @@ class Teacher:
     identity, prior, shift = None, None, None  # the last is added to the logits
     smoothed = ()
 
-    def bring_to(self, prior):
+    def shift_prior_to(self, prior):
         """From now on teach logits with this log-prior in them. Raises: UserError if that of its own is not known, or cannot be
         taken off."""
         if self.prior is None:
@@ -52,13 +52,13 @@ class Teacher:
             )
         self.shift = {key: torch.tensor(prior[key]) - torch.tensor(self.prior[key]) for key in prior}
 
-    def kept(self):
+    def fingerprint(self):
         """What a run keeps of its teacher, plain values."""
         return {"identity": self.identity, "prior": self.prior}
 
-    def teach(self, images, poll=None):
+    def teach(self, images, between_steps=None):
         """Dict attribute -> float32 tensor `(N, classes)` for a view of the images. Args: as of `logits`."""
-        logits = self.logits(images, poll)
+        logits = self.logits(images, between_steps)
         return {key: values + (self.shift or {}).get(key, 0) for key, values in logits.items()}
 
 
@@ -67,16 +67,17 @@ class LogitsFile(Teacher):
     `(M, classes)`, where the prefix may be left out; or `(K, M, classes)` for views 0 to K - 1, with `views`, JSON of
     what makes them (see `utils.data.views`). `prior.<attribute>` `(classes,)` may say which log-prior is in the logits.
 
-    Args: `sizes`, attribute -> number of classes. Raises: UserError for a file that is none or does not fit.
+    Args: `sizes`, attribute -> number of classes; `saved`, of a resumed run: what `fingerprint` gave.
+    Raises: UserError for a file that is none, does not fit, or is another than that of the run.
     """
 
-    def __init__(self, path, sizes):
+    def __init__(self, path, sizes, saved=None):
         self.path = path
         try:
             with np.load(path) as file:
                 names = file["image_name"].ravel()
                 names = np.char.decode(names, "utf-8") if names.dtype.kind == "S" else names
-                self.names = [str(name) for name in names]
+                self.names = list(map(str, names))
                 stored = {key: PREFIX + key if PREFIX + key in file.files else key for key in sizes}
                 self.arrays = {key: file[name] for key, name in stored.items()}
                 has_prior = [key for key in sizes if PRIOR + key in file.files]
@@ -85,13 +86,10 @@ class LogitsFile(Teacher):
         except KeyError as error:
             raise UserError(f"{path}: {error.args[0]}; it needs image_name, {', '.join(sizes)}") from error
         except Exception as error:  # what a damaged one raises depends on where it is damaged
-            # NumPy says so of objects, which it would have to run as a program.
-            objects = (
-                "; save names as np.array(names, dtype=str), logits as float32"
-                if "pickle" in str(error)
-                else ""
-            )
-            raise UserError(f"{path}: not a readable .npz file ({error}){objects}") from error
+            way_out = (
+                "; save names as np.array(names, dtype=str)" if "pickle" in str(error) else ""
+            )  # objects
+            raise UserError(f"{path}: not a readable .npz file ({error}){way_out}") from error
         self.by_view = all(values.ndim == 3 for values in self.arrays.values())
         for key, values in self.arrays.items():
             expected = (len(self.names), sizes[key])
@@ -102,9 +100,11 @@ class LogitsFile(Teacher):
         self.prior = prior_of({"prior": prior}, sizes)
         content = repr((self.names, prior)).encode() + b"".join(self.arrays[key].tobytes() for key in sizes)
         self.identity = hashlib.blake2b(content, digest_size=16).hexdigest()
+        if saved and saved["identity"] != self.identity:
+            raise UserError(f"--teacher-logits {path}: not the file that the run began with")
 
     def prepare(self, table, images, views):
-        self.chosen = self.rows(table.names)
+        self.chosen = self._rows(table.names)
         have = min(map(len, self.arrays.values())) if self.by_view else 1
         if have < views.count:
             raise UserError(f"{self.path}: logits of {have} views; --views {views.count} needs them all")
@@ -112,13 +112,12 @@ class LogitsFile(Teacher):
             problem = f"logits of other views, {self.views}; this run's are {views.key}"
             raise UserError(f"{self.path}: {problem}: make it anew")
 
-    def rows(self, names):
+    def _rows(self, names):
         """The rows of these images. Raises: UserError unless there is one for each."""
         if self.names == names:
             return slice(None)
         if self.by_view:
-            problem = "other images than the training table's, or in another order: views go by row"
-            raise UserError(f"{self.path}: {problem}")
+            raise UserError(f"{self.path}: not the training table's images in its order, by which views go")
         rows = {name: row for row, name in enumerate(self.names)}
         if len(rows) < len(self.names):
             raise UserError(f"{self.path}: {len(self.names) - len(rows)} names occur more than once")
@@ -127,24 +126,23 @@ class LogitsFile(Teacher):
             raise UserError(f"{self.path}: no row for {len(missing)} of the images:\n{shortened(missing)}")
         return [rows[name] for name in names]
 
-    def logits(self, images, poll=None):
-        """Dict attribute -> float32 tensor `(N, classes)` for a view of the images."""
+    def logits(self, images, between_steps=None):
         view = images.number if self.by_view else ...
         arrays = {key: values[view][self.chosen].astype(np.float32) for key, values in self.arrays.items()}
         return {key: torch.from_numpy(values) for key, values in arrays.items()}
 
 
-class Network(Teacher):
-    """A teacher that is asked once for each view of an image; what it says is kept in the cache.
+class AskedTeacher(Teacher):
+    """A network that is asked once for each view of an image; what it says is kept in the cache.
 
-    Args: `load`, a function that returns the network, frozen; `attributes` of the student, whose classes may have another
-        order; `args`, options of train.py; `precision`, `utils.base.hardware.Precision`; `saved`, of a resumed run: what
-        `kept` gave, so that it is not loaded for views that are in the cache.
+    Args: `load`, a function that returns the network, frozen, and its meta; `attributes` of the student, whose classes may have
+        another order; `precision`, `utils.base.hardware.Precision`; `batch_size` of its forward passes; `saved`, of a resumed
+        run: what `fingerprint` gave, so that the network is not loaded for views that are in the cache.
     """
 
-    def __init__(self, load, attributes, args, precision, saved=None):
-        self.load, self.attributes, self.args, self.precision = load, attributes, args, precision
-        self.net, self.answers = None, None
+    def __init__(self, load, attributes, precision, cache_dir, batch_size, saved=None):
+        self.load, self.attributes, self.precision = load, attributes, precision
+        self.cache_dir, self.batch_size, self.net = cache_dir, batch_size, None
         if saved:
             self.identity, self.prior = saved["identity"], prior_of(saved, attributes.sizes)
         else:
@@ -152,62 +150,59 @@ class Network(Teacher):
             prior = prior_of(meta, self.net.attributes.sizes)
             self.prior = prior and {key: [prior[key][i] for i in self._order(key)] for key in attributes}
             self.smoothed = smoothed_of(meta, self.net.attributes.sizes)
-            self.identity = _identity(self.net)
-
-    def teach(self, images, poll=None):
-        """As of `Teacher`. With one view the network is let go, since the cache answers from now on: FashionCLIP takes 600 MB."""
-        logits = super().teach(images, poll)
-        if self.args.views == 1:
-            self.net = None
-        return logits
-
-    def logits(self, images, poll=None):
-        """Dict attribute -> float32 tensor `(N, classes)` for a view of the images.
-
-        Args: `poll` is called between two batches.
-        Raises: UserError if they are not finite, or the cache is damaged, or the teacher is another than it was.
-        """
-        view = images.key[1]
-        kept = self.answers.read(view)
-        if kept is not None:
-            logger.info(f"teacher's logits: read from {self.answers.path(view)}")
-            return {key: torch.from_numpy(values) for key, values in kept.items()}
-        logits = self._ask(images, poll)
-        self.answers.save(view, {key: values.cpu().numpy() for key, values in logits.items()})
-        logger.info(f"teacher's logits: written to {self.answers.path(view)}")
-        return logits
+            self.identity = identity_of(self.net)
 
     def prepare(self, table, images, views):
         classes = {key: attribute.classes for key, attribute in self.attributes.items()}
         computed = self.precision.name, images.device.type  # float32 is TF32 on a GPU
         teacher = table.source, (LOGITS_VERSION, computed, self.identity, classes)
         # What the cache has of this teacher and these photos, held from now on.
-        self.answers = Answers(self.args.cache_dir, teacher, images, self.attributes.sizes)
+        self.answers = Answers(self.cache_dir, teacher, images, self.attributes.sizes)
         self.answers.check(map(views.key_of, range(views.count)))
+        self.has_more = views.count > 1
+
+    def logits(self, images, between_steps=None):
+        """Dict attribute -> float32 tensor `(N, classes)` for a view of the images.
+
+        Args: `between_steps` is called between two batches.
+        Raises: UserError if they are not finite, or the cache is damaged, or the teacher is another than it was.
+        """
+        view = images.key[1]
+        path, kept = self.answers.path(view), self.answers.read(view)
+        if kept is not None:
+            logger.info(f"teacher's logits: read from {path}")
+            return {key: torch.from_numpy(values) for key, values in kept.items()}
+        logits = self._ask(images, between_steps)
+        self.answers.save(view, {key: values.cpu().numpy() for key, values in logits.items()})
+        logger.info(f"teacher's logits: written to {path}")
+        return logits
 
     def _order(self, key):
         """The student's classes of an attribute, in its order, as the network numbers them."""
         return [self.net.attributes[key].classes.index(name) for name in self.attributes[key].classes]
 
-    def _ask(self, images, poll):
+    def _ask(self, images, between_steps):
         if self.net is None:
             # Training's random numbers go on as in a run that has not loaded it again.
             with torch.random.fork_rng(devices=[]):
                 self.net, _ = self.load()
-            if _identity(self.net) != self.identity:
-                raise UserError(f"--teacher {self.args.teacher}: not the one that the run began with")
+            if identity_of(self.net) != self.identity:
+                raise UserError("--teacher: not the one that the run began with")
         view = f"view {images.number} of " if images.number else ""
         logger.info(f"teacher's logits: computed for {view}{len(images)} images, once")
         self.net.to(images.device)
-        batches = torch.arange(len(images)).split(self.args.val_batch_size)
-        logits = engine.predict(self.net, images, self.precision, batches, "teacher's logits", poll)
+        batches = torch.arange(len(images)).split(self.batch_size)
+        logits = engine.predict(self.net, images, self.precision, batches, "teacher's logits", between_steps)
         for key, values in logits.items():
             if not torch.isfinite(values).all():
-                raise UserError(f"--teacher {self.args.teacher}: its logits of {key} are not finite")
-        return {key: logits[key][:, self._order(key)] for key in self.attributes}
+                raise UserError(f"--teacher: its logits of {key} are not finite; choose another checkpoint")
+        logits = {key: logits[key][:, self._order(key)] for key in self.attributes}
+        if not self.has_more:  # the cache answers from now on, and FashionCLIP takes 600 MB
+            self.net = None
+        return logits
 
 
-def _identity(net):
+def identity_of(net):
     """Hash of all of a network that its logits depend on."""
     digest = hashlib.blake2b(digest_size=16)
     prompts = [list(map(len, attribute.prompts)) for attribute in net.attributes.values()]
@@ -219,59 +214,29 @@ def _identity(net):
     return digest.hexdigest()
 
 
-def save_logits(path, names, logits, prior=None, options=None):
-    """Write the file that `LogitsFile` reads. Args: `logits`, with the `options` of several views `(K, N, classes)`."""
-    arrays = {PREFIX + key: values.cpu().numpy() for key, values in logits.items()}
-    arrays.update({PRIOR + key: np.array(values) for key, values in (prior or {}).items()})
-    if options:
-        arrays["views"] = json.dumps(options)
-    with atomic(path, binary=True) as file:
-        np.savez(file, **{MARK.decode(): 0, "image_name": np.array(names), **arrays})
-    logger.info(f"teacher's logits: written to {path}")
+def load_teacher(path, attributes, clip_model, prompts, seed):
+    """(The network of --teacher, frozen; its meta).
 
-
-def write_logits(args, teacher, names, images, views):
-    """Write the file of --save-teacher-logits. Args: `names`, `images` of training; `views`, `utils.data.views.Views`."""
-    each = [teacher.logits(views.view(images, number)) for number in range(views.count)]
-    path, options = args.save_teacher_logits, views.key if views.count > 1 else None
-    logits = {key: torch.stack([one[key] for one in each]) for key in each[0]} if options else each[0]
-    # A file says no prior that cannot be taken off.
-    save_logits(path, names, logits, None if teacher.smoothed else teacher.prior, options)
-
-
-def find_teacher(args, attributes, precision, saved=None):
-    """What teaches the student of a run, a `Teacher`; None if nothing does.
-
-    Args: `args`, options of train.py; `attributes` of the student; `saved`, of a resumed run: see `kept`.
-    Raises: UserError if the teacher does not exist, or has other attributes.
+    Args: `path`, relative to model/, of a checkpoint, or zero-shot; `attributes` of the student; `clip_model`, `prompts` for
+        FashionCLIP and published teachers; `seed` of a random CLIP, which is the same one when a run is resumed.
+    Raises: UserError if it does not exist, or has other attributes.
     """
-    if not args.distils:
-        return None
-    if args.teacher_logits:
-        file = LogitsFile(args.teacher_logits, attributes.sizes)
-        if saved and saved["identity"] != file.identity:
-            raise UserError(f"--teacher-logits {args.teacher_logits}: not the file that the run began with")
-        return file
-    return Network(functools.partial(_load_teacher, args, attributes), attributes, args, precision, saved)
-
-
-def _load_teacher(args, attributes):
-    """(The network of --teacher, frozen; its meta)."""
-    if args.teacher == ZERO_SHOT:
+    if path == ZERO_SHOT:
         prior = {key: [0.0] * size for key, size in attributes.sizes.items()}  # it has seen no labels
-        with torch.random.fork_rng(devices=[]):  # --clip-model random: the same one when a run is resumed
-            torch.default_generator.manual_seed(args.seed)
-            net = FashionCLIP(attributes, args.clip_model)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            net = FashionCLIP(attributes, clip_model)
         return net.requires_grad_(False).eval(), {"prior": prior}
-    path = os.path.join(MODEL_ROOT, args.teacher)
-    if not os.path.exists(path):
-        path = args.teacher  # a folder of export.py --format hub, or the hub's
-        if not (os.path.isdir(path) or is_hub_id(path)):
-            raise UserError(f"--teacher {path}: no {MODEL_ROOT}/{path}; {_existing_checkpoints()}")
-    net, meta = load_network(find_checkpoint(path), args.clip_model, args.prompts)
+    local = os.path.join(MODEL_ROOT, path)
+    if not (os.path.exists(local) or os.path.isdir(path) or is_hub_id(path)):
+        raise UserError(f"--teacher {path}: no {local}; {_existing_checkpoints()}")
+    found = find_checkpoint(
+        local if os.path.exists(local) else path
+    )  # a folder of export.py --format hub, or the hub's
+    net, meta = load_network(found, clip_model, prompts)
     differences = net.attributes.differences(attributes)
     if differences:
-        problem = f"--teacher {args.teacher}: other attributes (first) than the student's (second)"
+        problem = f"--teacher {path}: other attributes (first) than the student's (second)"
         raise UserError(f"{problem}:\n{shortened(differences)}")
     return net, meta
 
@@ -281,3 +246,69 @@ def _existing_checkpoints():
     found = {folder: epoch_files(os.path.join(MODEL_ROOT, folder)) for folder in folders}
     lists = [f"{name}/model_{{{','.join(map(str, epochs))}}}.pt" for name, epochs in found.items() if epochs]
     return f"there are: {'  '.join(lists)}" if lists else f"there is no checkpoint under {MODEL_ROOT}/ yet"
+
+
+def find_teacher(args, attributes, precision, progress):
+    """The Teacher of the options of train.py; None if nothing teaches, or if a resumed run, with its `progress`, has all that it says.
+
+    Raises: UserError if it does not exist, has other attributes, or is not the one that the run began with.
+    """
+    has_all = progress.get("teacher_logits") and args.views == 1 and not args.save_teacher_logits
+    if has_all or not args.distils:
+        return None
+    saved = progress.get("teacher")
+    if args.teacher_logits:
+        return LogitsFile(args.teacher_logits, attributes.sizes, saved)
+    load = functools.partial(load_teacher, args.teacher, attributes, args.clip_model, args.prompts, args.seed)
+    return AskedTeacher(load, attributes, precision, args.cache_dir, args.val_batch_size, saved)
+
+
+class Targets:
+    """A teacher's logits of the view that is trained on, on the device; a run keeps them, and need not ask again when resumed.
+
+    Args: `teacher`, None for a run that has none, or has kept all that it says; `world`, `utils.training.distributed.World`.
+    """
+
+    def __init__(self, teacher, world):
+        self.teacher, self.world = teacher, world
+        self.view, self.logits, self.fingerprint = None, None, None
+
+    def of(self, images, between_steps=None):
+        """Dict attribute -> float32 `(N, classes)` of a view of the training images; None without a teacher."""
+        if self.teacher and self.view != images.number:
+            with self.world.first_alone():  # the others then read the cache
+                logits = self.teacher.teach(images, between_steps if self.world.size == 1 else None)
+            self.logits = {key: values.to(self.world.device) for key, values in logits.items()}
+            self.view, self.fingerprint = images.number, self.teacher.fingerprint()
+        return self.logits
+
+    def state_dict(self):
+        return {"teacher_logits": self.logits, "view": self.view, "teacher": self.fingerprint}
+
+    def load_state_dict(self, saved):
+        logits = saved["teacher_logits"]
+        self.logits = logits and {key: values.to(self.world.device) for key, values in logits.items()}
+        self.view, self.fingerprint = saved.get("view", 0 if logits else None), saved.get("teacher")
+
+
+# --- files of logits ---------------------------------------------------------------------------------
+
+
+def save_logits(path, names, logits, prior=None, views=None):
+    """Write the file that `LogitsFile` reads. Args: `logits`, with `views` (a key of `Views`) `(K, N, classes)`."""
+    arrays = {PREFIX + key: values.cpu().numpy() for key, values in logits.items()}
+    arrays.update({PRIOR + key: np.array(values) for key, values in (prior or {}).items()})
+    if views:
+        arrays["views"] = json.dumps(views)
+    with atomic(path, binary=True) as file:
+        np.savez(file, **{MARK.decode(): 0, "image_name": np.array(names), **arrays})
+    logger.info(f"teacher's logits: written to {path}")
+
+
+def save_logits_of_views(path, teacher, names, images, views):
+    """The same for all views of the training images. A file says no prior that cannot be taken off."""
+    each, prior = [teacher.logits(views.view(images, n)) for n in range(views.count)], teacher.prior
+    stacked = {key: torch.stack([one[key] for one in each]) for key in each[0]}
+    several = views.count > 1
+    logits, key = (stacked, views.key) if several else (each[0], None)
+    save_logits(path, names, logits, None if teacher.smoothed else prior, key)
