@@ -147,7 +147,7 @@ def share_folder(args, checkpoint, exported, compared, photos):
     # As it was trained: not folded, so that it can be trained further, or teach.
     net, own = load_network(find_checkpoint(args.checkpoint))
     if args.prior == "balanced":
-        net.take_off(prior_of(own, net.attributes.sizes))
+        net.subtract_prior(prior_of(own, net.attributes.sizes))
     meta = {**export_meta(checkpoint, args), **net.describe(), "folded": bool(checkpoint.meta.get("folded"))}
     old, new = (metrics.evaluation(probabilities, photos.labels, photos.groups) for probabilities in compared)
     old["split"] = WORDS[compared_part(args, checkpoint)[0]]

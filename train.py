@@ -14,6 +14,7 @@ from utils.nets.hub import CLIP_MODEL, STUDENT
 
 # Torch is imported by main(), once the options are known to be right: --help and typing errors answer at once.
 
+NVIDIA_DRIVER = "/proc/driver/nvidia/version"  # is there where the driver is loaded
 # Groups of options that mean something only with one of them.
 VIEWS = "views of the training photos, with --views above 1"
 STUDENTS = "a student, with --kd-learning True"
@@ -173,17 +174,19 @@ def without_effect(args):
     return lines
 
 
-def warn(args, loss, tables, sizes):
-    """Point out what one may not have meant. Args: LossOptions; `tables` of both parts; attribute -> number of classes."""
+def warn(args, task):
+    """Point out what one may not have meant."""
     from utils.base.log import logger
     from utils.losses import UNKNOWN, overweighted
 
-    lines = without_effect(args)
+    lines, tables, sizes = without_effect(args), task.tables, task.net.attributes.sizes
+    if args.device == "auto" and not task.images["val"].device.type == "cuda" and os.path.exists(NVIDIA_DRIVER):
+        lines.append("PyTorch cannot use the NVIDIA GPU here: install a build of it that fits the driver")
     if not args.kd_learning and args.clip_model == "random":
         lines.append("--clip-model random: a small CLIP with random weights, not FashionCLIP")
     if args.kd_learning and args.student_weights == "none":
         lines.append("--student-weights none: the student starts from random weights")
-    for key in overweighted(loss, tables["train"].labels, sizes):
+    for key in overweighted(task.loss, tables["train"].labels, sizes):
         problem = f"--ls {args.ls} and --loss-weight True together let its rare classes win on every photo"
         lines.append(f"{key}: {problem}; add --ls 0, or --logit-adjustment 1 --loss-weight False")
     for key, labels in tables["val"].labels.items():
@@ -288,7 +291,7 @@ def begin(args, run, saved, task, world):
     record.header(net, options, task.tables, task.precision, world)
     if run.writes:
         unreadable(task.tables, os.path.join(run.log_dir, "unreadable.txt"))
-    warn(args, task.loss, task.tables, sizes)
+    warn(args, task)
     state, targets = build_state(args, net, len(images)), Targets(task.teacher, world)
     if facts is None:  # the first last.pt has the teacher's logits, too
         facts = learned(task.loss, table.labels, sizes, task.teacher, targets.of(images))

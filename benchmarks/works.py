@@ -2,6 +2,8 @@
 does it once: the training steps return their losses by attribute, the others nothing."""
 
 import functools
+import re
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,24 +18,24 @@ from utils.data import photos
 from utils.data.attributes import Attributes
 from utils.data.dataset import Table
 from utils.data.pixels import Images
-from utils.losses import build_criterion, class_weights
+from utils.losses import build_criterion, class_weights, loss_options
 from utils.nets.checkpoint import load_state
 from utils.training import engine
 from utils.training.distributed import World
-from utils.training.state import TrainState
+from utils.training.state import build_state
 
 CPU = torch.device("cpu")
 
 # The shape of FashionCLIP, 151,277,313 weights.
 VIT_B_32 = clip_config((512, 2048, 12, 8), (768, 3072, 12, 12), 512, 49408)
 
-# What counts of the two recipes' options (train.sh).
-RECIPES = {
-    "teacher": "--version bench --epochs 1 --lr 1e-6 --weight-decay 0.2 --loss-weight True",
-    "student": "--version bench --epochs 1 --lr 1e-3 --optimizer AdamW --weight-decay 0.01 --ls 0.1 "
-    "--loss-weight True --kd-learning True --teacher zero-shot --distillation-type soft "
-    "--distillation-tau 4 --distillation-alpha 0.9",
-}
+TRAIN_SH = Path(__file__).parent.parent / "train.sh"
+
+
+def recipe(name):
+    """Options of train.py that a command of train.sh has, a list of words."""
+    command = rf"train\.py (--version {name} .*?) \"\$@\""
+    return re.search(command, TRAIN_SH.read_text(encoding="utf-8"), re.DOTALL)[1].replace("\\\n", " ").split()
 
 
 class Job(NamedTuple):
@@ -58,7 +60,7 @@ class Job(NamedTuple):
 
     def args(self):
         """Options of train.py."""
-        return train.parse_args(f"{RECIPES[self.role]} --batch-size {self.batch_size}".split())
+        return train.parse_args([*recipe(self.role), "--epochs", "1", "--batch-size", str(self.batch_size)])
 
     def pixels(self):
         """The photos as the project letterboxes them."""
@@ -126,15 +128,17 @@ def project_training(job):
     args, images = job.args(), Images(job.pixels(), CPU)
     net = new_teacher(job) if job.role == "teacher" else new_student(job)
     make_reproducible(args.seed)
-    state = TrainState(net, args, job.precision, World("cpu"))
+    state = build_state(args, net.to(memory_format=torch.channels_last), len(images))
     state.order = torch.arange
+    setup, targets = engine.build_setup(args, World("cpu"), job.precision), None
     if job.role == "student":
-        state.targets = engine.predict(new_teacher(job), images, job.precision, job.batches(), "photos")
-    criterion = build_criterion(args, job.photos.labels, job.attributes.sizes, CPU)
+        targets = engine.predict(new_teacher(job), images, job.precision, job.batches(), "photos")
+    examples = engine.Examples(images, job.photos.labels, targets)
+    criterion = build_criterion(loss_options(args), job.photos.labels, job.attributes.sizes, CPU)
 
     def run():
         state.losses = state.losses[:0]  # no step is done of the epoch that begins
-        return engine.train_one_epoch(state, job.photos.labels, images, criterion)
+        return engine.train_one_epoch(state, criterion, examples, setup, net, lambda: None)
 
     return run
 

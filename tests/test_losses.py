@@ -11,26 +11,33 @@ from utils.base.errors import UserError
 from utils.data.prior import prior_of, smoothed_of
 from utils.losses import (
     build_criterion,
+    check_learnable,
     class_shares,
     learned,
     learned_before,
     log_prior,
     log_shares,
+    loss_options,
     soft_distillation,
 )
-from utils.training.teacher import Network, Teacher
+from utils.training.teacher import AskedTeacher, Teacher
 
 SIZES = {"kind": 3, "one": 2}
 LABELS = {"kind": np.array([0, 0, 0, 1, 1, 0, -1, -1]), "one": np.array([1] * 8)}  # no 2 of kind, no 0 of one
 SHARES = {"kind": [4 / 6, 2 / 6, 1 / 6], "one": [1 / 8, 8 / 8]}  # what does not occur counts as one
 
 
-def options(**given):
+def words(**given):
+    """Options of train.py."""
     defaults = dict(
         kd_learning=True, distils=False, distillation_type="soft", distillation_alpha=0.7, distillation_tau=2.0, ls=0.0,
         loss_weight=False, logit_adjustment=0.0, distillation_reduction="classes",
     )  # fmt: skip
     return SimpleNamespace(**{**defaults, **given})
+
+
+def options(**given):
+    return loss_options(words(**given))
 
 
 def normal(values):
@@ -124,7 +131,7 @@ def optimum(targets, sizes, labels, **given):
     said = learned(args, labels, sizes, SimpleNamespace(prior=None, smoothed=[]), targets)
     criterion = build_criterion(args, labels, sizes, "cpu", said["decided"])
     (key, size), y = next(iter(sizes.items())), torch.from_numpy(next(iter(labels.values())))
-    tables = [torch.zeros(size, size, requires_grad=True) for _ in range(1 + args.distils)]
+    tables = [torch.zeros(size, size, requires_grad=True) for _ in range(1 + (args.kind != "none"))]
     optimizer = torch.optim.LBFGS(
         tables, max_iter=500, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe"
     )
@@ -132,13 +139,13 @@ def optimum(targets, sizes, labels, **given):
     def closure():
         optimizer.zero_grad()
         outputs = tuple({key: table[y]} for table in tables)
-        loss = criterion(outputs if args.distils else outputs[0], targets, {key: y})[key]
+        loss = criterion(outputs if args.kind != "none" else outputs[0], targets, {key: y})[key]
         loss.backward()
         return loss
 
     for _ in range(3):
         optimizer.step(closure)
-    return [table.detach() for table in tables], {**said, "options": vars(args)}
+    return [table.detach() for table in tables], {**said, "options": vars(words(**given))}
 
 
 RARE = {"two": [980, 20], "six": [750, 120, 60, 40, 25, 5], "absent": [3, 3, 2, 1, 1, 0]}
@@ -204,7 +211,7 @@ def test_hard_distillation_learns_the_shares_of_decisions(adjustment):
     optimizer.step(closure)
     assert said["prior"]["a"] == normal(np.array([70.0, 30.0]) ** (1 - adjustment))
     assert bias.log_softmax(0).tolist() == pytest.approx(said["prior"]["a"], abs=1e-3)
-    old = {"prior": said["prior"], "options": vars(args)}
+    old = {"prior": said["prior"], "options": vars(words(distils=True, distillation_type="hard"))}
     assert prior_of(said, sizes) and prior_of(old, sizes) is None, "earlier versions said another one"
     resumed = {**old, **learned_before(options(), old)}
     assert prior_of(resumed, sizes) is None, "and so does a run of one that was resumed"
@@ -241,10 +248,10 @@ def test_shares_of_heads():
     known = {"known": labels["known"]}
     assert class_shares(options(distils=True, distillation_alpha=0.0), known) == {"known": 1.0}
     assert class_shares(options(), known) == {"known": 1.0}
-    assert class_shares(options(kd_learning=False), labels) == {"known": 1.0, "unknown": 1.0}, "prompts"
+    assert class_shares(options(), labels) == {"known": 1.0, "unknown": 1.0}, "prompts"
     for lacking in (options(), options(distils=True, distillation_alpha=0.0)):
-        with pytest.raises(UserError, match=r"unknown: no label of a training image is known"):
-            class_shares(lacking, labels)
+        with pytest.raises(UserError, match=r"unknown: no training image has a label"):
+            check_learnable(lacking, labels)
 
 
 def test_a_teacher_is_brought_to_a_prior():
@@ -256,10 +263,10 @@ def test_a_teacher_is_brought_to_a_prior():
     with pytest.raises(
         UserError, match=r"--logit-adjustment: the teacher does not say .* prior\.<attribute>"
     ):
-        teacher.bring_to({"kind": [0.0, 0.0]})
+        teacher.shift_prior_to({"kind": [0.0, 0.0]})
     teacher.prior = {"kind": [-1.0, 2.0]}
     assert teacher.teach(None)["kind"].tolist() == [[1, 2], [3, 4]]
-    teacher.bring_to({"kind": [0.5, 0.0]})
+    teacher.shift_prior_to({"kind": [0.5, 0.0]})
     assert teacher.teach(None)["kind"].tolist() == [[2.5, 0], [4.5, 2]]
 
 
@@ -273,8 +280,8 @@ def test_a_teachers_prior_has_the_students_order_of_classes():
         describe = staticmethod(dict)
 
     prior = {key: [float(-number) for number in range(size)] for key, size in ATTRIBUTES.sizes.items()}
-    found = Network(lambda: (Net(), {"prior": prior}), ATTRIBUTES, None, None).prior
+    found = AskedTeacher(lambda: (Net(), {"prior": prior}), ATTRIBUTES, None, None, 8).prior
     assert found == {key: values[::-1] for key, values in prior.items()}
-    assert Network(lambda: (Net(), {}), ATTRIBUTES, None, None).prior is None
+    assert AskedTeacher(lambda: (Net(), {}), ATTRIBUTES, None, None, 8).prior is None
     broken = {**prior, "daily": prior["daily"][1:]}
-    assert Network(lambda: (Net(), {"prior": broken}), ATTRIBUTES, None, None).prior is None
+    assert AskedTeacher(lambda: (Net(), {"prior": broken}), ATTRIBUTES, None, None, 8).prior is None

@@ -54,10 +54,9 @@ def test_a_step_by_hand():
         nn.Conv2d(6, 6, 3, bias=False) for _ in range(2)
     ]  # of one shape: they are made orthogonal at once
     net = nn.Sequential(*matrices, nn.Conv2d(6, 6, 3, groups=6), nn.Flatten(), nn.LayerNorm(6))
-    args = SimpleNamespace(optimizer="Muon", lr=0.1, min_lr=0.0, scheduler=False, weight_decay=0.5)
-    muon = build_optimizer(net, args)
+    muon = build_optimizer(net, "Muon", lr=0.1, weight_decay=0.5)
     rest = [nn.Parameter(value.detach().clone()) for value in list(net.parameters())[2:]]
-    adamw = build_optimizer(nn.ParameterList(rest), SimpleNamespace(**{**vars(args), "optimizer": "AdamW"}))
+    adamw = build_optimizer(nn.ParameterList(rest), "AdamW", lr=0.1, weight_decay=0.5)
     weights, averages = [one.weight.detach().clone() for one in matrices], [0, 0]
     for _ in range(3):
         muon.zero_grad()
@@ -76,6 +75,5 @@ def test_a_step_by_hand():
 
 @pytest.mark.parametrize("name, betas", [("Adam", (0.9, 0.98)), ("AdamW", (0.9, 0.999))])
 def test_the_betas_of_the_recipe(name, betas):
-    args = SimpleNamespace(optimizer=name, lr=0.1, min_lr=0.0, scheduler=False, weight_decay=0.5)
-    optimizer = build_optimizer(nn.Linear(2, 2), args)
+    optimizer = build_optimizer(nn.Linear(2, 2), name, lr=0.1, weight_decay=0.5)
     assert type(optimizer).__name__ == name and optimizer.defaults["betas"] == betas

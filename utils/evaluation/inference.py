@@ -108,7 +108,7 @@ def _balanced(classifier):
 
     function = reweighted
     if net is not None and classifier.role == "student":
-        net.take_off(prior)
+        net.subtract_prior(prior)
         function = classifier._function
     meta = dict(classifier.meta, prior={key: [0.0] * size for key, size in sizes.items()})
     return Classifier(classifier.path, classifier.attributes, meta, function, net)
