@@ -1,7 +1,6 @@
 """Muon: which weights it moves, and how far."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
