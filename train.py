@@ -180,11 +180,7 @@ def warn(args, task):
     from utils.losses import UNKNOWN, overweighted
 
     lines, tables, sizes = without_effect(args), task.tables, task.net.attributes.sizes
-    if (
-        args.device == "auto"
-        and not task.images["val"].device.type == "cuda"
-        and os.path.exists(NVIDIA_DRIVER)
-    ):
+    if args.device == "auto" and task.images["val"].device.type != "cuda" and os.path.exists(NVIDIA_DRIVER):
         lines.append("PyTorch cannot use the NVIDIA GPU here: install a build of it that fits the driver")
     if not args.kd_learning and args.clip_model == "random":
         lines.append("--clip-model random: a small CLIP with random weights, not FashionCLIP")
