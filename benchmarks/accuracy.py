@@ -1,146 +1,82 @@
-"""Trains students in several ways, and says which of them pay. Without photos, only writes tables and picture anew."""
+"""Trains students in several ways and compares their scores. Without a folder, only tells those that are there."""
 
-import hashlib
+import itertools
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
+import numpy as np
 
-from benchmarks.accuracy_report import LABELS, WATCHED, newest, read_results, write_report
+import train
+from benchmarks import recipe
 from utils.base import log
-from utils.base.cli import Parser, cache_folder, exit_code, number
-from utils.base.errors import Interrupted, UserError
+from utils.base.cli import Parser, exit_code, number
 from utils.base.files import atomic
-from utils.base.signals import StopSignals
-from utils.data.attributes import read_attributes
-from utils.data.dataset import load_pixels, read_tables
-from utils.data.tables import count_classes
-from utils.evaluation.inference import load_classifier
-from utils.evaluation.plots import read_metrics
+from utils.evaluation import plots
 from utils.losses import LOSS_VERSION
 
-TRAIN = str(Path(__file__).parent.parent / "train.py")
 SEED = 214  # the first
-LITE0 = "lite0.pth"  # in a row's options: the file of --lite0
+SCORES = "val_top1", "val_acsa"
+HEADER = "| | Top-1 | ACSA | seeds | machine |\n| --- | --: | --: | --: | --- |"
 
-# Options of train.py, each with its value; of two of the same name the last one counts.
+# Options of train.py; of two of the same name the last one counts.
 TEACHER = (
-    f"--kd-learning True --distillation-type none --student tf_efficientnet_lite0 --student-weights {LITE0} "
-    "--optimizer AdamW --lr 5e-4 --min-lr 1e-6 --weight-decay 0.05 --ls 0.1 --batch-size 32 --views {epochs} "
-    "--scheduler True --schedule-by step --warmup-epoch 1 --decay-epoch {epochs}"
+    f"{recipe('best-teacher')} --kd-learning True --distillation-type none --student tf_efficientnet_lite0 "
+    "--student-weights ../lite0.pth --lr 5e-4 --min-lr 1e-6 --weight-decay 0.05 --batch-size 32 --epochs 6"
 )
-# train.sh's student, but for its weights and its teacher.
-STUDENT = (
-    "--lr 1e-3 --min-lr 4e-5 --cos-gamma 0.9 --warmup-epoch 5 --decay-epoch 30 --optimizer AdamW --batch-size 128 "
-    "--weight-decay 0.01 --loss CE --ls 0.1 --kd-learning True --distillation-type soft --distillation-tau 4 "
-    "--distillation-alpha 0.9 --loss-weight True --scheduler True --student-weights none"
+STUDENT = f"{recipe('student')} --student-weights none"
+BEST = f"{recipe('best')} --student-weights none --epochs 10 --batch-size 32 --optimizer Muon --lr 3e-3"
+ADAMW = f"{BEST} --optimizer AdamW --lr 1e-3"
+ALONE = "--distillation-type none --teacher none"
+BY, SMOOTHED, SKEWED = (
+    f"--teacher {row}-{SEED}/model_6.pt"
+    for row in ("photos-teacher", "photos-smoothed-teacher", "skewed-teacher")
 )
-VIEWS = (
-    f"{STUDENT} --min-lr 1e-6 --batch-size 32 --weight-decay 0.05 --loss-weight False --views {{epochs}} "
-    f"--schedule-by step --warmup-epoch 1 --decay-epoch {{epochs}}"
-)
-ALONE = "--distillation-type none"
-TAUGHT = "--teacher {teacher}"
-LOGITS = f"{TAUGHT} --distillation-tau 2 --distillation-alpha 0.7 --distillation-reduction batch"
-ADJUSTED = "--logit-adjustment 1"
-MUON = "--optimizer Muon --lr 3e-3"
-BEST = f"{VIEWS} {LOGITS} {ADJUSTED} {MUON}"
-SMALL = "--student mobilenetv4_conv_small"
-UNSMOOTHED = "teacher without label smoothing"
-UNTAUGHT = f"{VIEWS} {ALONE} {ADJUSTED} {MUON}"
 
 
 class Row(NamedTuple):
     """One way to train."""
 
-    data: str  # photos or skewed
+    data: str  # photos or skewed, a folder in that of the work
     name: str
-    options: str  # of train.py
-    against: str = ""  # name of the row that it is compared with
-    epochs: int = 10
-    seeds: int = 99  # at most; 0: no longer made, what is in the results stays in the table
-    drawn: bool = True  # in the picture
-    taught_by: str = "teacher"  # name of the row that trains its teacher
-
-    @property
-    def teacher(self):
-        """The row that trains its teacher; None without one."""
-        named = {(row.data, row.name): row for row in ROWS}
-        return named[self.data, self.taught_by] if "{teacher}" in self.options else None
+    options: str
+    seeds: int = 99  # at most
+    drawn: bool = False  # in the picture
 
     @property
     def command(self):
-        """All options that say how it is trained, each once; no path and no seed is among them."""
-        teacher = self.teacher and os.path.relpath(self.teacher.weights(SEED), "model")
-        words = f"--epochs {self.epochs} {self.options.format(epochs=self.epochs, teacher=teacher)}".split()
+        """Its options, each once."""
+        words = self.options.split()
         options = dict(zip(words[::2], words[1::2]))
-        return " ".join(f"{name} {options[name]}" for name in sorted(options))
-
-    @property
-    def is_touched(self):
-        """Whether LOSS_VERSION 2 trains it otherwise than 1: smoothed labels and adjusted logits, its own or its teacher's."""
-        words = self.command.split()
-        options = dict(zip(words[::2], words[1::2]))
-        both = all(float(options.get(name, 0)) for name in ("--ls", "--logit-adjustment"))
-        return both or (self.teacher is not None and self.teacher.is_touched)
-
-    def version(self, seed):
-        """Other options, another name: so a run never goes on with one of others."""
-        name = re.sub(r"\W+", "-", f"{self.data} {self.name} {seed}")
-        return f"{name}-{hashlib.sha256(self.command.encode()).hexdigest()[:6]}"
-
-    def weights(self, seed):
-        """File of its last epoch, in the folder of the work."""
-        return os.path.join("model", self.version(seed), f"model_{self.epochs}.pt")
+        return " ".join(f"{name} {options[name]}" for name in sorted(options) if name != "--seed")
 
 
 # fmt: off
-ROWS = [
-    Row("skewed", "teacher", f"{TEACHER} --logit-adjustment 1", epochs=6, seeds=1),
-    Row("skewed", UNSMOOTHED, f"{TEACHER} --logit-adjustment 1 --ls 0", epochs=6, seeds=1, drawn=False),
-    Row("skewed", "recipe", f"{STUDENT} {TAUGHT}"),
-    Row("skewed", "views, schedule, batches of 32", f"{VIEWS} {ALONE}", "recipe"),
-    Row("skewed", "+ teacher's logits", f"{VIEWS} {LOGITS}", "views, schedule, batches of 32"),
-    Row("skewed", "+ adjusted logits", f"{VIEWS} {LOGITS} {ADJUSTED}", "+ teacher's logits"),
-    Row("skewed", "+ Muon: best", BEST, "+ adjusted logits"),
-    Row("skewed", "best, teacher without label smoothing", BEST, "+ Muon: best", taught_by=UNSMOOTHED),
-    Row("skewed", "best, 10 epochs, smaller crops", f"{BEST} --crop-scale 0.4", "best, teacher without label smoothing", taught_by=UNSMOOTHED),
-    Row("skewed", "best, --ls 0", f"{BEST} --ls 0", "best, teacher without label smoothing", taught_by=UNSMOOTHED),
-    Row("skewed", "best, not adjusted", f"{VIEWS} {LOGITS} {MUON}", "best, teacher without label smoothing", taught_by=UNSMOOTHED),
-    Row("skewed", "small student", f"{BEST} {SMALL}", taught_by=UNSMOOTHED, drawn=False),
-    Row("skewed", "small student, --ls 0", f"{BEST} {SMALL} --ls 0", "small student", taught_by=UNSMOOTHED, drawn=False),
-    Row("skewed", "small student, not adjusted", f"{VIEWS} {LOGITS} {MUON} {SMALL}", "small student", taught_by=UNSMOOTHED, drawn=False),
-    Row("skewed", "+ averaged weights", f"{BEST} --ema 0.99", "+ Muon: best"),
-    Row("skewed", "+ batches of 16", f"{BEST} --batch-size 16", "+ Muon: best"),
-    Row("skewed", "best with mixup", f"{BEST} --mixup 0.5", "+ Muon: best", seeds=0),
-    Row("skewed", "4 epochs in float32", f"{UNTAUGHT} --precision fp32", epochs=4, drawn=False),
-    Row("skewed", "4 epochs in bf16", f"{UNTAUGHT} --precision bf16", "4 epochs in float32", epochs=4, drawn=False),
-    Row("photos", "teacher", TEACHER, epochs=6, seeds=1),
-    Row("photos", UNSMOOTHED, f"{TEACHER} --ls 0", epochs=6, seeds=1, drawn=False),
-    Row("photos", "recipe", f"{STUDENT} {TAUGHT}"),
-    Row("photos", "best without a teacher", UNTAUGHT, "recipe"),
-    Row("photos", "best", BEST, "best without a teacher"),
-    Row("photos", "best, teacher without label smoothing", BEST, "best without a teacher", taught_by=UNSMOOTHED),
-    Row("photos", "best, 10 epochs, smaller crops", f"{BEST} --crop-scale 0.4", "best, teacher without label smoothing", taught_by=UNSMOOTHED),
-    Row("photos", "best with mixup", f"{BEST} --mixup 0.5", "best", seeds=0),
-    Row("photos", "best, 25 epochs", BEST, UNSMOOTHED, epochs=25, seeds=1, taught_by=UNSMOOTHED),
-    Row("photos", "best, 60 epochs, smaller crops", f"{BEST} --crop-scale 0.4", UNSMOOTHED, epochs=60, seeds=1, taught_by=UNSMOOTHED),
+ROWS = [  # teachers before their students
+    Row("skewed", "teacher", f"{TEACHER} --ls 0.1", seeds=1),
+    Row("skewed", "recipe", f"{STUDENT} {SKEWED}"),
+    Row("skewed", "views, schedule, batches of 32", f"{ADAMW} --logit-adjustment 0 {ALONE}"),
+    Row("skewed", "+ teacher", f"{ADAMW} --logit-adjustment 0 {SKEWED}"),
+    Row("skewed", "+ adjusted logits", f"{ADAMW} {SKEWED}"),
+    Row("skewed", "+ Muon = best", f"{BEST} {SKEWED}"),
+    Row("photos", "smoothed teacher", f"{TEACHER} --logit-adjustment 0 --ls 0.1", seeds=1),
+    Row("photos", "teacher", f"{TEACHER} --logit-adjustment 0", seeds=1),
+    Row("photos", "recipe", f"{STUDENT} {SMOOTHED}", drawn=True),
+    Row("photos", "best without a teacher", f"{BEST} {ALONE}", drawn=True),
+    Row("photos", "best, smoothed teacher", f"{BEST} {SMOOTHED}", drawn=True),
+    Row("photos", "best", f"{BEST} {BY}", drawn=True),
+    Row("photos", "best, 60 epochs, smaller crops", f"{BEST} {BY} --epochs 60 --crop-scale 0.4", seeds=1, drawn=True),
 ]
 
 
 def get_args_parser():
     p = Parser(prog="python -m benchmarks.accuracy", description=__doc__)
-    p.add_argument("--photos", help="folder of a data set in the competition's layout", metavar="DIR")
-    p.add_argument("--skewed", help="the same with the competition's shares of classes", metavar="DIR")
-    p.add_argument("--lite0", help="of python -m benchmarks.lite0: what the teacher begins from", metavar="FILE.pth")
-    p.add_argument("--work", default="./accuracy", help="folder for the runs' logs/ and model/", metavar="DIR")
-    p.add_argument("--results", default="docs/accuracy.jsonl", help="a line a run; tables and picture go beside it, into .md and .png", metavar="FILE")
-    p.add_argument("--only", default="", help="the rows whose names contain this", metavar="TEXT")
+    p.add_argument("folder", nargs="?", help="with photos/ and skewed/ of benchmarks.photos, and lite0.pth of benchmarks.lite0; it gets the runs", metavar="FOLDER")
+    p.add_argument("--results", default="docs/accuracy.jsonl", help="a line a run; beside it goes the picture, .png", metavar="FILE")
+    p.add_argument("--machine", default="", help="what the table calls this machine", metavar="TEXT")
     p.add_argument("--seeds", type=number(int, 1), default=3, help=f"of each row, from {SEED} on", metavar="N")
     return p
 # fmt: on
@@ -148,110 +84,70 @@ def get_args_parser():
 
 def main(argv=None):
     args = get_args_parser().parse_args(argv)
-    args.work = os.path.join(args.work, f"loss-{LOSS_VERSION}")  # no run of another is taken for one of this
+    path = os.path.abspath(args.results)
+    lines = Path(path).read_text(encoding="utf-8").splitlines() if os.path.exists(path) else []
+    results = {(one["data"], one["row"], one["seed"]): one for one in map(json.loads, lines)}
+    if args.folder:
+        # No run of another loss is taken for one of this.
+        runs = os.path.join(args.folder, f"loss-{LOSS_VERSION}")
+        os.makedirs(runs, exist_ok=True)
+        os.chdir(runs)
+        for seed, row in itertools.product(range(SEED, SEED + args.seeds), ROWS):
+            if seed < SEED + row.seeds:
+                results[row.data, row.name, seed] = {**make(row, seed), "machine": args.machine}
+                with atomic(path) as file:
+                    file.writelines(json.dumps(one) + "\n" for one in results.values())
     log.start()
-    given = [data for data in WATCHED if vars(args)[data]]
-    for data in given:
-        os.makedirs(args.work, exist_ok=True)
-        for path in (args.results, os.path.join(args.work, "photos.jsonl")):
-            add_labels(data, vars(args)[data], path)
-    rows = [row for row in ROWS if row.data in given and args.only in row.name]
-    runs = [(row, seed) for seed in range(SEED, SEED + args.seeds) for row in rows if seed < SEED + row.seeds]
-    results = read_results(args.results)
-    runs = [(row, seed) for row, seed in runs if seed not in newest(row, results)]
-    for teacher in {row.teacher for row, _ in runs if row.teacher}:
-        if not os.path.exists(os.path.join(args.work, teacher.weights(SEED))):
-            train(teacher, SEED, args)
-    for row, seed in sorted(runs, key=lambda run: run[0].epochs):
-        train(row, seed, args)
-        add(record(row, seed, args), args.results)
-        write_report(args.results, ROWS)
-    if not runs:
-        write_report(args.results, ROWS)
+    report(results.values(), os.path.splitext(path)[0] + ".png")
 
 
-def train(row, seed, args):
-    """One run, which a signal has save itself."""
-    options = (
-        f"{row.command} --version {row.version(seed)} --seed {seed} --keep 1 --resume True --data-dir".split()
-    )
-    if LITE0 in options:
-        if not os.path.isfile(args.lite0 or ""):
-            raise UserError("the teacher needs --lite0 FILE.pth: python -m benchmarks.lite0 makes that file")
-        options[options.index(LITE0)] = os.path.abspath(args.lite0)
-    run_train(
-        [*options, os.path.abspath(vars(args)[row.data])], args.work, "the same command goes on with this run"
-    )
+def make(row, seed):
+    """Train, or do what is still to be done of it. Returns: what is kept of the run, plain values."""
+    version = re.sub(r"\W+", "-", f"{row.data} {row.name} {seed}")
+    own = f"--version {version} --seed {seed} --data-dir ../{row.data} --keep 1 --resume True"
+    train.main([*row.command.split(), *own.split()])
+    metrics = plots.read_metrics(f"logs/{version}")
+    scores = {name: metrics[name].round(4).tolist() for name in SCORES}
+    about = {"data": row.data, "row": row.name, "seed": seed, "options": row.command}
+    return {**about, **scores, "loss_version": LOSS_VERSION}
 
 
-def run_train(options, work, after):
-    """train.py in the folder of the work. A signal is passed on to it. Args: `after`, what one can do after a signal."""
-    os.makedirs(work, exist_ok=True)
-    with StopSignals() as signals:
-        # In a session of its own: Ctrl-C on the terminal would reach it twice.
-        child = subprocess.Popen([sys.executable, TRAIN, *options], cwd=work, start_new_session=True)
-        try:
-            code = child.wait()
-        except Interrupted:
-            child.terminate()
-            child.wait()
-            raise Interrupted(signals.received, after) from None
-    if code:
-        version = options[options.index("--version") + 1]
-        raise UserError(f"{version}: train.py ended with exit code {code}, see its message above")
+# --- the report --------------------------------------------------------------------------------------
 
 
-# --- the results -------------------------------------------------------------------------------------
+def report(results, picture):
+    """Print the tables, and draw Top-1 on photos by epoch. Args: `results`, dicts of `make`; `picture`, file to write."""
+    figure, (ax,) = plots.panels("", 1, 1, 8, 5)
+    tables, colors = {"skewed": [HEADER], "photos": [HEADER]}, iter(plots.COLORS[1:])
+    for row in ROWS:
+        wanted = {"data": row.data, "row": row.name, "options": row.command}.items()
+        runs = [one for one in results if wanted <= one.items()]
+        if runs:
+            tables[row.data].append(line(row, runs))
+        if runs and row.drawn:
+            values = np.mean([one["val_top1"] for one in runs], axis=0)
+            ax.plot(range(1, 1 + len(values)), values, ".-", label=row.name, color=next(colors))
+    for data, lines in tables.items():
+        log.logger.info("\n".join([f"\n**{data}**\n", *lines]))
+    ax.set(title="photos: Top-1", xlabel="epoch", ylim=(0.5, 0.87))
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.grid(alpha=0.25)
+    ax.legend()
+    plots.save(figure, picture)
 
 
-def record(row, seed, args):
-    """What is kept of a run: its epochs, and what its last one says of the validation photos."""
-    metrics = read_metrics(os.path.join(args.work, "logs", row.version(seed)))
-    classifier = load_classifier(os.path.join(args.work, row.weights(seed)))
-    tables = read_tables(vars(args)[row.data], classifier.attributes, ["val"])
-    gpu = torch.cuda.is_available()
-    device = torch.cuda.get_device_name() if gpu else f"threads: {torch.get_num_threads()}"
-    tables, pixels = load_pixels(tables, cache_folder())
-    said = classifier.predict(pixels["val"], 32)
-    return {
-        **{"data": row.data, "row": row.name, "seed": seed, "options": row.command},
-        "loss_version": LOSS_VERSION,
-        "predicted": {key: digits(values.argmax(axis=1)) for key, values in said.items()},
-        **{name: metrics[name].round(4).tolist() for name in ("val_top1", "val_acsa", "seconds")},
-        "machine": f"{device}, torch {torch.__version__}, {classifier.meta['precision']}",
-    }
-
-
-def add(record, path):
-    """Write a record into the results, in place of that of the same row and seed."""
-    names = ("data", "row", "seed")
-    others = [one for one in read_results(path) if any(one[name] != record[name] for name in names)]
-    with atomic(path) as file:
-        file.writelines(json.dumps(one) + "\n" for one in [*others, record])
-
-
-def add_labels(data, folder, path):
-    """Write into a file what the predictions are compared with. Raises: UserError if it has that of other photos."""
-    tables = read_tables(folder, read_attributes(), ["train", "val"])
-    train, val = (tables[split].labels for split in tables)
-    labels = {
-        "data": data,
-        "row": LABELS,
-        "seed": None,
-        "photos": [len(one.names) for one in tables.values()],
-    }
-    labels["labels"] = {key: digits(values) for key, values in val.items()}
-    labels["frequent"] = {key: str(count_classes(values, 1).argmax()) for key, values in train.items()}
-    before = [one for one in read_results(path) if (one["data"], one["row"]) == (data, LABELS)]
-    if not before:
-        add(labels, path)
-    elif before != [labels]:
-        raise UserError(f"{path} is of other photos than {folder}; name another --results, or --work")
-
-
-def digits(classes):
-    """Numbers of classes as a string of one digit each: the competition has 6 at most."""
-    return "".join(map(str, classes.tolist()))
+def line(row, runs):
+    """Of a table: scores of the last epoch, mean ± standard deviation over the seeds."""
+    cells = [
+        row.name if all(one["loss_version"] == LOSS_VERSION for one in runs) else f"{row.name} (older loss)"
+    ]
+    for name in SCORES:
+        values = [one[name][-1] for one in runs]
+        spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+        cells.append(f"{np.mean(values):.4f}{spread}")
+    machines = "; ".join(sorted({one["machine"] for one in runs}))
+    return f"| {' | '.join(cells)} | {len(runs)} | {machines} |"
 
 
 if __name__ == "__main__":

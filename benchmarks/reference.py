@@ -69,11 +69,6 @@ class Teacher:
         return logits
 
 
-def as_pixels(images):
-    """List of letterboxed images -> float32 `(B, 3, 224, 224)` in 0..255, which the project's student takes."""
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() * 255
-
-
 def teacher_losses(teacher, images, labels, weights):
     """Of one batch, by attribute."""
     logits = teacher.logits(images)
@@ -82,7 +77,9 @@ def teacher_losses(teacher, images, labels, weights):
 
 def student_losses(student, teacher, images, labels, weights, args):
     """Of one batch, by attribute, with soft distillation. Args: `args`, options of train.py."""
-    class_logits, distillation_logits = student(as_pixels(images))
+    # The project's student takes float32 `(B, 3, 224, 224)` in 0..255.
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() * 255
+    class_logits, distillation_logits = student(pixels)
     with torch.no_grad():
         taught = teacher.logits(images)
     alpha, tau, losses = args.distillation_alpha, args.distillation_tau, {}

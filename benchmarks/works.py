@@ -97,18 +97,6 @@ def reference_training(job):
     return run
 
 
-def reference_validation(job):
-    """Of a student: the photos are read anew, and gradients prepared, as published."""
-    net = new_student(job).eval()
-
-    def run():
-        for indices in job.batches():
-            images = [reference.read(path) for path in job.photos.rows(indices).paths()]
-            net(reference.as_pixels(images))
-
-    return run
-
-
 # --- the project -------------------------------------------------------------------------------------
 
 

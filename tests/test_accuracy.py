@@ -1,216 +1,164 @@
-"""benchmarks.accuracy: each run is made once, nothing is lost, and the tables say what was found."""
+"""benchmarks.accuracy makes what is told, keeps all of it, and tells what was found; its photos are made from the clone."""
 
+import itertools
+import os
 import re
-import shutil
-import signal
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
-import torch
-from conftest import ATTRIBUTES
+from PIL import Image
 
 import train
-from benchmarks import accuracy
+from benchmarks import accuracy, photos, recipe
 from benchmarks.accuracy import ROWS, SEED, Row
-from benchmarks.accuracy_report import gain, hits, read_results, weights
 from utils.base.cli import exit_code
-from utils.data.dataset import read_tables
-from utils.evaluation.metrics import evaluate
+from utils.base.errors import UserError
 from utils.losses import LOSS_VERSION
 
-WORK = Path("accuracy", f"loss-{LOSS_VERSION}")
-# In place of train.py; where there is a file `stop`, it sends its parent SIGINT in the middle of its work.
-STUB = """
-import os, pathlib, signal, sys, time
-option = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-with open("calls", "a") as file:
-    print(*sys.argv[1:], file=file)
-if os.path.exists("stop"):
-    def save(*_):
-        os.rename("stop", "saved")
-        sys.exit(143)
-    signal.signal(signal.SIGTERM, save)
-    os.kill(os.getppid(), signal.SIGINT)
-    time.sleep(60)
-logs, model = (pathlib.Path(kind, option["--version"]) for kind in ("logs", "model"))
-for folder in (logs, model):
-    folder.mkdir(parents=True, exist_ok=True)
-(logs / "metrics.csv").write_text("epoch,lr,train_loss,val_top1,val_acsa,seconds\\n1,0.1,1,0.5,0.4,60\\n2,0.1,1,0.6,0.5,60\\n")
-(model / f"model_{option['--epochs']}.pt").touch()
-"""
-TEACHER = Row("photos", "teacher", "--student-weights lite0.pth", epochs=2, seeds=1)
-PLAIN = Row("photos", "plain", "--lr 1", epochs=2)
-TAUGHT = Row("photos", "taught", "--lr 1 --teacher {teacher}", "plain", epochs=2)
-LITTLE = Row("photos", "little", "--lr 3", "plain", epochs=2)
-MUCH = Row("photos", "much", "--lr 4", "plain", epochs=2)
-OTHER = Row("photos", "other teacher", "--student-weights none", epochs=1, seeds=1)
-
-
-def classifier(path, labels):
-    """In place of load_classifier: class 0 for every photo, but of LITTLE's runs for one photo, and of MUCH's for all, the label."""
-    known = {"little": 1, "much": 8}.get(re.search(r"little|much|$", str(path))[0], 0)
-    rows = {key: np.where(np.arange(8) < known, values, 0) for key, values in labels.items()}
-    said = {key: np.eye(size)[rows[key]] for key, size in ATTRIBUTES.sizes.items()}
-    return SimpleNamespace(attributes=ATTRIBUTES, meta={"precision": "fp32"}, predict=lambda *_: said)
+PAGE = Path(train.__file__).parent / "docs" / "accuracy.md"
+TABLE = "epoch,lr,train_loss,val_top1,val_acsa,seconds\n1,0.1,1,0.5,0.4,60\n2,0.1,1,{},0.5,60\n"
+TEACHER = Row("photos", "teacher", "--lr 2 --lr 3", seeds=1)
+TAUGHT = Row("photos", "taught", f"--lr 1 --teacher photos-teacher-{SEED}/model_6.pt", drawn=True)
+SKEWED = Row("skewed", "+ teacher", "--lr 1")
 
 
 @pytest.fixture
-def run(place, photos, monkeypatch):
-    """Runs the command for some rows; returns how it ended, and what train.py was called with."""
-    WORK.mkdir(parents=True)
-    Path("stub.py").write_text(STUB)
-    Path("lite0.pth").touch()
-    monkeypatch.setattr(accuracy, "TRAIN", str(place / "stub.py"))
-    labels = read_tables(str(photos), ATTRIBUTES, ["val"])["val"].labels
-    monkeypatch.setattr(accuracy, "load_classifier", lambda path: classifier(path, labels))
+def run(place, monkeypatch):
+    """Runs the command for some rows, with a train.py that only writes metrics; returns what that was called with."""
 
-    def call(*rows, options=("--photos", str(photos), "--lite0", "lite0.pth", "--seeds", "2")):
-        monkeypatch.setattr(accuracy, "ROWS", list(rows))
-        (WORK / "calls").write_text("")
-        ended = exit_code(lambda: accuracy.main([*options, "--results", "found.jsonl"]))
-        return ended, (WORK / "calls").read_text().splitlines()
+    def stub(argv):
+        options = dict(zip(argv[::2], argv[1::2]))
+        calls.append(options)
+        folder = Path("logs", options["--version"])
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "metrics.csv").write_text(TABLE.format(0.6 + 0.01 * (int(options["--seed"]) - SEED)))
 
+    def call(*rows, options=("work", "--seeds", "2", "--machine", "a CPU")):
+        calls.clear()
+        monkeypatch.setattr(accuracy, "ROWS", rows)
+        monkeypatch.chdir(place)
+        accuracy.main([*options, "--results", "found.jsonl"])
+        monkeypatch.chdir(place)
+        return list(calls)
+
+    calls = []
+    monkeypatch.setattr(train, "main", stub)
     return call
 
 
-def test_each_run_is_made_once(run, photos, place, monkeypatch):
-    monkeypatch.setattr(accuracy, "write_report", lambda *_: None)
-    ended, calls = run(PLAIN, TAUGHT, TEACHER)
-    assert ended == 0 and len(calls) == 6, "the teacher, two rows with two seeds, and the teacher's own row"
-    assert f"--student-weights {place}/lite0.pth" in calls[0] and "--resume True" in calls[0]
-    teacher = re.search(r"--version (\S+)", calls[0])[1]
-    assert f"--teacher {teacher}/model_2.pt" in calls[2] and f"--data-dir {photos}" in calls[2]
-    assert str(place) not in Path("found.jsonl").read_text()
-    assert run(PLAIN, TAUGHT, TEACHER) == (0, [])
-    changed = PLAIN._replace(options="--lr 2")
-    ended, calls = run(changed, TAUGHT, TEACHER)
-    assert ended == 0 and [call.split(" --version")[0] for call in calls] == ["--epochs 2 --lr 2"] * 2
-    rows = sorted(one["row"] for one in read_results("found.jsonl"))
-    assert rows == ["labels", "plain", "plain", "taught", "taught", "teacher"]
-    assert len(run(changed, TAUGHT, TEACHER._replace(epochs=1))[1]) == 4, "another teacher, other students"
-    calls = run(TAUGHT._replace(name="by another", taught_by=OTHER.name), TEACHER, OTHER)[1]
-    assert any(f"--teacher {OTHER.version(SEED)}/model_1.pt" in call for call in calls)
-
-
-def test_tables_and_picture(run):
-    run(TEACHER, PLAIN, TAUGHT)
-    page = Path("found.md")
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "threads: "
-    assert f"**photos**: 16 photos for training, 8 for validation; {device}" in page.read_text()
-    row = next(line for line in page.read_text().splitlines() if line.startswith("| taught"))
-    assert row.endswith("| 2 | plain | +0.0000 ± 0.0000 | +0.0000 ± 0.0000 | 2.0 |")
-    page.write_text(f"before\n{page.read_text()}after\n")
-    Path("found.png").unlink()
-    assert run(TEACHER, TAUGHT, options=()) == (0, [])
-    assert re.fullmatch(r"before\n<!--.*-->\nafter\n", page.read_text(), re.DOTALL)
-    assert "\n| plain" not in page.read_text() and Path("found.png").stat().st_size > 10_000
-
-
-def test_what_pays(run, photos):
-    """A gain is bold above two of its standard errors; of one photo of eight it is not."""
-    assert run(PLAIN, LITTLE, MUCH)[0] == 0
-    tables = read_tables(str(photos), ATTRIBUTES, ["train", "val"])
-    lines = Path("found.md").read_text().splitlines()
-    cells = {line.split(" | ")[0][2:]: line.split(" | ") for line in lines if line.startswith("| ")}
-    frequent = [np.bincount(values).argmax() for values in tables["train"].labels.values()]
-    truth = list(tables["val"].labels.values())
-    shares = [(values == one).mean() for values, one in zip(truth, frequent)]
-    assert cells["always the most frequent classes"][1] == f"{np.mean(shares):.4f}"
-    wrong = np.mean([values != 0 for values in truth], axis=0)  # of a photo's attributes, what class 0 misses
-    for name, known in (("little", 1), ("much", 8)):
-        gains = np.where(np.arange(8) < known, wrong, 0)
-        mean, error = gains.mean(), gains.std(ddof=1) / 8**0.5
-        assert (mean > 2 * error) == (name == "much") and mean > 0
-        bold = "**" if name == "much" else ""
-        assert cells[name][4:6] == ["plain", f"{bold}+{mean:.4f} ± {error:.4f}{bold}"]
-
-
-def test_runs_of_other_photos_are_not_taken_for_these(run, photos, tmp_path, capsys):
-    """Results of its own are not enough: the runs are in --work, by their options."""
-    assert run(PLAIN)[0] == 0
-    other = tmp_path / "other"
-    shutil.copytree(photos, other)
-    table = other / "Fashion-How24_sub1_val.csv"
-    table.write_text("\n".join(table.read_text().splitlines()[:-1]) + "\n")
-    options = ("--photos", str(other), "--results", "others.jsonl")
-    assert exit_code(lambda: accuracy.main(list(options))) == 2
-    assert "photos.jsonl is of other photos than" in capsys.readouterr().err
-
-
-def test_an_interrupted_run_goes_on(run):
-    (WORK / "stop").touch()
-    ended, first = run(PLAIN)
-    assert ended == 128 + signal.SIGINT and (WORK / "saved").exists()
-    assert [one["row"] for one in read_results("found.jsonl")] == ["labels"]
-    ended, calls = run(PLAIN)
-    assert ended == 0 and calls[0] == first[0] and len(calls) == 2
-
-
-def test_runs_of_an_older_loss(run):
-    """Where labels were smoothed and logits adjusted they are made again; until then the table marks them."""
-    touched = PLAIN._replace(name="touched", options="--ls 0.1 --logit-adjustment 1")
-    rows = PLAIN, touched, TEACHER
-    assert len(run(*rows)[1]) == 5
-    assert [row.is_touched for row in rows] == [False, True, False]
+def test_runs_and_results(run, capsys):
+    calls = run(TEACHER, TAUGHT, SKEWED)
+    assert [call["--version"] for call in calls] == [
+        "photos-teacher-214", "photos-taught-214", "skewed-teacher-214", "photos-taught-215", "skewed-teacher-215"
+    ]  # fmt: skip
+    assert calls[0] == {
+        **{"--lr": "3", "--version": "photos-teacher-214", "--seed": "214"},
+        **{"--data-dir": "../photos", "--keep": "1", "--resume": "True"},
+    }
+    assert Path("work", f"loss-{LOSS_VERSION}", "logs", "photos-taught-215").is_dir()
+    said = capsys.readouterr().out
+    assert "\n| teacher | 0.6000 | 0.5000 | 1 | a CPU |\n" in said
+    assert "\n| taught | 0.6050 ± 0.0071 | 0.5000 ± 0.0000 | 2 | a CPU |\n" in said
+    assert Path("found.png").stat().st_size > 10_000
     results = Path("found.jsonl").read_text()
-    Path("found.jsonl").write_text(results.replace(f', "loss_version": {LOSS_VERSION}', ""))
-    assert run(*rows, options=()) == (0, [])
-    page = Path("found.md").read_text()
-    assert "| touched (older loss) |" in page and "| plain |" in page
-    assert ["--ls" in call for call in run(*rows)[1]] == [True, True]
-    assert "older" not in Path("found.md").read_text()
-    below = TAUGHT._replace(taught_by="touched")
-    run(touched, below)
-    assert below.is_touched, "its teacher is"
+    run(TEACHER, TAUGHT, SKEWED)
+    assert Path("found.jsonl").read_text() == results, "each run has one line"
 
 
-def test_errors_of_one_line(run, photos, work, capsys):
-    for options, message in [
-        (("--photos", "there"), "no data set at there"),
-        ((), "no results"),
-        (("--photos", str(photos)), "needs --lite0 FILE.pth"),
-        (("--photos", str(work / "data")), "found.jsonl is of other photos"),
-    ]:
-        assert run(TEACHER, PLAIN, options=options) == (2, [])
-        assert message in capsys.readouterr().err
+def test_runs_of_an_older_loss_or_another_recipe(run, capsys):
+    run(TEACHER, TAUGHT)
+    path = Path("found.jsonl")
+    path.write_text(path.read_text().replace(f'"loss_version": {LOSS_VERSION}', '"loss_version": 1', 1))
+    capsys.readouterr()
+    assert run(TEACHER, TAUGHT._replace(options="--lr 4"), options=()) == []
+    said = capsys.readouterr().out
+    assert "| teacher (older loss) |" in said and "| taught" not in said
 
 
-def test_scores_and_gains_by_hand():
-    new, old = np.array([[[1, 1, 1, 0]], [[1, 1, 0, 0]]]), np.array([[[1, 0, 0, 0]], [[1, 0, 0, 1]]])
-    # Of the mean over the seeds, the photos have 0, 1/4, 1/8 and -1/8; the seeds have 1/2 and 0.
-    assert gain(new, old, weights({"a": "0012"})["top1"]) == pytest.approx((0.25, (5 / 48 + 1 / 16) ** 0.5))
-    assert gain(new[:1], old[:1], weights({"a": "0001"})["acsa"])[0] == pytest.approx(1 / 3)
-    random = np.random.RandomState(0)
-    labels, logits = {"a": random.randint(3, size=50)}, {"a": random.rand(50, 4)}
-    text, said = accuracy.digits(labels["a"]), accuracy.digits(logits["a"].argmax(axis=1))
-    for name, weight in weights({"a": text}).items():
-        expected = evaluate(logits, labels)[f"mean_{name}"]
-        assert (hits({"a": said}, {"a": text}) * weight).sum() == pytest.approx(expected)
-
-
-def test_the_rows():
-    for row in ROWS:
-        if row.seeds:
-            train.parse_args(["--version", row.version(SEED), *row.command.split()])
-        assert not row.against or any((row.data, row.against) == (one.data, one.name) for one in ROWS)
+def test_the_rows_and_their_teachers():
+    names = [re.sub(r"\W+", "-", f"{row.data} {row.name} {SEED}") for row in ROWS]
+    assert len(set(names)) == len(names)
+    for number, row in enumerate(ROWS):
+        args = train.parse_args(["--version", "a", *row.command.split()])
+        if args.teacher:
+            teacher = ROWS[names.index(args.teacher.partition("/")[0])]
+            assert ROWS.index(teacher) < number and row.data == teacher.data
+            assert f"--epochs {args.teacher.rpartition('_')[2][:-3]} " in teacher.command
+        elif args.distils:
+            pytest.fail(f"{row.name} has no teacher")
 
 
 @pytest.mark.parametrize(
-    "name, recipe, others",
-    [("recipe", "student", ""), ("+ Muon: best", "best", "optimizer lr batch_size best cos_gamma")],
+    "name, script, others",
+    [("recipe", "student", ""), ("best", "best", "optimizer lr batch_size epochs")],
 )
-def test_rows_are_recipes_of_the_script(name, recipe, others):
-    script = (
-        (Path(train.__file__).parent / "train.sh")
-        .read_text()
-        .replace("\\\n", "")
-        .replace('"$epochs"', "10")
-        .replace("$warmup", "1")
-    )
-    words = re.search(rf"train\.py (--version {recipe} .*?) \"\$@\"", script)[1]
+def test_rows_are_recipes_of_the_script(name, script, others):
     row = next(row for row in ROWS if row.name == name)
-    ours, theirs = (vars(train.parse_args(one.split())) for one in (f"--version a {row.command}", words))
-    differ = {name for name in ours if ours[name] != theirs[name] and name != "version"}
-    assert differ == {"student_weights", "teacher", *others.split()}
+    ours, theirs = (
+        vars(train.parse_args(f"--version a {one}".split())) for one in (row.command, recipe(script))
+    )
+    differ = {name for name in ours if ours[name] != theirs[name]}
+    assert differ - {"views", "decay_epoch"} == {"student_weights", "teacher", *others.split()}
+
+
+def test_the_page_tells_the_results(run, capsys, monkeypatch):
+    monkeypatch.setattr(accuracy.plots, "save", lambda *_: None)
+    accuracy.main(["--results", str(PAGE.with_suffix(".jsonl"))])
+    tables = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    text = PAGE.read_text(encoding="utf-8")
+    assert len(tables) == 4 + len(ROWS) and [line for line in tables if line not in text] == []
+
+
+# --- the photos --------------------------------------------------------------------------------------
+
+
+@pytest.mark.thorough
+def test_photos_of_a_clone(tmp_path):
+    """Of 3,781 names of ninety pictures: six kinds in five colours, each plain, striped, or striped more."""
+    colours = [(9, 9, 9), (200, 200, 200), (120, 120, 120), (20, 20, 250), (250, 20, 20)]
+    pictures = list(itertools.product((0, 8, 16), colours, photos.DAILY))
+    for part, count in (("train", 3068), ("validation", 341), ("test", 372)):
+        for number in range(count):
+            stripes, colour, kinds = pictures[number % len(pictures)]
+            path = tmp_path / "clone" / part / kinds.split()[0] / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if number < len(pictures):
+                pixels = np.full((40, 24, 3), colour, np.uint8)
+                pixels[::2] -= np.minimum(pixels[::2], np.uint8(stripes))
+                Image.fromarray(pixels).save(path)
+            else:
+                os.link(path.parent / f"{number % len(pictures)}.jpg", path)
+    out = tmp_path / "out"
+    photos.main([str(tmp_path / "clone"), str(out)])
+    for data, part, count in (
+        ("photos", "train", 2000),
+        ("photos", "val", 400),
+        ("skewed", "train", 800),
+        ("skewed", "val", 400),
+    ):
+        table = pd.read_csv(out / data / f"Fashion-How24_sub1_{part}.csv")
+        assert len(table) == count
+        assert all((out / data / part / name).is_file() for name in table["image_name"])
+    for _, row in table.iterrows():
+        stripes, colour, kinds = pictures[int(Path(row["image_name"]).stem) % len(pictures)]
+        assert (row["Daily"], row["Gender"]) == (photos.DAILY.index(kinds), colours.index(colour))
+        assert row["Embellishment"] == stripes // 8 or max(colour) < 16
+        assert tuple(row[1:5]) == (3, 5, 21, 35)
+    with pytest.raises(UserError, match="not a clone"):
+        photos.main([str(tmp_path), str(out)])
+    assert exit_code(lambda: photos.main([str(tmp_path / "clone"), str(out)])) == 2, "it is there already"
+
+
+def test_a_skewed_table():
+    random = np.random.default_rng(1)
+    table = pd.DataFrame({name: random.integers(len(one), size=2000) for name, one in photos.COUNTS.items()})
+    drawn = photos.skew(table)
+    assert len(drawn) == 800 and list(drawn.index) == sorted(set(drawn.index))
+    for name, counts in photos.COUNTS.items():
+        before, after, wanted = (
+            np.array(one) / sum(one)
+            for one in (table[name].value_counts(sort=False).sort_index(), np.bincount(drawn[name]), counts)
+        )
+        assert np.abs(after - wanted).sum() < np.abs(before - wanted).sum()
