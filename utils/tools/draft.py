@@ -34,9 +34,7 @@ def draft(path, image, photos, encoding="utf-8"):
     Args: `image`, the column with the photo's name; `photos`, their folder, relative to the table's.
     Returns: (content of the file, a row of figures for each attribute, a line for each column that is left out).
     """
-    frame = pandas.DataFrame([row for _, row in read_rows(path, [image], encoding)], dtype=str)
-    if frame.empty:
-        raise UserError(f"{path}: no rows")
+    frame = pandas.DataFrame(read_rows(path, [image], encoding), dtype=str)
     attributes, figures, left_out = {}, [], []
     for column in frame.columns.drop(image, errors="ignore"):
         cells = frame[column].str.split().str.join(" ")
