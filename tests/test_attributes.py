@@ -769,7 +769,7 @@ def test_a_photo_that_may_be_read_again_is_read(photographed):
         path.write_bytes(content)
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     path.chmod(0o644)
-    assert not any(split.unreadable for split in pixels(photographed, shop()).values())
+    assert not any(split.unreadable for split in pixels(photographed, shop())[0].values())
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError()])
@@ -783,7 +783,7 @@ def test_what_a_photo_is_not_to_blame_for_is_not_kept(photographed, monkeypatch,
             UserError, match=r"^photo .*\.jpg: .*(Input/output error|MemoryError); run it again"
         ):
             pixels(photographed, shop(), skip=True)
-    assert not any(split.unreadable for split in pixels(photographed, shop()).values())
+    assert not any(split.unreadable for split in pixels(photographed, shop())[0].values())
 
 
 def test_equal_problems_of_a_table_are_one_line(products):
