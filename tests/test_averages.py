@@ -92,10 +92,10 @@ def test_the_average_is_validated_and_kept(train, steps, monkeypatch):
 def test_which_score_best_follows(train, monkeypatch):
     real, epochs = engine.validate, []
 
-    def validate(state, *data):
-        epochs.append(state.epoch)
-        first = state.epoch == 1
-        return {**real(state, *data), "mean_top1": 0.9 if first else 0.1, "mean_acsa": 0.1 if first else 0.9}
+    def validate(*args):
+        first = len(epochs) % 3 == 0
+        epochs.append(first)
+        return {**real(*args), "mean_top1": 0.9 if first else 0.1, "mean_acsa": 0.1 if first else 0.9}
 
     monkeypatch.setattr(engine, "validate", validate)
     for best, epoch in (("top1", 1), ("acsa", 2)):

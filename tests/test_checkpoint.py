@@ -4,7 +4,6 @@ import argparse
 import json
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -289,13 +288,11 @@ def test_folders_teach(place):
     (place / "model").mkdir()
     (place / "version").rename(place / "model" / "t")
     for name in ("t", "t/best.pt", "shared", str(place / "shared")):
-        args = SimpleNamespace(teacher=name, clip_model=None, prompts=None)
-        assert same(targets._load_teacher(args, ATTRIBUTES)[0], net)
+        assert same(targets.load_teacher(name, ATTRIBUTES, None, None, 0)[0], net)
     with pytest.raises(
         UserError, match=r"--teacher t/model_5\.pt: no model/t/model_5\.pt; there is no check"
     ):
-        args.teacher = "t/model_5.pt"
-        targets._load_teacher(args, ATTRIBUTES)
+        targets.load_teacher("t/model_5.pt", ATTRIBUTES, None, None, 0)
 
 
 def test_a_versions_folder_is_its_best(tmp_path):

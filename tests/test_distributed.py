@@ -230,43 +230,6 @@ def test_what_a_cluster_leaves_in_the_environment(monkeypatch, left, fine):
         assert left in str(error.value)
 
 
-THREADS = """
-import torch
-from utils.training.distributed import World
-
-world = World("cpu")
-with open(f"threads.{world.rank}", "w") as file:
-    file.write(str(torch.get_num_threads()))
-"""
-
-
-@pytest.mark.thorough
-def test_each_process_has_its_share_of_the_cores(tmp_path):
-    (tmp_path / "threads.py").write_text(THREADS)
-    env = {name: value for name, value in environment().items() if name != "OMP_NUM_THREADS"}
-    command = [*TORCHRUN, str(tmp_path / "threads.py")]
-    subprocess.run(command, env=env, cwd=tmp_path, check=True, stderr=subprocess.DEVNULL, timeout=120)
-    expected = max(1, len(os.sched_getaffinity(0)) // 2)
-    assert [(tmp_path / f"threads.{rank}").read_text() for rank in (0, 1)] == [str(expected)] * 2
-
-
-def test_threads_that_a_user_asks_for_stay(monkeypatch):
-    """torchrun, here another program with its environment, has them from the user, or sets them later."""
-    as_one_of(monkeypatch, 0, 2)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1000")
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
-    asked = []
-    monkeypatch.setattr(torch, "set_num_threads", asked.append)
-    for own, users, expected in (("1", {}, [1]), ("1", {"OMP_NUM_THREADS": "1"}, []), ("2", {}, [])):
-        monkeypatch.setenv("OMP_NUM_THREADS", own)
-        with subprocess.Popen(["sleep", "60"], env={"PATH": os.environ["PATH"], **users}) as parent:
-            monkeypatch.setattr(os, "getppid", lambda parent=parent: parent.pid)
-            asked.clear()
-            World("cpu")
-            parent.kill()
-        assert asked == expected
-
-
 NCCL = """NCCL error in: ../torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp:1234, remote process exited, NCCL version 2.21
 ncclRemoteError: A call failed possibly due to a network error.
 Last error:
@@ -314,7 +277,7 @@ def test_the_parts_of_the_processes_are_each_image_once(monkeypatch, images, siz
     counted, indices = [], torch.randperm(images)
     for rank in range(size):
         as_one_of(monkeypatch, rank, size)
-        part, counts = World("cpu").part(indices)
+        part, counts = World("cpu").shard(indices)
         assert len(part) >= 1, "every process takes part in each step"
         counted += part.tolist() if counts else []
     assert sorted(counted) == list(range(images))

@@ -357,16 +357,15 @@ def test_where_there_are_no_links_best_is_a_copy(tmp_path, monkeypatch):
 
 
 def test_a_copy_needs_room_before_the_run_begins(place, monkeypatch):
-    net, args = nn.Linear(1000, 1000), parse_args("--version a --epochs 3".split())
-    run, weights = Run(args, {}, SimpleNamespace(is_first=True, size=1, agreed=lambda at: at)), 4_005_024
+    net, run, weights = nn.Linear(1000, 1000), Run("a"), 4_005_024
     usage = SimpleNamespace(free=3 * weights + 6 * weights + 1000)  # and twice last.pt
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    run.check_room(net)
+    run.check_room(net, 3)
     without_links(monkeypatch)
     with pytest.raises(DiskFull, match="4 checkpoints of 4 MB"):
-        run.check_room(net)
+        run.check_room(net, 3)
     usage.free += weights
-    run.check_room(net)
+    run.check_room(net, 3)
 
 
 def test_a_best_of_somebody_stays(train, fails, place):

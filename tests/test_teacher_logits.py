@@ -22,7 +22,7 @@ from utils.data.pixels import Images
 from utils.data.views import ViewOptions, Views
 from utils.training import engine
 from utils.training import teacher as targets
-from utils.training.teacher import PREFIX, PRIOR, LogitsFile, _identity, _load_teacher, save_logits
+from utils.training.teacher import PREFIX, PRIOR, LogitsFile, identity_of, load_teacher, save_logits
 
 SOFT = "--kd-learning True --distillation-type soft --epochs 1".split()
 ONE_VIEW = Views(ViewOptions(1, 0, 0.5, 0.7, 1.0, False, 0.0))
@@ -61,7 +61,7 @@ def test_a_file_teaches_as_its_teacher_does(train, place):
 @pytest.mark.parametrize("views", [1, 2])
 def test_a_teacher_is_kept_for_further_views_only(train, place, monkeypatch, views):
     nets, kept = [], []
-    load, epoch = targets._load_teacher, engine.train_one_epoch
+    load, epoch = targets.load_teacher, engine.train_one_epoch
 
     def loads(*args):
         net, meta = load(*args)
@@ -73,7 +73,7 @@ def test_a_teacher_is_kept_for_further_views_only(train, place, monkeypatch, vie
         kept.append(nets[0]() is not None)
         return epoch(*args)
 
-    monkeypatch.setattr(targets, "_load_teacher", loads)
+    monkeypatch.setattr(targets, "load_teacher", loads)
     monkeypatch.setattr(engine, "train_one_epoch", trains)
     options = ["--teacher", "zero-shot", "--save-teacher-logits", "taught.npz", "--views", str(views)]
     train("--version", "a", *SOFT, *options)
@@ -145,12 +145,9 @@ def test_any_damaged_byte_is_one_error(place):
 
 def answers(tmp_path, identity="a", precision="fp32", device="cpu", photos=1, attributes=ATTRIBUTES):
     """What the cache has of a teacher and three photos."""
-    teacher = targets.Network.__new__(targets.Network)
-    teacher.attributes, teacher.identity = attributes, identity
-    teacher.args, teacher.precision = (
-        SimpleNamespace(cache_dir=str(tmp_path)),
-        SimpleNamespace(name=precision),
-    )
+    said = {"identity": identity, "prior": None}
+    precision = SimpleNamespace(name=precision)
+    teacher = targets.AskedTeacher(None, attributes, precision, str(tmp_path), 8, said)
     images = Images(Pixels([], np.zeros(3, PHOTO)), torch.device("cpu"))
     images.pixels.photos["pixels"], images.device = photos, torch.device(device)
     teacher.prepare(SimpleNamespace(source="here"), images, ONE_VIEW)
@@ -254,17 +251,16 @@ def test_a_teacher_whose_logits_are_not_finite_is_named(train, capsys, place, mo
     options = [*SOFT, "--teacher", "zero-shot", "--cache-dir", "cache/c"]
     assert exit_code(lambda: train("--version", "a", *options)) == 2
     message = capsys.readouterr().err.splitlines()[-1]
-    assert message.startswith("error: --teacher zero-shot: its logits of daily are not finite")
+    assert message.startswith("error: --teacher: its logits of daily are not finite")
     assert not list(place.glob("cache/c/logits-*")), "they are in the cache"
     monkeypatch.setattr(FashionCLIP, "forward", real)
     train("--version", "a", *options, "--overwrite")
 
 
 def test_zero_shot_with_random_weights_is_the_same_each_time():
-    args = SimpleNamespace(teacher="zero-shot", clip_model="random", seed=3)
     state, found = torch.get_rng_state(), []
     for _ in range(2):
-        found.append(_identity(_load_teacher(args, ATTRIBUTES)[0]))
+        found.append(identity_of(load_teacher("zero-shot", ATTRIBUTES, "random", None, 3)[0]))
         assert torch.equal(torch.get_rng_state(), state), "training's random numbers are others"
         state = torch.manual_seed(1).get_state()
     assert found[0] == found[1]

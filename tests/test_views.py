@@ -400,11 +400,11 @@ def test_logits_of_other_views_are_refused(fails, place, photos):
     def said(file, *more):
         return fails("--version", "a", *SOFT, "--views", "2", "--teacher-logits", file, *more)
 
-    save_logits("two.npz", names, logits, options=own)
+    save_logits("two.npz", names, logits, views=own)
     save_logits("one.npz", names, {key: values[0] for key, values in logits.items()})
     save_logits("unsaid.npz", names, logits)
-    save_logits("turned.npz", names[::-1], logits, options=own)
-    save_logits("fewer.npz", names[1:], {key: values[:, 1:] for key, values in logits.items()}, options=own)
+    save_logits("turned.npz", names[::-1], logits, views=own)
+    save_logits("fewer.npz", names[1:], {key: values[:, 1:] for key, values in logits.items()}, views=own)
     assert "two.npz: logits of 2 views; --views 3 needs them all" in said("two.npz", "--views", "3")
     assert "one.npz: logits of 1 views; --views 2 needs them all" in said("one.npz")
     assert "unsaid.npz: logits of other views, None; this run's are" in said("unsaid.npz")
@@ -418,7 +418,7 @@ def test_logits_of_other_views_are_refused(fails, place, photos):
     two.prepare(SimpleNamespace(names=names), None, views.Views(options("--views 2")))
     # With --crop-to-box they are of the boxes as they were.
     args, boxes = options("--views 2 --crop-to-box"), np.full((len(names), 4), 50.0, np.float32)
-    save_logits("boxes.npz", names, logits, options=views.Views(args, boxes).key)
+    save_logits("boxes.npz", names, logits, views=views.Views(args, boxes).key)
     read = LogitsFile("boxes.npz", ATTRIBUTES.sizes)
     read.prepare(SimpleNamespace(names=names), None, views.Views(args, boxes))
     with pytest.raises(UserError, match="logits of other views"):
