@@ -145,9 +145,15 @@ def place(tmp_path, monkeypatch):
 
 @pytest.fixture
 def without_matplotlib(monkeypatch):
-    """No picture can be drawn; that also saves time."""
     for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
         monkeypatch.setitem(sys.modules, name, None)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """evaluate.py draws none, which saves most of its time."""
+    for name in ("draw_confusion", "draw_reliability", "draw_mistakes"):
+        monkeypatch.setattr(f"utils.evaluation.pictures.{name}", lambda *_: None)
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def test_of_an_export_and_never_twice(prior, work, pixels, form, monkeypatch):
                 assert torch.allclose(new.bias, old.bias - torch.tensor(PRIOR[key]))
 
 
-def test_in_commands(prior, work, place, without_matplotlib):
+def test_in_commands(prior, work, place, no_pictures):
     """predict.py and evaluate.py; what they wrote without the option stays as it was."""
     photos, found = f"{work}/data/val", {}
     for said in ("trained", "balanced"):

@@ -56,7 +56,7 @@ def test_files(shared, work):
     assert meta["options"] == {"version": "tried"} and meta["attributes"] == ATTRIBUTES.to_meta(tables=False)
 
 
-def test_card(shared, work, capsys, without_matplotlib):
+def test_card(shared, work, capsys, no_pictures):
     """Its scores are those that evaluate.py gives, of the file and of the folder."""
     from huggingface_hub import ModelCard
 
@@ -280,7 +280,7 @@ def test_use_of_what_is_no_photo(shared, work, tmp_path):
 # --- the folder as a checkpoint ----------------------------------------------------------------------
 
 
-def test_folder_is_a_checkpoint(shared, work, tmp_path, monkeypatch, capsys, without_matplotlib):
+def test_folder_is_a_checkpoint(shared, work, tmp_path, monkeypatch, capsys, no_pictures):
     """A local path wins over the hub's name of the same form, also where it is a folder of two parts."""
     monkeypatch.setattr("utils.nets.hub.fetch", lambda *_: pytest.fail("the hub was asked"))
     (tmp_path / "owner").mkdir()
