@@ -230,6 +230,19 @@ def test_what_a_cluster_leaves_in_the_environment(monkeypatch, left, fine):
         assert left in str(error.value)
 
 
+@pytest.mark.parametrize("said, expected", [("1", [8]), ("2", [])])
+def test_each_process_has_its_share_of_the_cores(monkeypatch, said, expected):
+    """Where torchrun gives one thread to each; what a user asks for stays."""
+    as_one_of(monkeypatch, 0, 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)), raising=False)
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    World("cpu")
+    assert asked == expected
+
+
 NCCL = """NCCL error in: ../torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp:1234, remote process exited, NCCL version 2.21
 ncclRemoteError: A call failed possibly due to a network error.
 Last error:

@@ -35,6 +35,9 @@ class World:
                 raise UserError(f"{few}; give a smaller --nproc_per_node")
             self.device = torch.device("cuda", self.local_rank)
             torch.cuda.set_device(self.device)
+        elif self.size > 1 and os.environ.get("OMP_NUM_THREADS") == "1":  # torchrun sets it, where nobody has
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+            torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", self.size))))
 
     def __enter__(self):
         if self.size > 1:
