@@ -59,7 +59,7 @@ ROWS = [  # teachers before their students
     Row("skewed", "teacher", f"{TEACHER} --ls 0.1", seeds=1),
     Row("skewed", "recipe", f"{STUDENT} {SKEWED}"),
     Row("skewed", "views, schedule, batches of 32", f"{ADAMW} --logit-adjustment 0 {ALONE}"),
-    Row("skewed", "+ teacher", f"{ADAMW} --logit-adjustment 0 {SKEWED}"),
+    Row("skewed", "+ teacher's logits", f"{ADAMW} --logit-adjustment 0 {SKEWED}"),
     Row("skewed", "+ adjusted logits", f"{ADAMW} {SKEWED}"),
     Row("skewed", "+ Muon = best", f"{BEST} {SKEWED}"),
     Row("photos", "smoothed teacher", f"{TEACHER} --logit-adjustment 0 --ls 0.1", seeds=1),

@@ -21,7 +21,7 @@ PAGE = Path(train.__file__).parent / "docs" / "accuracy.md"
 TABLE = "epoch,lr,train_loss,val_top1,val_acsa,seconds\n1,0.1,1,0.5,0.4,60\n2,0.1,1,{},0.5,60\n"
 TEACHER = Row("photos", "teacher", "--lr 2 --lr 3", seeds=1)
 TAUGHT = Row("photos", "taught", f"--lr 1 --teacher photos-teacher-{SEED}/model_6.pt", drawn=True)
-SKEWED = Row("skewed", "+ teacher", "--lr 1")
+SKEWED = Row("skewed", "+ student", "--lr 1")
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def run(place, monkeypatch):
 def test_runs_and_results(run, capsys):
     calls = run(TEACHER, TAUGHT, SKEWED)
     assert [call["--version"] for call in calls] == [
-        "photos-teacher-214", "photos-taught-214", "skewed-teacher-214", "photos-taught-215", "skewed-teacher-215"
+        "photos-teacher-214", "photos-taught-214", "skewed-student-214", "photos-taught-215", "skewed-student-215"
     ]  # fmt: skip
     assert calls[0] == {
         **{"--lr": "3", "--version": "photos-teacher-214", "--seed": "214"},
