@@ -21,15 +21,12 @@ def find_photos(folder, follow_links=False):
     """
     names, others = [], collections.Counter()
     for name in _files(folder, follow_links, _refuse_folder):
-        ending = os.path.splitext(name)[1].lower()
-        if HIDDEN.search(name):
-            others["hidden"] += 1
-        elif name.endswith("/"):
-            others["linked folders (--follow-links)"] += 1
-        elif ending in SUFFIXES:
+        kind = "linked folders (--follow-links)" if name.endswith("/") else os.path.splitext(name)[1].lower()
+        kind = "hidden" if HIDDEN.search(name) else kind
+        if kind in SUFFIXES:
             names.append(name)
         else:
-            others[ascii(ending)[1:-1] or "without an ending"] += 1
+            others[ascii(kind)[1:-1] or "without an ending"] += 1
     others = ", ".join(f"{count} {kind}" for kind, count in others.most_common())
     others = f"; not read: {excerpt(others, 200)}" if others else ""
     if not names:
@@ -48,19 +45,16 @@ def _files(folder, follow_links, onerror=None):
     Linked sub-folders are gone into with `follow_links`, each once. Otherwise their names are among the files', with a / at the end.
     """
     prefix, seen = os.path.join(folder or ".", ""), set()
-    for place, folders, files in os.walk(prefix, onerror=onerror, followlinks=follow_links):
-        real = os.path.realpath(place)
+    for above, folders, files in os.walk(prefix, onerror=onerror, followlinks=follow_links):
+        real = os.path.realpath(above)
         if real in seen:
             folders.clear()
             continue
         seen.add(real)
         folders.sort()
-        paths = [os.path.join(place, name) for name in sorted(files)]
-        if not follow_links:
-            paths += [
-                os.path.join(place, name, "") for name in folders if os.path.islink(os.path.join(place, name))
-            ]
-        yield from (path[len(prefix) :] for path in paths)
+        links = [name for name in folders if not follow_links and os.path.islink(os.path.join(above, name))]
+        for name in [*sorted(files), *(os.path.join(link, "") for link in links)]:
+            yield os.path.join(above, name)[len(prefix) :]
 
 
 def _refuse_folder(error):
@@ -77,7 +71,7 @@ class PhotoFolder:
     def __init__(self, folder, follow_links=False):
         self.prefix = os.path.join(folder, "")  # empty for the working directory's own name, ""
         self.inside = os.path.join(os.path.realpath(folder), "")
-        self.reals = {}  # folder -> where it really is: few folders, many photos
+        self._real = functools.lru_cache(maxsize=None)(os.path.realpath)  # few folders, many photos
         self.follow_links, self.found = follow_links, {}
 
     def path(self, name):
@@ -92,9 +86,7 @@ class PhotoFolder:
         """
         if not name.strip():
             raise ValueError(f"{column} is empty")
-        file = name
-        if name.startswith("/"):
-            file = os.path.relpath(self._real_path(name), self.inside)
+        file = os.path.relpath(self._real_path(name), self.inside) if name.startswith("/") else name
         if not os.path.lexists(self.prefix + file):
             same = [one for one in self._by_trunk[_trunk(file)] if _plain_path(one) == _plain_path(file)]
             file = same[0] if len(same) == 1 else file
@@ -105,18 +97,15 @@ class PhotoFolder:
         if ".." in file.split("/"):
             raise ValueError(f"{column} {excerpt(name)} leads out of {self.inside}{self.near(name)}")
         if not (self.follow_links or real.startswith(self.inside)):
-            raise ValueError(
-                f"{column} {excerpt(name)} leads out of {self.inside} by a link; --follow-links allows it"
-            )
+            way_out = f"{self.inside} by a link; --follow-links allows it"
+            raise ValueError(f"{column} {excerpt(name)} leads out of {way_out}")
         if file != name:
             self.found[name] = file
         return file
 
     def _real_path(self, path):
         folder, last = os.path.split(path)
-        if folder not in self.reals:
-            self.reals[folder] = os.path.realpath(folder)
-        return os.path.join(self.reals[folder], last)
+        return os.path.join(self._real(folder), last)
 
     def near(self, name):
         """For a message about a photo that is not there: those with nearly its name."""

@@ -47,7 +47,7 @@ def letterbox(image):
     Returns: uint8 `(224, 224, 3)`.
     """
     height, width = image.shape[:2]
-    new_height, new_width, top, left = _place(height, width)
+    new_height, new_width, top, left = _fit(height, width)
     flat = image.reshape(height, width * 3)
     # In parts, since in float32 the whole would be four times as large.
     parts = np.array_split(flat, -(-flat.size // PART), axis=1)
@@ -62,7 +62,7 @@ def letterbox(image):
     return canvas
 
 
-def _place(height, width):
+def _fit(height, width):
     """Height, width, top and left of a photo in its letterbox, pixels."""
     longer = max(height, width)
     new_height, new_width = (max(1, SIZE * side // longer) for side in (height, width))
@@ -91,7 +91,7 @@ def letterboxed_box(path, cells, exif=False):
         return [math.nan] * 4
     if not (xmin >= 0 and ymin >= 0 and xmax <= width and ymax <= height):
         raise ValueError(f"{said}: outside of the photo, {width} x {height}")
-    new_height, new_width, top, left = _place(height, width)
+    new_height, new_width, top, left = _fit(height, width)
     x, y = new_width / width, new_height / height
     return [left + x * xmin, top + y * ymin, left + x * xmax, top + y * ymax]
 
@@ -176,10 +176,8 @@ def _check_size(photo, size):
     """ValueError for an opened photo that is too large, or larger than a file of `size` bytes can hold."""
     width, height = photo.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        million = MAX_PIXELS // 10**6
-        raise ValueError(
-            f"{width} x {height}: more than {million} million pixels, or {MAX_SIDE} on a side; scale it down"
-        )
+        most = f"{MAX_PIXELS // 10**6} million pixels, or {MAX_SIDE} on a side"
+        raise ValueError(f"{width} x {height}: more than {most}; scale it down")
     # A JPEG takes a bit at least for each 8 x 8; Pillow would fill up with grey what is not there.
     if photo.format in ("JPEG", "MPO") and width * height > 512 * size:
         raise ValueError(f"{width} x {height} in {size} bytes")

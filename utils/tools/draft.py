@@ -14,9 +14,9 @@ from utils.base.cli import Parser, exit_code, new_file
 from utils.base.errors import UserError, shortened, visible
 from utils.base.files import atomic
 from utils.base.log import table
-from utils.data.attributes import CONTAINS, MAX_NAME, PROMPT, UNKNOWN, Attributes, plain_name
+from utils.data.attributes import MAX_NAME, UNKNOWN, Attributes, plain_name
 from utils.data.dataset import MISSING, read_tables
-from utils.data.tables import read_rows
+from utils.data.tables import count_classes, read_rows
 
 SHARE = 0.2  # held out for validation
 MOST = 50  # different values of a column that becomes an attribute
@@ -24,7 +24,7 @@ FEW = 10  # photos of a class: fewer are pointed out
 SEPARATORS = "|;,"  # of the values of one cell
 SEVERAL = 0.1  # share of the cells that hold one, in a column whose cells are lists
 OFTEN = 20  # photos that have a value of such a list, for it to become an attribute
-HEADER = f"column/classes/largest/not known/under {FEW} photos/none held out/other spellings".split("/")
+HEADER = ("attribute", "classes", "largest", "not known", f"under {FEW} photos", "none held out")
 
 
 def draft(path, image, photos, encoding="utf-8"):
@@ -32,10 +32,10 @@ def draft(path, image, photos, encoding="utf-8"):
     whose cells are lists, each value that 20 photos or more have.
 
     Args: `image`, the column with the photo's name; `photos`, their folder, relative to the table's.
-    Returns: (content of the file, a row of figures for each attribute, a line for each column that is left out).
+    Returns: (content of the file, a line for each column that is left out). Raises: UserError if it would hold no attribute.
     """
     frame = pandas.DataFrame(read_rows(path, [image], encoding), dtype=str)
-    attributes, figures, left_out = {}, [], []
+    attributes, left_out = {}, []
     for column in frame.columns.drop(image, errors="ignore"):
         cells = frame[column].str.split().str.join(" ")
         known = cells[cells != ""]
@@ -44,30 +44,28 @@ def draft(path, image, photos, encoding="utf-8"):
         if reason:
             left_out.append(f"{column or '(no name)'}: {reason}")
             continue
-        plain = values.map(plain_name)
         # Of spellings that `plain_name` does not tell apart, the most frequent stands for all.
-        groups = {one.value_counts().index[0]: one for _, one in values.groupby(plain.to_numpy())}
-        if separator is None:
-            name = column.replace("/", " ")
-            prompts = {one: {"prompt": PROMPT.format(attribute=name, name=one)} for one in groups}
-            about = {"column": column, "classes": prompts}
-            found = {column: (about, plain, known.nunique() - len(groups))}
-        else:
-            found = _attributes_of_list(column, separator, groups, values.index.unique())
-            rare = len(groups) - len(found)
-            if rare:
-                left_out.append(f"{column}: {rare} of its {len(groups)} values: under {OFTEN} photos, or all")
-        for text, (about, labels, spellings) in found.items():
+        groups = values.groupby(values.map(plain_name).to_numpy())
+        spellings = {one.value_counts().index[0]: one.index for _, one in groups}
+        found = [(column, {"column": column, "classes": {one: {} for one in spellings}})]
+        if separator is not None:
+            found = _attributes_of_list(column, separator, spellings, values.index.nunique())
+            if len(found) < len(spellings):
+                rare = f"{len(spellings) - len(found)} of its {len(spellings)} values"
+                left_out.append(f"{column}: {rare}: under {OFTEN} photos, or all")
+        for text, attribute in found:
             name = text.replace("/", " ")
             while name in attributes:
                 name += " 2"
-            attributes[name] = about
-            counts = labels.value_counts()
-            share, few = f"{counts.iloc[0] / len(labels):.0%}", int((counts < FEW).sum())
-            figures.append([text, len(counts), share, len(cells) - len(labels), few, spellings])
+            attributes[name] = attribute
+    if not attributes:
+        raise UserError(f"{path}: no column can be an attribute:\n{shortened(left_out)}")
     content = {"image": image, "train": {"table": os.path.basename(path), "photos": photos}, "val": SHARE}
     content.update({"unknown": [""], "exif": True, "attributes": attributes})
-    return content if encoding == "utf-8" else {"encoding": encoding, **content}, figures, left_out
+    for name, attribute in Attributes(content, path).items():
+        prompts = {one: {"prompt": prompt} for one, (prompt,) in zip(attribute.classes, attribute.prompts)}
+        attributes[name]["classes"] = prompts
+    return content if encoding == "utf-8" else {"encoding": encoding, **content}, left_out
 
 
 def _lists(known):
@@ -90,18 +88,16 @@ def _lists(known):
     return None, known
 
 
-def _attributes_of_list(column, separator, groups, photos):
-    """Name -> (attribute, whether each photo has the value, number of other spellings) of each value that is frequent.
+def _attributes_of_list(column, separator, values, photos):
+    """(Name, attribute) of each value that is frequent.
 
-    Args: `groups` value -> its spellings by row; `photos`, the rows whose cell says something.
+    Args: `values`, each with the rows that have it, perhaps several times; `photos`, number of rows whose cell says something.
     """
-    found = {}
-    for value, spellings in groups.items():
-        has, name = pandas.Series(photos.isin(spellings.index), photos), f"{column} {value}"
-        if OFTEN <= has.sum() < len(photos) and name.isprintable() and len(name) < MAX_NAME:
-            prompts = {one: {"prompt": prompt.format(value=value)} for one, prompt in CONTAINS.items()}
-            about = {"column": column, "contains": value, "separator": separator, "classes": prompts}
-            found[name] = about, has, spellings.nunique() - 1
+    found = []
+    for value, rows in values.items():
+        name = f"{column} {value}"
+        if OFTEN <= rows.nunique() < photos and name.isprintable() and len(name) < MAX_NAME:
+            found.append((name, {"column": column, "contains": value, "separator": separator}))
     return found
 
 
@@ -132,6 +128,15 @@ def _why_not(column, known, separator):
     return None
 
 
+def _figures(name, attributes, tables):
+    """The row of an attribute in the table that is shown."""
+    labels = {part: tables[part].labels[name] for part in ("train", "val")}
+    train, val = (count_classes(each, attributes.sizes[name]) for each in labels.values())
+    counts, unknown = train + val, sum(int((each == UNKNOWN).sum()) for each in labels.values())
+    share = f"{counts.max() / counts.sum():.0%}"
+    return name, len(counts), share, unknown, (counts < FEW).sum(), (val == 0).sum()
+
+
 # fmt: off
 def get_args_parser():
     p = Parser(prog="python -m utils.tools.draft", description=__doc__.splitlines()[0])
@@ -152,21 +157,18 @@ def main(argv=None):
         raise UserError(f"--photos {args.photos}: no such folder in {data_dir}, the table's")
     if os.path.exists(args.output):
         raise UserError(f"--output {args.output}: is there already, perhaps edited; name another file")
-    content, figures, left_out = draft(args.table, args.image, args.photos, args.encoding)
-    if not figures:
-        raise UserError(f"{args.table}: no column can be an attribute:\n{shortened(left_out)}")
+    content, left_out = draft(args.table, args.image, args.photos, args.encoding)
     how = {"skip_unreadable": args.skip_unreadable, "follow_links": args.follow_links}
-    tables = read_tables(data_dir, Attributes(content, args.output), **how)  # as training will
-    for row, (key, labels) in zip(figures, tables["train"].labels.items()):
-        row.insert(-1, len({*labels} - {*tables["val"].labels[key], UNKNOWN}))
-    print("\n".join(table(figures, HEADER)))
+    attributes = Attributes(content, args.output)
+    tables = read_tables(data_dir, attributes, **how)  # as training will
+    print("\n".join(table([_figures(name, attributes, tables) for name in attributes], HEADER)))
     print("".join(f"left out: {visible(line)}\n" for line in left_out), end="")
     missing = sum(split.stamps.count(MISSING) for split in tables.values())
     if missing:
         print(f"{missing} photos of the table are missing and left out")
     with atomic(args.output) as file:
         file.write(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
-    print(f"{args.output}: {len(figures)} attributes; mend its prompts, in English. Then train with")
+    print(f"{args.output}: {len(attributes)} attributes; mend its prompts, in English. Then train with")
     print(f"  --attributes {shlex.quote(args.output)} --data-dir {shlex.quote(data_dir)}")
 
 
