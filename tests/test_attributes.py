@@ -1,9 +1,11 @@
 """The file of attributes, and the tables it describes."""
 
 import copy
+import gzip
 import json
 import os
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -427,7 +429,7 @@ def test_separators_and_encodings(products, separator, encoding):
 @pytest.mark.parametrize("said, encoding", [("utf-8", "cp949"), ("ascii", "utf-8")])
 def test_another_encoding_than_it_says(products, said, encoding):
     folder = products("file,sleeve_type\n가나다.jpg,none\n", encoding)
-    with pytest.raises(UserError, match=rf'products\.csv: not {said} .*"encoding": "cp949"') as error:
+    with pytest.raises(UserError, match=rf'products\.csv: no text in {said} .*"encoding": "cp949"') as error:
         labels(folder, shop(encoding=said))
     assert "\n" not in str(error.value)
 
@@ -479,24 +481,27 @@ def test_rows_that_only_look_odd(products, lines):
 
 
 @pytest.mark.parametrize(
-    "content",
+    "content, problem",
     [
-        b"PK\x03\x04\x14\0\6\0",
-        b"\xd0\xcf\x11\xe0\xa1\xb1",
-        b"PAR1\x15\4",
-        b"\x1f\x8b\x08\0",
-        b"\xef\xbb\xbf\n<!DOCTYPE html><table>",
-        "file,sleeve_type\na.jpg,none\n".encode("utf-16"),
-        "file,sleeve_type\na.jpg,none\n".encode("utf-16-le"),
-        "file,sleeve_type\na.jpg,none\n".encode("utf-16-be"),
+        (gzip.compress(b"file,sleeve_type\na.jpg,none\n"), "no text in utf-8"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1", "no text in utf-8"),  # an old workbook
+        (b"<!DOCTYPE html><table>", "no column file, sleeve_type; there are <!DOCTYPE html><table>"),
+        ("file,sleeve_type\na.jpg,none\n".encode("utf-16"), "no text in utf-8"),
+        ("file,sleeve_type\na.jpg,none\n".encode("utf-16-le"), "no column file|line contains NUL"),
     ],
 )
-def test_files_that_are_no_tables(products, content):
+def test_files_that_are_no_tables(products, content, problem):
     folder = products("")
     (folder / "products.csv").write_bytes(content)
-    with pytest.raises(
-        UserError, match=r'csv: not a readable CSV file, but a workbook.*; save it as "CSV UTF-8"'
-    ):
+    with pytest.raises(UserError, match=rf"csv: .*{problem}"):
+        labels(folder, shop())
+
+
+def test_a_workbook_is_no_table(products):
+    folder = products("")
+    with zipfile.ZipFile(folder / "products.csv", "w", zipfile.ZIP_DEFLATED) as book:
+        book.writestr("xl/sheet1.xml", "<row>file sleeve_type</row>" * 100)
+    with pytest.raises(UserError, match=r'csv: no text in utf-8 .*; save it as "CSV UTF-8"'):
         labels(folder, shop())
 
 

@@ -92,7 +92,7 @@ def test_a_header_that_ends_in_a_separator(shop, capsys):
 def test_another_encoding_and_separator(shop):
     rows = [["file", "종류"], *([f"{i}.jpg", ("치마", "바지")[i % 2]] for i in range(ROWS))]
     write(shop / "table.csv", rows, "cp949", ";")
-    with pytest.raises(UserError, match=r"not utf-8.*cp949"):
+    with pytest.raises(UserError, match=r"no text in utf-8.*cp949"):
         draft(shop)
     draft(shop, "--encoding", "cp949")
     attributes = read_attributes(str(shop / "draft.json"))

@@ -14,7 +14,7 @@ import traceback
 from utils.base.errors import DiskFull, Interrupted, LibraryError, UserError, cause_of, is_utf8, visible_lines
 from utils.base.files import NO_ROOM, is_device
 
-_TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
+BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 NO_MEMORY = re.compile("out of memory|can't allocate memory")  # in a RuntimeError of PyTorch
 
 
@@ -23,10 +23,8 @@ NO_MEMORY = re.compile("out of memory|can't allocate memory")  # in a RuntimeErr
 
 def boolean(text):
     """True, False, 1, 0, yes or no, in any case."""
-    if text.lower() in _TRUE:
-        return True
-    if text.lower() in _FALSE:
-        return False
+    if text.lower() in BOOLEANS:
+        return BOOLEANS[text.lower()]
     raise argparse.ArgumentTypeError(f"{text!r} is none of True, False, 1, 0, yes, no")
 
 

@@ -125,10 +125,9 @@ class Attributes(Dict[str, Attribute]):
 
     def differences(self, other):
         """Lines that say how the other's attributes and classes differ from these, in whatever order they are."""
-        lines = [f"{name}: only the first has it" for name in self if name not in other]
-        lines += [f"{name}: only the second has it" for name in other if name not in self]
-        for name in filter(other.__contains__, self):
-            first, second = set(self[name].classes), set(other[name].classes)
+        lines = []
+        for name in {**self, **other}:
+            first, second = (set(one[name].classes if name in one else ()) for one in (self, other))
             if first != second:
                 apart = [", ".join(sorted(alone)) or "none" for alone in (first - second, second - first)]
                 lines.append(f"{name}: classes of the first only: {apart[0]}; of the second only: {apart[1]}")

@@ -32,12 +32,8 @@ def smoothed_of(meta, sizes):
         return [key for key in sizes if key in said]
     if not (isinstance(smoothing, float) and 0 < smoothing < 1):
         return []
-    shares = {key: list(map(math.exp, values)) for key, values in prior.items()}
-    return [
-        key
-        for key, size in sizes.items()
-        if key in shares and is_overturned(smoothing, [1 / size] * size, shares[key])
-    ]
+    shares = {key: list(map(math.exp, values)) for key, values in prior.items() if key in sizes}
+    return [key for key in shares if is_overturned(smoothing, [1 / sizes[key]] * sizes[key], shares[key])]
 
 
 def is_overturned(smoothing, spread, divisors):

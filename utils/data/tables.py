@@ -20,8 +20,6 @@ SEPARATOR_LINE = re.compile(r'"?sep=([,;|\t])"?\s*', re.IGNORECASE)  # before th
 MAX_CELL = 2**20  # characters of a cell, and of a line
 MAX_PROBLEMS = 1000  # of a table, until the rest is not looked at
 OPENED = "; a quotation that begins there may not be closed: close it, or remove its mark"
-# How workbooks and other zips, old workbooks, Parquet, gzip, HTML and XML begin.
-NO_TABLES = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"PAR1", b"\x1f\x8b", b"<")
 
 
 def read_rows(path, columns, encoding="utf-8", read=dict):
@@ -34,10 +32,9 @@ def read_rows(path, columns, encoding="utf-8", read=dict):
     """
     found, problems, last = [], [], 0  # number of the last line that was read whole
     try:
-        codec = codecs.lookup(encoding).name
-        _refuse_other_files(path, codec)
+        is_plain = codecs.lookup(encoding).name == "utf-8"
         csv.field_size_limit(MAX_CELL)  # for the whole process: not before a table is read
-        with open(path, newline="", encoding="utf-8-sig" if codec == "utf-8" else encoding) as file:
+        with open(path, newline="", encoding="utf-8-sig" if is_plain else encoding) as file:
             reader, separator, before = _reader(file)
             header = next(reader, [])
             name_at, last = _check_header(path, header, columns), before + reader.line_num
@@ -52,8 +49,10 @@ def read_rows(path, columns, encoding="utf-8", read=dict):
                     if len(problems) == MAX_PROBLEMS:
                         break
     except UnicodeDecodeError as error:
-        way_out = 'save it so, or name its own, such as "encoding": "cp949", of the draft --encoding cp949'
-        raise UserError(f"{path}: not {encoding} ({error.reason}); {way_out}") from error
+        way_out = (
+            'save it as "CSV UTF-8", or name its own: "encoding": "cp949", of the draft --encoding cp949'
+        )
+        raise UserError(f"{path}: no text in {encoding} ({error.reason}); {way_out}") from error
     except csv.Error as error:
         raise UserError(f"{path}: not a readable CSV file (line {last + 1}: {error}{OPENED})") from error
     except (OSError, LookupError, UnicodeError) as error:
@@ -61,15 +60,6 @@ def read_rows(path, columns, encoding="utf-8", read=dict):
     if problems or not found:
         raise UserError(f"{path}: {_list(problems) or 'no rows'}")
     return found
-
-
-def _refuse_other_files(path, codec):
-    with open(path, "rb") as file:
-        head = file.read(1024).lstrip(codecs.BOM_UTF8 + b" \t\r\n")
-    is_wide = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in head.split(b"\n")[0]
-    if head.startswith(NO_TABLES) or (is_wide and not codec.startswith(("utf-16", "utf-32"))):
-        kinds = "a workbook, compressed, Parquet, HTML, XML or in UTF-16"
-        raise UserError(f'{path}: not a readable CSV file, but {kinds}; save it as "CSV UTF-8"')
 
 
 def _reader(file):

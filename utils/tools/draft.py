@@ -130,9 +130,8 @@ def _why_not(column, known, separator):
 
 def _figures(name, attributes, tables):
     """The row of an attribute in the table that is shown."""
-    labels = {part: tables[part].labels[name] for part in ("train", "val")}
-    train, val = (count_classes(each, attributes.sizes[name]) for each in labels.values())
-    counts, unknown = train + val, sum(int((each == UNKNOWN).sum()) for each in labels.values())
+    train, val = (count_classes(one.labels[name], attributes.sizes[name]) for one in tables.values())
+    counts, unknown = train + val, sum((one.labels[name] == UNKNOWN).sum() for one in tables.values())
     share = f"{counts.max() / counts.sum():.0%}"
     return name, len(counts), share, unknown, (counts < FEW).sum(), (val == 0).sum()
 
