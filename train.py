@@ -269,7 +269,7 @@ def prepare(args, run, saved, world):
     if teacher and loss.adjustment and loss.kind == "soft":
         teacher.shift_prior_to(log_prior(loss, labels, attributes.sizes))
     if teacher:
-        teacher.prepare(tables["train"], images["train"], views)
+        teacher.prepare(tables["train"].names, images["train"], views)
     net = net.to(world.device, memory_format=channels_last)
     return Task(net, precision, loss, teacher, tables, images, views)
 

@@ -239,7 +239,7 @@ def test_what_has_not_changed_is_not_decoded_again(own, tmp_path, monkeypatch, c
     data = load(own, tmp_path / "cache")
     assert not decoded and is_right(*data)
     hashed = []
-    monkeypatch.setattr(photo_cache, "_hash_of_part", lambda path: hashed.append(path))
+    monkeypatch.setattr(photo_cache, "_hash_of_file", lambda path: hashed.append(path))
     load(own, tmp_path / "cache")
     assert not hashed, "stamps are not kept"
 

@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import time
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from utils.data.pixels import Images
 from utils.data.views import ViewOptions, Views
 from utils.training import engine
 from utils.training import teacher as targets
+from utils.training.answers import KEPT
 from utils.training.teacher import PREFIX, PRIOR, LogitsFile, identity_of, load_teacher, save_logits
 
 SOFT = "--kd-learning True --distillation-type soft --epochs 1".split()
@@ -150,7 +152,7 @@ def answers(tmp_path, identity="a", precision="fp32", device="cpu", photos=1, at
     teacher = targets.AskedTeacher(None, attributes, precision, str(tmp_path), 8, said)
     images = Images(Pixels([], np.zeros(3, PHOTO)), torch.device("cpu"))
     images.pixels.photos["pixels"], images.device = photos, torch.device(device)
-    teacher.prepare(SimpleNamespace(source="here"), images, ONE_VIEW)
+    teacher.prepare(None, images, ONE_VIEW)
     return teacher.answers
 
 
@@ -180,15 +182,17 @@ def test_what_a_teacher_says_takes_its_numbers_only(tmp_path):
     first.save(None, said(0)), first.save(view, said(1))
     assert [first.read(each)["daily"][2, 5] for each in (None, view)] == [0, 1]
     assert os.path.getsize(first.path(None)) == 128 + 3 * 14 * 4
-    second = answers(tmp_path, photos=2)
-    second.save(None, said(3))
-    path = first.path(view)
-    assert os.path.exists(path), "those of a run that learns from them"
-    del first
-    second.save(view, said(3))
-    assert not os.path.exists(path) and second.read(None)["gender"][0, 0] == 3, (
-        "those of the data set as it was"
-    )
+
+
+def test_what_nobody_has_read_for_long_goes(tmp_path):
+    one, other, view = answers(tmp_path), answers(tmp_path, photos=2), ["options", 1]
+    one.save(None, said(0)), one.save(view, said(1))
+    for path in map(one.path, (None, view)):
+        os.utime(path, (0, time.time() - KEPT - 60))
+    one.read(view)
+    other.save(None, said(3))
+    assert other.read(None)["gender"][0, 0] == 3
+    assert not os.path.exists(one.path(None)) and one.read(view)["daily"][2, 5] == 1
 
 
 def test_room_for_what_a_teacher_will_say(tmp_path, monkeypatch):
@@ -278,6 +282,6 @@ def test_an_image_that_is_named_twice(place):
         values[2] = values[0]
     save_logits("taught.npz", names, logits)
     file = LogitsFile("taught.npz", ATTRIBUTES.sizes)
-    file.prepare(SimpleNamespace(names=names), None, ONE_VIEW)
+    file.prepare(names, None, ONE_VIEW)
     read = file.logits(SimpleNamespace(number=0))
     assert all(torch.equal(read[key], logits[key]) for key in logits)

@@ -103,7 +103,7 @@ def break_a_photo():
 @pytest.mark.parametrize(
     "prepare, folder, named",
     [
-        (None, "none", "none: no such folder"),
+        (None, "none", "none/: cannot be read (No such file or directory)"),
         (lambda: os.mkdir("empty"), "empty", "empty: a folder without photos"),
         (lambda: shutil.copytree("some/val", "new/val"), "some/val", "are in the tables"),
         (break_a_photo, "more", "1 photos cannot be read"),

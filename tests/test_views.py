@@ -4,7 +4,6 @@ import csv
 import math
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -415,14 +414,14 @@ def test_logits_of_other_views_are_refused(fails, place, photos):
         message = said("two.npz", *more.split())
         assert "two.npz: logits of other views, {" in message and "\n" not in message, more
     two = LogitsFile("two.npz", ATTRIBUTES.sizes)
-    two.prepare(SimpleNamespace(names=names), None, views.Views(options("--views 2")))
+    two.prepare(names, None, views.Views(options("--views 2")))
     # With --crop-to-box they are of the boxes as they were.
     args, boxes = options("--views 2 --crop-to-box"), np.full((len(names), 4), 50.0, np.float32)
     save_logits("boxes.npz", names, logits, views=views.Views(args, boxes).key)
     read = LogitsFile("boxes.npz", ATTRIBUTES.sizes)
-    read.prepare(SimpleNamespace(names=names), None, views.Views(args, boxes))
+    read.prepare(names, None, views.Views(args, boxes))
     with pytest.raises(UserError, match="logits of other views"):
-        read.prepare(SimpleNamespace(names=names), None, views.Views(args, boxes + 1))
+        read.prepare(names, None, views.Views(args, boxes + 1))
 
 
 def test_a_folder_that_cannot_be_written(place, photos, capsys):

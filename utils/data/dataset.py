@@ -10,7 +10,7 @@ import numpy as np
 from utils.base.errors import UserError, shortened
 from utils.base.files import atomic
 from utils.base.log import logger
-from utils.data.attributes import PARTS, UNKNOWN, plain_name
+from utils.data.attributes import PARTS, UNKNOWN
 from utils.data.folders import PhotoFolder, find_photos
 from utils.data.photo_cache import MISSING, joined, map_photos, stamp
 from utils.data.tables import read_table
@@ -28,18 +28,13 @@ class Table(NamedTuple):
     labels: Dict[str, np.ndarray]  # attribute -> int64 (N,), -1 where it is not known
     photos: PhotoFolder  # in which the photos are
     stamps: List[Tuple[int, int, int, int]]  # of the photos' files, see `utils.data.photo_cache.stamp`
-    source: str  # hash of where it comes from
     exif: bool  # whether photos are turned as their EXIF says
-    unreadable: Tuple[str, ...] = ()  # a line for each photo that was left out
+    groups: Sequence[str]  # of each row, plain: those of one belong together; without a column its photo
     boxes: Optional[np.ndarray] = None  # float32 (N, 4), in letterboxed pixels; NaN for none
-    groups: Sequence[str] = ()  # of each row, plain: those of one belong together; without a column its photo
-
-    def files(self):
-        """Names of the photos on the disk, in their folder."""
-        return [self.photos.found.get(name, name) for name in self.names]
+    unreadable: Tuple[str, ...] = ()  # a line for each photo that was left out
 
     def paths(self):
-        return [self.photos.prefix + file for file in self.files()]
+        return list(map(self.photos.path, self.names))
 
     def rows(self, chosen):
         """The same with these rows only, indices."""
@@ -47,8 +42,8 @@ class Table(NamedTuple):
             names=[self.names[i] for i in chosen],
             labels={name: values[chosen] for name, values in self.labels.items()},
             stamps=[self.stamps[i] for i in chosen],
-            boxes=None if self.boxes is None else self.boxes[chosen],
             groups=[self.groups[i] for i in chosen],
+            boxes=None if self.boxes is None else self.boxes[chosen],
         )
 
 
@@ -63,23 +58,48 @@ def read_tables(data_dir, attributes, splits=SPLITS, skip_unreadable=False, boxe
     Returns: dict part -> Table.
     Raises: UserError for what is wrong with a table, and one that lists all missing photos of all splits.
     """
+    layout = attributes.layout
     if not os.path.isdir(data_dir):
         raise UserError(f"no data set at {data_dir}: name it with --data-dir, or ln -s FOLDER Dataset")
-    if boxes and not attributes.layout.box:
+    if boxes and not layout.box:
         raise UserError('--crop-to-box: the attributes have no "box": [xmin, ymin, xmax, ymax], columns')
 
     @functools.lru_cache(maxsize=1)  # once for both parts, if one is held out of the other
-    def read(table, folder):
-        photos = PhotoFolder(folder, follow_links)
-        return (photos, *read_table(table, photos, attributes, boxes=boxes))
+    def read(part):
+        path = os.path.join(data_dir, part.table)
+        if not os.path.exists(path):
+            way_out = "name its folder with --data-dir, or the table in a file of --attributes"
+            raise UserError(f"{path}: no such table; {way_out}")
+        photos = PhotoFolder(os.path.join(data_dir, part.photos), follow_links)
+        names, labels, groups, its_boxes = read_table(path, photos, attributes, boxes=boxes)
+        return Table(names, labels, photos, [MISSING] * len(names), layout.exif, groups, its_boxes)
 
     tables, missing = {}, []
     for name in splits:
-        tables[name], absent = _stamped(_read_split(data_dir, attributes.layout, name, read))
-        missing += absent
+        table = read(layout.part(name))
+        if name in layout.shares or (name == "train" and layout.shares):
+            chosen = parts_of_rows(table.groups, table.labels.values(), layout.shares) == name
+            if not chosen.any():
+                shares = " and ".join(f"{share:g} for {part}" for part, share in layout.shares.items())
+                path = os.path.join(data_dir, layout.train.table)
+                raise UserError(f"{path}: a share of {shares} leaves no row for {name}; there are too few")
+            table = table.rows(np.flatnonzero(chosen))
+        missing += _stamp(table)
+        tables[name] = table
     if missing and not skip_unreadable:
         raise UserError(f"{len(missing)} photos of the table are missing; {LEAVE_OUT}:\n{shortened(missing)}")
     return tables
+
+
+def _stamp(table):
+    """Fill in the photos' stamps. Returns: a line for each photo that is not there."""
+    missing = []
+    for row, path in enumerate(table.paths()):
+        try:
+            table.stamps[row] = stamp(path)
+        except OSError as error:
+            missing.append(f"{path}: {error.strerror}{table.photos.near(table.names[row])}")
+    return missing
 
 
 def read_all_tables(args, attributes):
@@ -91,18 +111,6 @@ def read_all_tables(args, attributes):
     return {**tables, **read_unlabelled(args.unlabelled or [], tables, follow)}
 
 
-def _stamped(table):
-    """(The table with its photos' stamps, a line for each photo that is not there)."""
-    stamps, missing = [], []
-    for name, path in zip(table.names, table.paths()):
-        try:
-            stamps.append(stamp(path))
-        except OSError as error:
-            stamps.append(MISSING)
-            missing.append(f"{path}: {error.strerror}{table.photos.near(name)}")
-    return table._replace(stamps=stamps), missing
-
-
 def read_unlabelled(folders, tables, follow_links=False):
     """The photos of some folders, without labels, but for those that are in the tables.
 
@@ -111,74 +119,28 @@ def read_unlabelled(folders, tables, follow_links=False):
     Raises: UserError for a folder that has no photos for itself, or that is called like another.
     """
     train, found, real = tables["train"], {}, os.path.realpath
-    seen = {real(path) for split in tables.values() for path in split.paths()}
+    seen = {real(path) for table in tables.values() for path in table.paths()}
     taken = set(train.names)
     for folder in folders:
-        if not os.path.isdir(folder):
-            raise UserError(f"--unlabelled {folder}: no such folder")
+        files = find_photos(folder, follow_links)
         above, own = os.path.split(real(folder))
-        photos = {
-            f"{own}/{name}": real(os.path.join(above, own, name))
-            for name in find_photos(folder, follow_links)
-        }
-        names = [name for name, path in photos.items() if not (path in seen or seen.add(path))]
-        others = len(photos) - len(names)
+        paths = {f"{own}/{file}": real(os.path.join(above, own, file)) for file in files}
+        names = [name for name, path in paths.items() if not (path in seen or seen.add(path))]
         if not names:
             raise UserError(f"--unlabelled {folder}: all its photos are in the tables or other folders")
         twice = taken.intersection(names)
         if twice:
             raise UserError(f"--unlabelled {folder}: another photo is {min(twice)}, too; rename the folder")
         taken.update(names)
+        others = len(files) - len(names)
         logger.info(f"{folder}: {len(names)} photos without labels; {others} in the tables are left out")
         labels = {key: np.full(len(names), UNKNOWN) for key in train.labels}
-        source = _digest(repr((above, own, train.exif)))[:12]
         boxes = None if train.boxes is None else np.full((len(names), 4), np.nan, np.float32)
-        groups = list(map(plain_name, names))
-        split = Table(names, labels, PhotoFolder(above), [], source, train.exif, boxes=boxes, groups=groups)
-        found[f"unlabelled {folder}"] = _stamped(split)[0]
+        stamps = [MISSING] * len(names)
+        table = Table(names, labels, PhotoFolder(above), stamps, train.exif, names, boxes)
+        _stamp(table)
+        found[f"unlabelled {folder}"] = table
     return found
-
-
-def with_unlabelled(tables, pixels):
-    """The parts "train" and "val", where the photos without labels follow those of the training table.
-
-    Args: as `load_pixels` returns them. Returns: (dict part -> Table, dict part -> Pixels).
-    """
-    learned = [name for name in tables if name not in ("val", "test")]
-    parts = [tables[name] for name in learned]
-    labels = {key: np.concatenate([part.labels[key] for part in parts]) for key in parts[0].labels}
-    whole = parts[0]._replace(
-        names=[name for part in parts for name in part.names],
-        labels=labels,
-        stamps=[stamp for part in parts for stamp in part.stamps],
-        boxes=None if parts[0].boxes is None else np.concatenate([part.boxes for part in parts]),
-        unreadable=tuple(line for part in parts for line in part.unreadable),
-        groups=[group for part in parts for group in part.groups],
-        source=" ".join(part.source for part in parts),
-    )
-    pixels = {"train": joined([pixels[name] for name in learned]), "val": pixels["val"]}
-    return {"train": whole, "val": tables["val"]}, pixels
-
-
-def _read_split(data_dir, layout, name, read):
-    """A part of the data set, without stamps; `read` is `read_table` for these attributes."""
-    part = layout.part(name)
-    table, folder = os.path.join(data_dir, part.table), os.path.join(data_dir, part.photos)
-    if not os.path.exists(table):
-        way_out = "name its folder with --data-dir, or the table in a file of --attributes"
-        raise UserError(f"{table}: no such table; {way_out}")
-    photos, names, labels, groups, boxes = read(table, folder)
-    real = os.path.realpath
-    source = _digest(repr((real(table), real(folder), name, layout.shares, layout.group, layout.exif)))[:12]
-    stamps = [MISSING] * len(names)
-    split = Table(names, labels, photos, stamps, source, layout.exif, boxes=boxes, groups=groups)
-    if not layout.shares or name not in ("train", *layout.shares):
-        return split
-    chosen = np.flatnonzero(parts_of_rows(groups, labels.values(), layout.shares) == name)
-    if not len(chosen):
-        shares = " and ".join(f"{share:g} for {part}" for part, share in layout.shares.items())
-        raise UserError(f"{table}: a share of {shares} leaves no row for {name}; there are too few")
-    return split.rows(chosen)
 
 
 def parts_of_rows(groups, labels, shares):
@@ -189,7 +151,7 @@ def parts_of_rows(groups, labels, shares):
 
     Args: `groups` as in `Table`; `labels`, an int64 array `(N,)` for each attribute; `shares`, part -> its share.
     """
-    hashes = np.array([int(_digest(group)[:12], 16) / 16**12 for group in groups])
+    hashes = np.array([int(hashlib.sha256(group.encode()).hexdigest()[:12], 16) / 16**12 for group in groups])
     parts, start = np.full(len(groups), "train", dtype="U5"), 0.0
     for name, share in shares.items():
         # From the part's own start on: a further share takes rows of the training part only.
@@ -206,10 +168,6 @@ def parts_of_rows(groups, labels, shares):
     return parts
 
 
-def _digest(text):
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 # --- pixels ------------------------------------------------------------------------------------------
 
 
@@ -223,20 +181,20 @@ def load_pixels(tables, cache_dir, skip_unreadable=False):
         any label; DiskFull if there is no room.
     """
     tables, pixels = dict(tables), {}
-    for name, (pixels[name], problems) in map_photos(tables, cache_dir).items():
-        table = tables[name]
+    for name, table in tables.items():
+        pixels[name], problems = map_photos(table, cache_dir)
         if problems:
             table = table.rows([row for row in range(len(table.names)) if row not in problems])
         tables[name] = table._replace(unreadable=tuple(problems.values()))
     problems = [line for table in tables.values() for line in table.unreadable]
     if problems and not skip_unreadable:
         raise UserError(f"{len(problems)} photos cannot be read; {LEAVE_OUT}:\n{shortened(problems)}")
-    learns = any(name not in PARTS for name in tables)  # from photos without labels
     for name, table in tables.items():
         if not table.names:
             raise UserError(f"none of the photos of {name} can be read:\n{shortened(table.unreadable)}")
-        unknown = all((labels == UNKNOWN).all() for labels in table.labels.values())
-        if unknown and not (learns and name not in ("val", "test")):
+        # A teacher can tell all of training's, if it tells those of folders.
+        needed = name in ("val", "test") or set(tables) <= set(PARTS)
+        if needed and all((labels == UNKNOWN).all() for labels in table.labels.values()):
             raise UserError(f"{table.photos.prefix}: none of the photos of {name} has a label that is known")
     return tables, pixels
 
@@ -248,6 +206,25 @@ def load_training_data(tables, cache_dir, shares, skip_unreadable=False):
     """
     tables, pixels = load_pixels(tables, cache_dir, skip_unreadable)
     return with_unlabelled(*without_twins(tables, pixels, shares))
+
+
+def with_unlabelled(tables, pixels):
+    """The parts "train" and "val", where the photos without labels follow those of the training table.
+
+    Args: as `load_pixels` returns them. Returns: (dict part -> Table, dict part -> Pixels).
+    """
+    learned = [name for name in tables if name not in ("val", "test")]
+    parts = [tables[name] for name in learned]
+    train = parts[0]._replace(
+        names=[name for part in parts for name in part.names],
+        labels={key: np.concatenate([part.labels[key] for part in parts]) for key in parts[0].labels},
+        stamps=[stamp for part in parts for stamp in part.stamps],
+        groups=[group for part in parts for group in part.groups],
+        boxes=None if parts[0].boxes is None else np.concatenate([part.boxes for part in parts]),
+        unreadable=tuple(line for part in parts for line in part.unreadable),
+    )
+    pixels = {"train": joined([pixels[name] for name in learned]), "val": pixels["val"]}
+    return {"train": train, "val": tables["val"]}, pixels
 
 
 def unreadable(tables, path):

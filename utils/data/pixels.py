@@ -20,7 +20,8 @@ class Images:
 
     def __init__(self, pixels, device):
         self.pixels, self.device, self.resident = pixels, device, None
-        if device.type == "cuda" and pixels.nbytes <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
+        needed = len(pixels) * SIZE * SIZE * 3
+        if device.type == "cuda" and needed <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
             self.resident = torch.empty((len(self), SIZE, SIZE, 3), dtype=torch.uint8, device=device)
             for rows in torch.arange(len(self)).split(1024):  # what is gathered takes main memory
                 self.resident[rows.to(device)] = torch.from_numpy(pixels[rows.numpy()]).to(device)

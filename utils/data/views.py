@@ -1,7 +1,7 @@
 """Views of the training photos: crops, flips and colours, by number."""
 
 import hashlib
-from typing import NamedTuple
+from collections import namedtuple
 
 import numpy as np
 import torch
@@ -12,20 +12,12 @@ from utils.data.photos import SIZE
 NUMBERS = 8  # random ones, 0 to 1, that make a view: flip, four for the crop, three for the colours
 
 
-class ViewOptions(NamedTuple):
-    """The values of `utils.base.cli.Parser.view_options`."""
-
-    count: int
-    seed: int
-    flip: float
-    crop_scale: float
-    crop_ratio: float
-    crop_to_box: bool
-    color_jitter: float
+# The values of `utils.base.cli.Parser.view_options`.
+ViewOptions = namedtuple("ViewOptions", "count seed flip crop_scale crop_ratio crop_to_box color_jitter")
 
 
 def view_options(args):
-    """Of the command line."""
+    """Those of a command line."""
     return ViewOptions(
         args.views, args.views_seed, *(getattr(args, name) for name in ViewOptions._fields[2:])
     )

@@ -9,7 +9,8 @@ import torch
 
 from utils.base.cli import Parser, exit_code
 from utils.base.errors import UserError
-from utils.base.files import atomic, check_new
+from utils.base.files import atomic
+from utils.data.photo_cache import write_header
 from utils.data.photos import SIZE
 from utils.data.views import Views, view_options
 
@@ -17,7 +18,7 @@ from utils.data.views import Views, view_options
 # fmt: off
 def get_args_parser():
     p = Parser(prog="python -m utils.tools.write_views", description="Write the views of the training photos as arrays, for a teacher of any kind.")
-    p.add_argument("--output", required=True, help="folder to write view_0.npy, view_1.npy ... into, uint8 (N, 224, 224, 3), and views.npz, to which the teacher's logits are added", metavar="DIR")
+    p.add_argument("--output", required=True, help="new folder to write view_0.npy, view_1.npy ... into, uint8 (N, 224, 224, 3), and views.npz, to which the teacher's logits are added", metavar="DIR")
     p.data_options(p)
     p.unlabelled_option(p)
     p.view_options(p)
@@ -39,25 +40,16 @@ def main(argv=None):
     names, images = tables["train"].names, Images(pixels["train"], torch.device("cpu"))
     views = Views(view_options(args), tables["train"].boxes)
     try:
-        os.makedirs(args.output, exist_ok=True)
+        os.makedirs(args.output)
     except OSError as error:
-        raise UserError(f"--output {args.output}: {error.strerror}; name another folder") from error
-    arrays = [os.path.join(args.output, f"view_{number}.npy") for number in range(views.count)]
-    told = os.path.join(args.output, "views.npz")
-    for path in arrays:
-        check_new(
-            path, lambda head: head.startswith(b"\x93NUMPY") and f", {SIZE}, {SIZE}, 3)".encode() in head
-        )
-    # One to which logits were added is somebody's work.
-    check_new(told, lambda head: head.startswith(b"PK") and np.load(told).files == ["image_name", "views"])
-    for number, path in enumerate(arrays):
+        raise UserError(f"--output {args.output}: {error.strerror}; name a new folder") from error
+    for number in range(views.count):
         view = views.view(images, number)
-        with atomic(path, binary=True) as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (len(view), SIZE, SIZE, 3)}
-            np.lib.format.write_array_header_1_0(file, header)
+        with atomic(os.path.join(args.output, f"view_{number}.npy"), binary=True) as file:
+            write_header(file, np.uint8, (len(view), SIZE, SIZE, 3))
             for rows in torch.arange(len(view)).split(256):
                 file.write(view.fetch(rows).permute(0, 2, 3, 1).numpy().tobytes())
-    with atomic(told, binary=True) as file:
+    with atomic(os.path.join(args.output, "views.npz"), binary=True) as file:
         np.savez(file, image_name=np.array(names), views=json.dumps(views.key))
     logger.info(f"{args.output}: {views.count} views of {len(names)} photos")
 

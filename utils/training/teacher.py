@@ -25,7 +25,7 @@ PRIOR = "prior."
 
 
 class Teacher:
-    """What teaches: `logits(images, between_steps)` are its own, of a view of the images; before, `prepare(table, images,
+    """What teaches: `logits(images, between_steps)` are its own, of a view of the images; before, `prepare(names, images,
     views)` raises UserError if what is there of them already is not of these images and `utils.data.views.Views`.
 
     Attributes: `identity`, hash of a network's weights or of a file; `prior`, the log-prior in its logits, attribute -> list of
@@ -103,8 +103,8 @@ class LogitsFile(Teacher):
         if saved and saved["identity"] != self.identity:
             raise UserError(f"--teacher-logits {path}: not the file that the run began with")
 
-    def prepare(self, table, images, views):
-        self.chosen = self._rows(table.names)
+    def prepare(self, names, images, views):
+        self.chosen = self._rows(names)
         have = min(map(len, self.arrays.values())) if self.by_view else 1
         if have < views.count:
             raise UserError(f"{self.path}: logits of {have} views; --views {views.count} needs them all")
@@ -152,11 +152,10 @@ class AskedTeacher(Teacher):
             self.smoothed = smoothed_of(meta, self.net.attributes.sizes)
             self.identity = identity_of(self.net)
 
-    def prepare(self, table, images, views):
+    def prepare(self, names, images, views):
         classes = {key: attribute.classes for key, attribute in self.attributes.items()}
         computed = self.precision.name, images.device.type  # float32 is TF32 on a GPU
-        teacher = table.source, (LOGITS_VERSION, computed, self.identity, classes)
-        # What the cache has of this teacher and these photos, held from now on.
+        teacher = LOGITS_VERSION, computed, self.identity, classes
         self.answers = Answers(self.cache_dir, teacher, images, self.attributes.sizes)
         self.answers.check(map(views.key_of, range(views.count)))
         self.has_more = views.count > 1
