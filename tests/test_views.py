@@ -328,14 +328,12 @@ def fetched(monkeypatch):
 
 def test_each_epoch_has_its_view(train, monkeypatch, fetched):
     numbers, real = [], engine.train_one_epoch
-    monkeypatch.setattr(
-        engine,
-        "train_one_epoch",
-        lambda state, labels, images, *rest: (
-            numbers.append(images.number),
-            real(state, labels, images, *rest),
-        )[1],
-    )
+
+    def epoch(state, criterion, examples, *rest):
+        numbers.append(examples.images.number)
+        return real(state, criterion, examples, *rest)
+
+    monkeypatch.setattr(engine, "train_one_epoch", epoch)
     train("--version", "a", *SMALL, "--distillation-type", "none", "--views", "3", "--epochs", "4")
     assert numbers == [0, 1, 2, 0]
     assert [number for number, *_ in fetched] == [1, 1, 2, 2], "validation, or a plain epoch, has views"

@@ -127,7 +127,7 @@ def read_table(path, photos, attributes, labelled=True, boxes=False):
 
     Args: `photos`, the `PhotoFolder` of the names, which they must not leave; whether they are there is not looked at.
         Without `labelled`, only the photos' names are read; with `boxes`, boxes too.
-    Returns: (list of names, dict attribute -> int64 array `(N,)`, groups and boxes as in `Split`, the latter or None).
+    Returns: (list of names, dict attribute -> int64 array `(N,)`, groups and boxes as in `utils.data.dataset.Table`, the latter or None).
     Raises: UserError for a file, column or cell that is missing, for cells that are no class, names that lead out and
         boxes that do.
     """
