@@ -264,7 +264,10 @@ def test_a_teacher_with_other_attributes_is_refused(train, fails, place, photos)
     options = ["--version", "s", "--attributes", str(path), *SOFT, "--teacher", "t/model_1.pt"]
     message = fails(*options, data_dir=path.parent)
     assert "--teacher t/model_1.pt" in message
-    assert "tint: classes of the first only: " in message and "colour: classes of the first only: none" in message
+    assert (
+        "tint: classes of the first only: " in message
+        and "colour: classes of the first only: none" in message
+    )
     assert "cloth 2" in message and "velvet" in message and "kind" not in message
 
 

@@ -21,10 +21,7 @@ from utils.base.errors import UserError
 from utils.data.dataset import read_tables
 from utils.nets import checkpoint
 from utils.training import teacher as targets
-from utils.training.answers import Answers
-from utils.training.resume import data_fingerprint
-from utils.training.run import Run
-from utils.training.state import TrainState
+from utils.training.resume import fingerprint, read_last
 
 ROOT = Path(__file__).parents[1]
 STUDENT = (
@@ -41,68 +38,81 @@ TAUGHT_BY = "--version t --kd-learning True --distillation-type none".split()
 OFTEN = ["--save-every-minutes", "1e-9"]  # before every step and every batch of validation
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL, which tests/faults sends; here the moment is chosen."""
+@pytest.fixture
+def whole(train, monkeypatch):
+    """whole(*options) trains a version of that name.
+
+    Returns: name of each file that takes its place -> for each time, the folder in which all files of the version are as
+    a kill leaves them just before. The weights are hard links.
+    """
+
+    def copied(source, target):
+        return (os.link if source.endswith(".pt") else shutil.copy2)(source, target)
+
+    def run(*options):
+        real, kept = os.replace, []
+
+        def replace(source, target):
+            if "whole" in Path(target).parts:
+                kept.append((Path(target).name, Path("kept", str(len(kept)))))
+                for name in ("model", "logs"):
+                    copy = kept[-1][1] / name
+                    shutil.copytree(f"{name}/whole", copy, symlinks=True, copy_function=copied)
+            real(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", replace)
+            train("--version", "whole", *options)
+        found = {}
+        for name, folder in kept:
+            found.setdefault(name, []).append(folder)
+        return found
+
+    return run
 
 
-def kill_at(monkeypatch, owner, name, call, before=True):
-    """Ends the process, as it were, at the call-th call of a function; returns what takes it back."""
-    real, calls = getattr(owner, name), []
-
-    def dies(*args, **kwargs):
-        calls.append(name)
-        if len(calls) == call and before:
-            raise Killed
-        result = real(*args, **kwargs)
-        if len(calls) == call:
-            raise Killed
-        return result
-
-    monkeypatch.setattr(owner, name, dies)
-    return lambda: monkeypatch.setattr(owner, name, real)
+def put_back(folder, version):
+    """The files of such a folder as those of another version."""
+    for name in ("model", "logs"):
+        shutil.rmtree(f"{name}/{version}", ignore_errors=True)
+        shutil.copytree(folder / name, f"{name}/{version}", symlinks=True)
+    for log in Path("logs", version).glob("*_training.log"):
+        log.rename(log.with_name(f"{version}_training.log"))
 
 
 # Two epochs of two steps, and a batch of validation each.
-MOMENTS = {
-    "before the first last.pt": (TrainState, "load_or_begin", 1, True),
-    "in epoch 1": (TrainState, "poll", 2, True),
-    "in validation": (TrainState, "poll", 3, True),
-    "between checkpoint and row": (Run, "_write_rows", 3, True),
-    "between row and last.pt": (Run, "finish_epoch", 2, False),
-    "after epoch 1": (TrainState, "finish_epoch", 1, False),
-    "in epoch 2": (TrainState, "poll", 5, False),
+RUNS = {
+    "teacher": ["--loss-weight"],
+    "student": [*STUDENT, "--teacher", "t/model_1.pt"],
+    "views": VIEWS,
 }
 
 
-@pytest.mark.parametrize("role", ["teacher", "student"])
-def test_killed_and_resumed(train, role, monkeypatch, tmp_path):
-    options = [*OFTEN, *(STUDENT if role == "student" else ["--loss-weight"])]
-    train("--version", "whole", *options)
-    moments = MOMENTS if role == "teacher" else {"in epoch 2": MOMENTS["in epoch 2"]}
-    for moment, where in moments.items():
-        revive = kill_at(monkeypatch, *where)
-        with pytest.raises(Killed):
-            train("--version", "killed", *options)
-        revive()
-        train("--version", "killed", *options, "--resume", "True")
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("name", RUNS)
+def test_killed_before_any_file_takes_its_place(train, whole, name, every):
+    """The fifth part of the kills, or all."""
+    options = RUNS[name]
+    train(*TAUGHT_BY, "--epochs", "1")
+    kept = whole(*OFTEN, *options)
+    files = {"args.json", "metrics.csv", "last.pt", "model_1.pt", "model_2.pt", "best.pt", "curves.png"}
+    assert set(kept) == files and len(kept["last.pt"]) > 8
+    folders = sorted((folder for each in kept.values() for folder in each), key=lambda one: int(one.name))
+    for folder in folders[::every]:
+        if name == "views":
+            forget_logits()
+        put_back(folder, "killed")
+        begins, log = not os.path.exists("model/killed/last.pt"), Path("logs/killed/killed_training.log")
+        before = log.read_text() if log.exists() else ""
+        if name == "student" and not begins:  # what it says of the one view there is, last.pt has
+            shutil.rmtree("model/t", ignore_errors=True)
+        train("--version", "killed", *OFTEN, *options, "--resume", "True")
         assert_same_run("killed", "whole", 2)
-        log = Path("logs/killed/killed_training.log").read_text()
-        begins = moment == "before the first last.pt"
-        assert ("there is no model/killed/last.pt yet, the run begins" in log) == begins
-        assert ("resumed from model/killed/last.pt" in log) != begins
-        assert log.count("training the ") == 2, "the log was begun anew"
-        shutil.rmtree("model/killed"), shutil.rmtree("logs/killed")
-
-
-# As above, and a batch of the teacher's pass over the second view.
-MOMENTS_OF_VIEWS = {
-    "in epoch 1": (TrainState, "poll", 2, True),
-    "after epoch 1": (TrainState, "finish_epoch", 1, False),
-    "when the teacher is asked": (TrainState, "poll", 4, True),
-    "before its logits are kept": (Answers, "save", 2, True),
-    "in epoch 2": (TrainState, "poll", 6, False),
-    "in the last validation": (TrainState, "poll", 7, False),
-}
+        assert sorted(os.listdir("model/killed")) == ["best.pt", "last.pt", "model_1.pt", "model_2.pt"]
+        assert log.read_text().startswith(before), "the log was begun anew"
+        said = log.read_text()[len(before) :]
+        assert ("there is no model/killed/last.pt yet, the run begins" in said) == begins
+        assert ("resumed from model/killed/last.pt" in said) != begins
 
 
 def forget_logits():
@@ -111,52 +121,32 @@ def forget_logits():
         path.unlink()
 
 
-def test_killed_and_resumed_with_views(train, monkeypatch):
-    train(*TAUGHT_BY, "--epochs", "1")
-    train("--version", "whole", *OFTEN, *VIEWS)
-    for moment, where in MOMENTS_OF_VIEWS.items():
-        forget_logits()
-        revive = kill_at(monkeypatch, *where)
-        with pytest.raises(Killed):
-            train("--version", "killed", *OFTEN, *VIEWS)
-        revive()
-        train("--version", "killed", *OFTEN, *VIEWS, "--resume")
-        assert_same_run("killed", "whole", 2)
-        assert "resumed from" in Path("logs/killed/killed_training.log").read_text(), moment
-        shutil.rmtree("model/killed"), shutil.rmtree("logs/killed")
-
-
-def test_the_teacher_is_needed_for_views_that_are_not_kept(train, monkeypatch, capsys):
+def test_the_teacher_is_needed_for_views_that_are_not_kept(train, whole, capsys):
     train(*TAUGHT_BY)
-    train("--version", "whole", *OFTEN, *VIEWS)
-    revive = kill_at(monkeypatch, TrainState, "poll", 2, False)
-    with pytest.raises(Killed):
-        train("--version", "killed", *OFTEN, *VIEWS)
-    revive()
-    for version in ("other", "gone", "back"):
-        shutil.copytree("model/killed", f"model/{version}")
-        shutil.copytree("logs/killed", f"logs/{version}")
+    folder = whole(*OFTEN, *VIEWS)["model_1.pt"][0]  # in epoch 1
     os.rename("model/t/model_1.pt", "kept.pt")
+    put_back(folder, "killed")
     train("--version", "killed", *OFTEN, *VIEWS, "--resume")  # both views are in the cache
     assert_same_run("killed", "whole", 2)
 
     def ends_with(version):
         forget_logits()
+        put_back(folder, version)
         assert exit_code(lambda: train("--version", version, *OFTEN, *VIEWS, "--resume")) == 2
         assert len(rows(version)) == 1, "what was there for epoch 1 is not made use of"
         return capsys.readouterr().err.splitlines()[-1]
 
     assert "error: --teacher t/model_1.pt: no model/t/model_1.pt; there are" in ends_with("gone")
     os.rename("model/t/model_2.pt", "model/t/model_1.pt")
-    assert ends_with("other") == "error: --teacher t/model_1.pt: not the one that the run began with"
+    assert ends_with("other") == "error: --teacher: not the one that the run began with"
     os.rename("kept.pt", "model/t/model_1.pt")
-    for version in ("gone", "other", "back"):
+    for version in ("gone", "other"):
         forget_logits()
         train("--version", version, *OFTEN, *VIEWS, "--resume")
         assert_same_run(version, "whole", 2)
 
 
-def test_the_file_of_logits_is_that_of_the_beginning(train, photos, monkeypatch, capsys):
+def test_the_file_of_logits_is_that_of_the_beginning(train, whole, photos, capsys):
     names = read_tables(str(photos), ATTRIBUTES, ["train"])["train"].names
     options = VIEWS[: VIEWS.index("--teacher")] + VIEWS[VIEWS.index("--teacher") + 2 :]
     options[options.index("--logit-adjustment") + 1] = "0"
@@ -165,15 +155,11 @@ def test_the_file_of_logits_is_that_of_the_beginning(train, photos, monkeypatch,
         torch.manual_seed(seed)
         logits = {key: torch.randn(2, len(names), size) for key, size in ATTRIBUTES.sizes.items()}
         views = {"views_seed": 0, "flip": 0.5, "crop_scale": 0.7, "crop_ratio": 1.0, "crop_to_box": False}
-        targets.save_logits("said.npz", names, logits, options={**views, "color_jitter": 0.1})
+        targets.save_logits("said.npz", names, logits, views={**views, "color_jitter": 0.1})
 
     write(0)
     options += ["--teacher-logits", "said.npz"]
-    train("--version", "whole", *OFTEN, *options)
-    revive = kill_at(monkeypatch, TrainState, "finish_epoch", 1, False)
-    with pytest.raises(Killed):
-        train("--version", "killed", *OFTEN, *options)
-    revive()
+    put_back(whole(*OFTEN, *options)["model_1.pt"][0], "killed")
     write(1)
     assert exit_code(lambda: train("--version", "killed", *OFTEN, *options, "--resume")) == 2
     said = "error: --teacher-logits said.npz: not the file that the run began with"
@@ -186,57 +172,27 @@ def test_the_file_of_logits_is_that_of_the_beginning(train, photos, monkeypatch,
 def test_boxes_are_a_part_of_the_data_set(photos):
     plain, boxed, moved = (read_tables(str(photos), ATTRIBUTES, boxes=asked) for asked in (False, True, True))
     moved["train"].boxes[3, 2] -= 1
-    assert len({data_fingerprint(data) for data in (plain, boxed, moved)}) == 3
+    assert len({fingerprint(data) for data in (plain, boxed, moved)}) == 3
 
 
-def test_killed_before_any_file_takes_its_place(train, monkeypatch):
-    renames, real = [], os.replace
-    monkeypatch.setattr(os, "replace", lambda a, b: (renames.append(os.path.basename(b)), real(a, b)))
-    train("--version", "whole", "--epochs", "1")
-    monkeypatch.setattr(os, "replace", real)
-    assert {"args.json", "metrics.csv", "last.pt", "model_1.pt", "best.pt", "curves.png"} <= set(renames)
-    first = next(
-        i for i, name in enumerate(renames) if name == "args.json"
-    )  # the pixels are there from now on
-    for call in range(1, len(renames) - first + 1):
-        revive = kill_at(monkeypatch, os, "replace", call)
-        with pytest.raises(Killed):
-            train("--version", "killed", "--epochs", "1")
-        revive()
-        train("--version", "killed", "--epochs", "1", "--resume", "True")
-        assert_same_run("killed", "whole", 1)
-        assert sorted(os.listdir("model/killed")) == ["best.pt", "last.pt", "model_1.pt"]
-        shutil.rmtree("model/killed"), shutil.rmtree("logs/killed")
+def at_first_step(monkeypatch, does):
+    """Has the first step of Adam be followed by this."""
+    real = torch.optim.Adam.step
 
+    def step(self, *args):
+        real(self, *args)
+        monkeypatch.setattr(torch.optim.Adam, "step", real)
+        does()
 
-def test_the_teacher_and_the_prompts_are_those_of_the_beginning(train, monkeypatch):
-    train("--version", "t", "--epochs", "1")
-    options = [*OFTEN, *STUDENT, "--teacher", "t/model_1.pt"]
-    train("--version", "whole", *options)
-    revive = kill_at(monkeypatch, TrainState, "poll", 2, False)
-    with pytest.raises(Killed):
-        train("--version", "killed", *options)
-    revive()
-    os.remove("model/t/model_1.pt")
-    train("--version", "killed", *options, "--resume", "True")
-    assert_same_run("killed", "whole", 2)
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_saves_and_ends_the_run(train, monkeypatch, name, capfd):
     train("--version", "whole")
     number, handlers = signal.Signals[name], [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
-    real, steps = TrainState.poll, []
-
-    def poll(self):
-        steps.append(len(self.losses))
-        if len(steps) == 2:
-            os.kill(os.getpid(), number)
-        real(self)
-
-    monkeypatch.setattr(TrainState, "poll", poll)
+    at_first_step(monkeypatch, lambda: os.kill(os.getpid(), number))
     assert exit_code(lambda: train("--version", "a")) == 128 + number
-    monkeypatch.setattr(TrainState, "poll", real)
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
     said = (
         f"{name}: stopped in epoch 1, after step 1; all is saved in model/a/last.pt, go on with --resume True"
@@ -280,7 +236,7 @@ def test_finished_and_prolonged(train, capsys):
     before = {path: path.stat().st_mtime_ns for path in Path(".").rglob("*/a/*")}
     capsys.readouterr()
     train("--version", "a", "--resume", "True")
-    assert "model/a: all 2 epochs are done, best: epoch" in capsys.readouterr().out
+    assert "model/a: all 2 epochs are done; a higher --epochs goes on from there" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in Path(".").rglob("*/a/*")} == before
     train("--version", "a", "--resume", "True", "--epochs", "3", "--log-interval", "7")
     assert_same_run("a", "whole", 3)
@@ -407,42 +363,23 @@ def test_another_number_of_processes_is_refused(train, fails):
 def test_the_state_of_another_machine_is_refused(train):
     train("--version", "a", "--epochs", "1")
     args = parse_args("--version a --resume True --epochs 2".split() + SHORT[2:])
-    world = SimpleNamespace(rank=1, size=1, is_first=False, agreed=lambda own: (own[0] + 1, *own[1:]))
+    world = SimpleNamespace(rank=1, size=1, broadcast=lambda own: (own[0] + 1, *own[1:]))
     with pytest.raises(UserError, match=r"process 1: model/a/last\.pt is not that of the first process"):
-        Run(args, vars(parse_args(["--version", "a"])), world)
+        read_last("model/a/last.pt", vars(args), vars(parse_args(["--version", "a"])), world)
 
 
-def test_two_runs_of_one_version(train, fails, monkeypatch, capsys):
+def test_two_runs_of_one_version(train, monkeypatch):
     """The second is refused as long as the first has not ended, however that ends."""
-    real, seen = TrainState.poll, []
 
-    def second(self):
-        monkeypatch.setattr(TrainState, "poll", real)
+    def second():
         for option in ("--resume", "--overwrite"):
-            code = "import sys, train; from utils.base.cli import exit_code; sys.exit(exit_code(train.main))"
-            command = [
-                sys.executable,
-                "-c",
-                code,
-                "--version",
-                "a",
-                option,
-                "--data-dir",
-                self.args.data_dir,
-                *SHORT,
-            ]
-            done = subprocess.run(
-                command, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False
-            )
-            seen.append((done.returncode, done.stderr.decode()))
+            with pytest.raises(UserError, match="model/a: another process is training this version"):
+                train("--version", "a", option)
         raise ValueError("an error of no kind that is known")
 
-    monkeypatch.setattr(TrainState, "poll", second)
-    with pytest.raises(ValueError):
+    at_first_step(monkeypatch, second)
+    with pytest.raises(ValueError, match="no kind"):
         train("--version", "a")
-    for code, said in seen:
-        assert code == 2 and "model/a: another process is training this version" in said, said
-    assert len(seen) == 2
     train("--version", "a", "--resume")
 
 
