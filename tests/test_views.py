@@ -407,7 +407,7 @@ def test_logits_of_other_views_are_refused(fails, place, photos):
     assert "unsaid.npz: logits of other views, None; this run's are" in said("unsaid.npz")
     for name in ("turned.npz", "fewer.npz"):
         message = said(name)
-        assert name in message and "in another order: views go by row" in message and "\n" not in message
+        assert name in message and "images in its order, by which views go" in message and "\n" not in message
     for more in ("--views-seed 1", "--flip 0", "--crop-scale 0.6", "--crop-ratio 2", "--color-jitter 0.1"):
         message = said("two.npz", *more.split())
         assert "two.npz: logits of other views, {" in message and "\n" not in message, more
