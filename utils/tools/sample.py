@@ -94,12 +94,12 @@ def placement(rng, pieces, size):
     slack = np.array(size) - scale * np.array([width, 1])
     centre = complex(*np.array(size) / 2 + rng.uniform(-0.25, 0.25, 2) * slack)
 
-    def place(points):
+    def to_pixels(points):
         x, y = stretch * points.real, points.imag - 0.5
         swayed = x + 0.012 * np.sin(6 * y + phase) + 1j * (y + 0.012 * np.sin(6 * x + phase))
         return swayed * scale * np.exp(1j * turn) + centre
 
-    return place, scale
+    return to_pixels, scale
 
 
 def motif_centres(rng, ornament, focus):
@@ -133,7 +133,7 @@ def draw_garment(rng, labels):
     sides = short, int(short * rng.choice((1, 1.25, 4 / 3, 1.5)))
     size = tuple(SUPERSAMPLING * side for side in (sides if rng.random() < 0.9 else sides[::-1]))
     paints, pieces = palette(rng, style), list(outlines(garment["pieces"]))
-    place, scale = placement(rng, pieces, size)
+    to_pixels, scale = placement(rng, pieces, size)
     image, mask = Image.new("RGB", size, paints["cloth"]), Image.new("L", size)
     draw, draw_mask = ImageDraw.Draw(image), ImageDraw.Draw(mask)
 
@@ -142,7 +142,7 @@ def draw_garment(rng, labels):
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=paints[paint])
 
     for paint, shape, outline in pieces:
-        points = place(outline)
+        points = to_pixels(outline)
         corners = points.view(float).tolist()  # x, y, x, y, …, as Pillow takes them
         if shape == "line":
             draw.line(corners, fill=paints[paint], width=max(2, round(0.006 * scale)))
@@ -153,7 +153,7 @@ def draw_garment(rng, labels):
             draw.polygon(corners, fill=paints[paint])
             draw_mask.polygon(corners, fill=255)
     motif = MOTIFS[rng.choice(list(MOTIFS))](np.linspace(0, 2 * np.pi, 40))
-    for centre in place(motif_centres(rng, ornament, garment["focus"])):
+    for centre in to_pixels(motif_centres(rng, ornament, garment["focus"])):
         radius = rng.uniform(0.9, 1.15) * ornament["size"] * scale
         outline = centre + radius * motif * np.exp(1j * rng.uniform(-0.4, 0.4))
         draw.polygon(outline.view(float).tolist(), fill=paints["motif"])
@@ -180,9 +180,8 @@ def photograph(rng, cutout):
 
 def write_photo(folder, index, rng):
     """Draws a photo of random labels into a part's folder; returns its row of the CSV."""
-    labels = {}
-    for key, classes in looks().items():
-        labels[key] = int(rng.choice(len(classes), p=[one["share"] for one in classes]))
+    shares = {key: [one["share"] for one in classes] for key, classes in looks().items()}
+    labels = {key: int(rng.choice(len(each), p=each)) for key, each in shares.items()}
     kind = looks()["daily"][labels["daily"]]["folder"]
     is_cutout = index % PNG_EVERY == 3
     name = f"{kind}/{kind[:2]}{index + 1:05d}-1.{'png' if is_cutout else 'jpg'}"
@@ -212,11 +211,11 @@ def make_sample(directory, train=480, val=120, seed=0):
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as temporary:
         drawn = Path(temporary) / "sample"
-        for place, (part, count) in enumerate(counts.items()):
+        for number_of_part, (part, count) in enumerate(counts.items()):
             # A generator per photo: the first photos are the same however many follow.
-            generators = (np.random.default_rng((seed, place, index)) for index in range(count))
-            progress = tqdm(generators, f"drawing {part}", count, unit="photo", disable=None)
-            rows = [write_photo(drawn / part, index, rng) for index, rng in enumerate(progress)]
+            seeds = [(seed, number_of_part, index) for index in range(count)]
+            progress = tqdm(seeds, f"drawing {part}", unit="photo", disable=None)
+            rows = [write_photo(drawn / part, one[-1], np.random.default_rng(one)) for one in progress]
             pandas.DataFrame(rows).to_csv(drawn / f"Fashion-How24_sub1_{part}.csv", index=False)
         (drawn / NOTE).write_text(note, encoding="utf-8")
         put_in_place(drawn, directory)
