@@ -296,9 +296,10 @@ def test_an_attribute_of_a_list_has_two_classes():
 
 
 @pytest.mark.parametrize("classes", [{}, {"classes": {}}, {"classes": {"yes": {}, "no": {"prompt": "old"}}}])
-def test_prompts_of_a_list_in_place_of_the_files(classes):
+def test_prompts_of_a_list_in_place_of_the_files(tmp_path, classes):
+    (tmp_path / "prompts.json").write_text(json.dumps({"long": ["n", ["y", "z"]]}))
     own = Attributes(with_listed(**classes), "shop.json")
-    found = own.with_prompts({"long": ["n", ("y", "z")]}, "prompts.json")
+    found = own.with_prompts(tmp_path / "prompts.json")
     assert found["long"].prompts == (("n",), ("y", "z")) and not own.differences(found)
     assert own["long"].prompts != found["long"].prompts, "the own content was changed"
     assert attributes_of(json.loads(json.dumps({"attributes": found.to_meta()})), "a.pt") == found
@@ -357,11 +358,6 @@ def test_an_export_does_not_tell_where_the_data_set_is():
 
 def test_checkpoints_without_attributes_have_the_competitions():
     assert attributes_of({}, "a.pt") == ATTRIBUTES
-    prompts = {key: [f"old {name}" for name in a.classes] for key, a in ATTRIBUTES.items()}
-    found = attributes_of({"prompts": prompts}, "a.pt")
-    assert found["daily"].prompts[0] == ("old loungewear",) and not found.differences(ATTRIBUTES)
-    with pytest.raises(UserError, match=r"^checkpoint a\.pt: .*daily, gender, embellishment"):
-        attributes_of({"prompts": {"daily": 5}}, "checkpoint a.pt")
 
 
 def test_meta_that_are_none(tmp_path):

@@ -110,17 +110,18 @@ class Attributes(Dict[str, Attribute]):
         """Plain values for a checkpoint; without `tables`, nothing about where the data set is."""
         return {k: v for k, v in self.content.items() if tables or k not in PARTS}
 
-    def with_prompts(self, prompts, source):
-        """The same with other prompts: name -> for each class, in label order, a sentence or a list of them."""
+    def with_prompts(self, path):
+        """The same with the prompts of a JSON file: name -> for each class, in label order, a sentence or a list of them."""
+        prompts, source = read_json(path, "prompts"), f"prompts {path}"
         if not isinstance(prompts, dict) or set(prompts) != set(self):
             raise UserError(f"{source}: must be an object {', '.join(self)} -> list of sentences")
         content = copy.deepcopy(self.content)
         for name, attribute in content["attributes"].items():
             sentences, classes = prompts[name], attribute["classes"].values()
-            if not isinstance(sentences, (list, tuple)) or len(sentences) != len(classes):
+            if not isinstance(sentences, list) or len(sentences) != len(classes):
                 raise UserError(f"{source}: {name}: must be {len(classes)} sentences, in label order")
             for details, sentence in zip(classes, sentences):
-                details["prompt"] = list(sentence) if isinstance(sentence, tuple) else sentence
+                details["prompt"] = sentence
         return Attributes(content, source)
 
     def differences(self, other):
@@ -181,17 +182,13 @@ def read_attributes(path=None, prompts=None):
     """The attributes of a JSON file, the competition's without one; `prompts`, a JSON file of others in place of its own."""
     path = FASHION_HOW if path is None else path
     attributes = Attributes(read_json(path, "attributes"), f"attributes {path}")
-    if prompts is not None:
-        attributes = attributes.with_prompts(read_json(prompts, "prompts"), f"prompts {prompts}")
-    return attributes
+    return attributes if prompts is None else attributes.with_prompts(prompts)
 
 
 def attributes_of(meta, source):
     """The attributes of a checkpoint or an exported file; the competition's where the meta do not say."""
-    if meta.get("attributes") is not None:
-        return Attributes(meta["attributes"], source)
-    attributes = read_attributes()
-    return attributes.with_prompts(meta["prompts"], source) if meta.get("prompts") is not None else attributes
+    said = meta.get("attributes")
+    return read_attributes() if said is None else Attributes(said, source)
 
 
 def plain_name(text):

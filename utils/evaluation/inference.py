@@ -10,7 +10,6 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.base.errors import UserError, first_line, shortened
-from utils.base.files import read_json
 from utils.data.attributes import UNKNOWN, Attributes, attributes_of, is_number, read_attributes
 from utils.data.dataset import read_tables
 from utils.data.photos import SIZE
@@ -251,7 +250,7 @@ def _from_checkpoint(path, found, clip_model, prompts, attributes):
     keep_freed_memory()
     if path == ZERO_SHOT:
         if prompts is not None:
-            attributes = attributes.with_prompts(read_json(prompts, "prompts"), f"prompts {prompts}")
+            attributes = attributes.with_prompts(prompts)
         net, meta = FashionCLIP(attributes, clip_model or CLIP_MODEL).requires_grad_(False).eval(), {}
     else:
         net, meta = load_network(found, clip_model, prompts)
