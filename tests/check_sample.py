@@ -27,7 +27,7 @@ def main():
     best = best_row("sample-student")
     top1 = float(best["val_top1"])
     print(f"sample-student: mean Top-1 {top1:.4f}, the majority classes' score {majority:.4f}")
-    assert top1 >= majority + 0.2
+    assert top1 >= majority + 0.3
     _, meta = load_network("model/sample-student/best.pt")
     assert meta["epoch"] == int(best["epoch"])
     assert os.path.getsize("model/sample-student/best.pt") <= 25e6

@@ -706,16 +706,6 @@ def test_zero_shot_bad_input(place, capsys):
     assert not os.path.exists("bad")
 
 
-def test_ctrl_c(place, monkeypatch, capsys):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("utils.evaluation.inference.Classifier.predict", interrupted)
-    assert run("--checkpoint", "teacher.pt", "--output", "stopped") == 130
-    error = capsys.readouterr().err
-    assert error.startswith("SIGINT") and error.count("\n") == 1
-
-
 def test_bad_input(place, without_matplotlib, capsys):
     import torch
 

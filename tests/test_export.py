@@ -21,7 +21,7 @@ from utils.base.cli import exit_code
 from utils.base.errors import UserError
 from utils.data.attributes import UNKNOWN, read_attributes
 from utils.evaluation.inference import load_classifier, read_data
-from utils.nets.checkpoint import read_checkpoint, save_checkpoint
+from utils.nets.checkpoint import save_checkpoint
 
 ATTRIBUTES = read_attributes()  # the competition's
 
@@ -276,27 +276,6 @@ def test_options_that_are_none(tmp_path, monkeypatch):
     assert load_classifier("o.pt").meta["options"] == {}
 
 
-def test_unreadable_photos(work, tmp_path):
-    attributes = save_student(tmp_path / "s.pt", "one")
-    table(work, attributes, tmp_path / "val.csv")
-    (tmp_path / "val").mkdir()
-    photos = sorted((work / "data" / "val").rglob("*.*g"))
-    for photo in photos:
-        target = tmp_path / "val" / photo.relative_to(work / "data" / "val")
-        target.parent.mkdir(exist_ok=True)
-        target.write_bytes(photo.read_bytes() if photo != photos[3] else b"no photo")
-    tables = dict(KINDS["one"], unknown=["?"])
-    (tmp_path / "a.json").write_text(json.dumps(tables))
-    options = (
-        f"--checkpoint {tmp_path}/s.pt --output {tmp_path}/o.pt --format pt --data-dir {tmp_path}".split()
-    )
-    options += ["--attributes", f"{tmp_path}/a.json"]
-    with pytest.raises(UserError, match="1 of 10 photos of val cannot be read"):
-        export.main(options)
-    export.main([*options, "--skip-unreadable"])
-    assert (tmp_path / "o.pt").is_file()
-
-
 @pytest.mark.parametrize("format", ("onnx", "pt"))
 def test_no_path_of_this_machine_is_published(tmp_path, format, monkeypatch):
     """Old checkpoints hold the folders of their data set and cache; new ones the names of tables."""
@@ -335,17 +314,6 @@ def test_file_of_an_earlier_version(exported, tmp_path):
     )
     assert list(got) == list(ATTRIBUTES)
     assert all(np.array_equal(expected[key], got[key]) for key in ATTRIBUTES)
-
-
-def test_ctrl_c_is_one_line_and_no_file(work, tmp_path, monkeypatch, capsys):
-    def stopped(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(export, "compare", stopped)
-    assert exit_code(lambda: export.main(command(work, tmp_path / "x.onnx"))) == 130
-    error = capsys.readouterr().err
-    assert "SIGINT: stopped" in error and "Traceback" not in error
-    assert not list(tmp_path.iterdir())
 
 
 def test_what_the_exporter_says_is_one_line(work, tmp_path, monkeypatch, capsys):

@@ -379,16 +379,3 @@ def test_a_table_that_is_read_is_not_replaced(photos, make):
     with pytest.raises(UserError, match=r"out\.csv: the same file as .*list\.csv, which is read"):
         run(folder / "list.csv")
     assert Path("out.csv").read_bytes() == before
-
-
-def test_ctrl_c_is_one_line_and_no_file(photos, monkeypatch, capsys):
-    folder, stub = photos
-
-    def stopped(pixels):
-        raise KeyboardInterrupt
-
-    stub.__class__ = type("Stopped", (Stub,), {"__call__": lambda self, pixels: stopped(pixels)})
-    assert exit_code(lambda: run(folder)) == 130
-    error = capsys.readouterr().err
-    assert "SIGINT: stopped" in error and "Traceback" not in error
-    assert not [path for path in folder.parent.iterdir() if "out.csv" in path.name]
