@@ -15,7 +15,7 @@ from conftest import ATTRIBUTES, SHORT, assert_same_run, rows, write_own
 
 from utils.base.errors import ProcessLost, UserError
 from utils.base.hardware import TORCH
-from utils.losses import DistillationLoss, class_weights, log_shares
+from utils.losses import DistillationLoss, LossOptions, class_weights, log_shares
 from utils.nets import checkpoint
 from utils.training.distributed import TORCHRUN as VARIABLES
 from utils.training.distributed import World
@@ -306,7 +306,7 @@ def test_the_parts_of_a_batch_add_up(kind, weighted):
     logits = [{key: torch.randn(7, len(a.classes)) for key, a in ATTRIBUTES.items()} for _ in range(3)]
     labels = {key: values.numpy() for key, values in batch.items()}
     weights = class_weights(labels, ATTRIBUTES.sizes) if weighted is True else None
-    criterion = DistillationLoss(kind, 0.9, 4.0, weights, 0.1)
+    criterion = DistillationLoss(LossOptions(kind, 0.9, 4.0, smoothing=0.1), weights)
     if weighted == "adjusted":
         criterion.reduction, criterion.adjustment = "batch", log_shares(labels, ATTRIBUTES.sizes)
     outputs, targets = logits[0] if kind == "none" else tuple(logits[:2]), logits[2]

@@ -20,7 +20,7 @@ from utils.data.attributes import UNKNOWN, Attributes, read_attributes
 from utils.data.dataset import read_tables
 from utils.evaluation import metrics
 from utils.evaluation.inference import load_classifier, read_data
-from utils.losses import DistillationLoss, class_weights
+from utils.losses import DistillationLoss, LossOptions, class_weights
 from utils.nets.checkpoint import read_file
 
 ODD = ["type", "keys", "file", "images", "split", "score", "image_name", "a.b", "sleeve type"]
@@ -146,7 +146,9 @@ def test_unknown_labels_play_no_part_in_the_cross_entropy(kind, weighted, smooth
     logits = [{key: torch.randn(5, 3, requires_grad=True) for key in labels} for _ in range(2)]
     targets = {key: torch.randn(5, 3) for key in labels}
     outputs = logits[0] if kind == "none" else tuple(logits)
-    losses = DistillationLoss(kind, 0.25, 2.0, weights, smoothing)(outputs, targets, labels)
+    losses = DistillationLoss(LossOptions(kind, 0.25, 2.0, smoothing=smoothing), weights)(
+        outputs, targets, labels
+    )
 
     known = labels["some"] != UNKNOWN
     expected = F.cross_entropy(
@@ -158,7 +160,7 @@ def test_unknown_labels_play_no_part_in_the_cross_entropy(kind, weighted, smooth
     distilled = dict.fromkeys(labels, 0.0)
     if kind != "none":  # of all five photos
         expected *= 0.75
-        alone = DistillationLoss(kind, 1.0, 2.0)(
+        alone = DistillationLoss(LossOptions(kind, 1.0, 2.0))(
             outputs, targets, {key: torch.zeros(5).long() for key in labels}
         )
         distilled = {key: 0.25 * loss.item() for key, loss in alone.items()}

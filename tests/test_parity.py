@@ -11,7 +11,7 @@ from clip_model import FashionCLIP
 from networks import Student, load_network
 from utils.data.photos import letterbox
 from utils.evaluation.metrics import accuracies, confusion_matrix
-from utils.losses import DistillationLoss
+from utils.losses import DistillationLoss, LossOptions
 from utils.nets.checkpoint import load_state, read_checkpoint
 from utils.scheduler import CosineAnnealingWarmUpRestarts
 
@@ -48,13 +48,9 @@ def test_learning_rates(case):
 )
 def test_losses(case):
     inputs = GOLDEN["distillation_loss"]["inputs"]
-    criterion = DistillationLoss(
-        case["type"],
-        case["alpha"],
-        case["tau"],
-        by_attribute(inputs["class_weights"]) if case["weighted"] else None,
-        case["label_smoothing"],
-    )
+    options = LossOptions(case["type"], case["alpha"], case["tau"], smoothing=case["label_smoothing"])
+    weights = by_attribute(inputs["class_weights"]) if case["weighted"] else None
+    criterion = DistillationLoss(options, weights)
     distils = case["type"] != "none"
     class_logits = by_attribute(inputs["class_logits"])
     losses = criterion(

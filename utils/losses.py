@@ -165,12 +165,8 @@ class DistillationLoss:
     The kind "none" is the plain cross-entropy, in which `alpha` plays no part. Weights and smoothing are the cross-entropy's only.
     """
 
-    kind: str  # "soft", "hard" or "none"
-    alpha: float = 0.5
-    tau: float = 1.0
+    options: LossOptions
     class_weights: Optional[Dict[str, torch.Tensor]] = None  # attribute -> float `(classes,)`
-    label_smoothing: float = 0.0
-    reduction: str = "classes"
     # Attribute -> float `(classes,)`, added to the logits within the cross-entropy. Smoothing then spreads as these say, not
     # evenly: an even share would be divided by a rare class's own.
     adjustment: Optional[Dict[str, torch.Tensor]] = None
@@ -189,13 +185,13 @@ class DistillationLoss:
         Returns: dict attribute -> scalar.
         """
         class_logits, distillation_logits = outputs if isinstance(outputs, tuple) else (outputs, None)
-        losses = {}
+        losses, alpha = {}, self.options.alpha
         for key, logits in class_logits.items():
             whole = labels[key] if batch_labels is None else batch_labels[key]
             loss = self._cross_entropy(key, logits.float(), labels[key], whole)
-            if self.kind != "none":
+            if self.options.kind != "none":
                 distilled = self._distillation(key, distillation_logits[key], targets[key])
-                loss = (1 - self.alpha) * loss + self.alpha * distilled * (len(labels[key]) / len(whole))
+                loss = (1 - alpha) * loss + alpha * distilled * (len(labels[key]) / len(whole))
             losses[key] = loss
         return losses
 
@@ -204,18 +200,18 @@ class DistillationLoss:
         if self.adjustment:
             logits, spread = logits + self.adjustment[key], self.adjustment[key].softmax(dim=0)
             said = F.one_hot(labels.clamp(min=0), len(spread))
-            goal = torch.lerp(said.float(), spread.expand(said.shape), self.label_smoothing)
+            goal = torch.lerp(said.float(), spread.expand(said.shape), self.options.smoothing)
             total = F.cross_entropy(logits, goal * (labels != UNKNOWN)[:, None], weight, **options)
         else:
-            options.update(label_smoothing=self.label_smoothing, ignore_index=UNKNOWN)
+            options.update(label_smoothing=self.options.smoothing, ignore_index=UNKNOWN)
             total = F.cross_entropy(logits, labels, weight, **options)
         known = whole != UNKNOWN
         divisor = known.float().sum() if weight is None else (weight[whole.clamp(min=0)] * known).sum()
         return total / divisor.clamp(min=1e-9)  # without any known label 0 / 1e-9
 
     def _distillation(self, key, student, teacher):
-        if self.kind == "soft":
-            return soft_distillation(student, teacher, self.tau, self.reduction)
+        if self.options.kind == "soft":
+            return soft_distillation(student, teacher, self.options.tau, self.options.reduction)
         # With the teacher's decision (DeiT, arXiv:2012.12877, section 4); no class weights.
         adjustment = self.decided[key] if self.decided else 0
         return F.cross_entropy(student.float() + adjustment, teacher.argmax(dim=1))
@@ -224,19 +220,11 @@ class DistillationLoss:
 def build_criterion(options, labels, sizes, device, decided=None):
     """The loss that `options` ask for. Args: as of `class_weights`; `decided`, of a teacher's decisions, see `learned`."""
 
-    def adjusted(shares):
-        return {
-            key: options.adjustment * torch.as_tensor(values, device=device) for key, values in shares.items()
-        }
+    def placed(values, factor=1.0):
+        return {key: factor * torch.as_tensor(value, device=device) for key, value in values.items()}
 
-    weights = class_weights(labels, sizes) if options.weighted else None
-    return DistillationLoss(
-        options.kind,
-        options.alpha,
-        options.tau,
-        weights and {key: values.to(device) for key, values in weights.items()},
-        options.smoothing,
-        options.reduction,
-        adjusted(log_shares(labels, sizes)) if options.adjustment else None,
-        adjusted(decided) if options.adjustment and decided else None,
-    )
+    weights = placed(class_weights(labels, sizes)) if options.weighted else None
+    if not options.adjustment:
+        return DistillationLoss(options, weights)
+    shares = placed(log_shares(labels, sizes), options.adjustment)
+    return DistillationLoss(options, weights, shares, decided and placed(decided, options.adjustment))
