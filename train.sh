@@ -41,8 +41,9 @@ sample() {
     "$PYTHON" train.py --version sample-teacher --overwrite True --data-dir "$data" --clip-model random \
         --epochs 10 --batch-size 16 --lr 5e-4 --optimizer Adam --loss-weight True "$@"
     "$PYTHON" train.py --version sample-student --overwrite True --data-dir "$data" \
-        --student mobilenetv4_conv_small --student-weights none --epochs 6 --batch-size 16 --lr 1e-3 --min-lr 4e-5 --scheduler True --warmup-epoch 1 --decay-epoch 7 \
-        --optimizer AdamW --weight-decay 0.01 --kd-learning True --teacher sample-teacher/best.pt \
+        --student mobilenetv4_conv_small --student-weights none --epochs 6 --batch-size 16 --lr 1e-3 --min-lr 4e-5 \
+        --scheduler True --warmup-epoch 1 --decay-epoch 7 --optimizer AdamW --weight-decay 0.01 \
+        --kd-learning True --teacher sample-teacher/best.pt \
         --distillation-type soft --distillation-tau 2 --distillation-alpha 0.5 --loss-weight True "$@"
     echo "sample photos: $data"
 }

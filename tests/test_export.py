@@ -21,7 +21,7 @@ from utils.base.cli import exit_code
 from utils.base.errors import UserError
 from utils.data.attributes import UNKNOWN, read_attributes
 from utils.evaluation.inference import load_classifier, read_data
-from utils.nets.checkpoint import save_checkpoint
+from utils.nets.checkpoint import read_checkpoint, save_checkpoint
 
 ATTRIBUTES = read_attributes()  # the competition's
 
