@@ -126,19 +126,13 @@ def parse_args(argv=None):
     peak = args.lr * min(1.0, args.cos_gamma) ** ((args.epochs - 1) // args.decay_epoch)
     if args.scheduler and peak < args.min_lr:
         of = "" if args.lr < args.min_lr else f", times --cos-gamma {args.cos_gamma:g} in each cycle,"
-        parser.error(
-            f"--lr {args.lr:g}{of} is below --min-lr {args.min_lr:g}, where cycles begin: add a lower --min-lr"
-        )
+        parser.error(f"--lr {args.lr:g}{of} is below --min-lr {args.min_lr:g}: add a lower --min-lr")
     if args.distils and not (args.teacher or args.teacher_logits):
         parser.error("distillation needs --teacher FILE (in model/) or zero-shot, or --teacher-logits FILE")
     if args.logit_adjustment and args.loss_weight:
-        parser.error(
-            "--logit-adjustment and --loss-weight both favour rare classes: add --loss-weight False or --logit-adjustment 0"
-        )
+        parser.error("--logit-adjustment, --loss-weight True: both favour rare classes; give one of the two")
     if args.teacher and args.teacher_logits:
-        parser.error(
-            "--teacher-logits stands in for --teacher: give one of the two, or --teacher none with it"
-        )
+        parser.error("--teacher-logits stands in for --teacher: add --teacher none, or give one of the two")
     if (args.teacher or args.teacher_logits) and not args.kd_learning:
         name = "--teacher" if args.teacher else "--teacher-logits"
         parser.error(f"{name} is for training the student: add --kd-learning True")

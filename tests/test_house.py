@@ -1,6 +1,8 @@
 """The layout: a stage imports from those before it, never from one behind, and nothing goes in a circle."""
 
 import ast
+import io
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -54,3 +56,65 @@ def test_there_is_no_circle():
             break
         arrows = {name: others for name, others in arrows.items() if name not in free}
     assert arrows == {}
+
+
+def code_lines(source):
+    """Numbers of the lines that hold code: no docstrings, comments or blanks."""
+    texts = [
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    ]
+    documented = {line for node in texts for line in range(node.lineno, node.end_lineno + 1)}
+    no_code = {
+        tokenize.COMMENT,
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+        tokenize.ENDMARKER,
+    }
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return {token.start[0] for token in tokens if token.type not in no_code} - documented
+
+
+def functions():
+    for path in FILES:
+        source = (ROOT / path).read_text(encoding="utf-8")
+        lines = code_lines(source)
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef):
+                names = [
+                    arg.arg
+                    for arg in [*node.args.args, *node.args.kwonlyargs]
+                    if arg.arg not in ("self", "cls")
+                ]
+                length = len(lines & set(range(node.lineno, node.end_lineno + 1)))
+                yield f"{path}:{node.name}", length, names
+
+
+# The parameters of the published schedule, and those that torch.onnx gives.
+PUBLISHED = {
+    "utils/scheduler.py:learning_rate",
+    "utils/scheduler.py:__init__",
+    "utils/deployment/onnx_graph.py:_layer_norm",
+}
+
+
+def test_functions_fit_on_a_screen():
+    lengths = {name: length for name, length, _ in functions()}
+    assert {name: length for name, length in lengths.items() if length > 60} == {}
+    assert lengths["train.py:train"] <= 45
+    many = {name: names for name, _, names in functions() if len(names) > 6 and name not in PUBLISHED}
+    assert many == {}
+
+
+def test_the_house_stays_light():
+    """A feature that does not fit takes something away first."""
+    sources = {path: (ROOT / path).read_text(encoding="utf-8") for path in FILES}
+    assert {path for path, source in sources.items() if len(source.splitlines()) > 350} == set()
+    lines = {path: len(code_lines(source)) for path, source in sources.items()}
+    benchmarks = sum(count for path, count in lines.items() if path.parts[0] == "benchmarks")
+    assert benchmarks <= 450 and sum(lines.values()) - benchmarks <= 4550

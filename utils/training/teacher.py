@@ -39,17 +39,12 @@ class Teacher:
         """From now on teach logits with this log-prior in them. Raises: UserError if that of its own is not known, or cannot be
         taken off."""
         if self.prior is None:
-            raise UserError(
-                "--logit-adjustment: the teacher does not say which prior is in its logits; train it anew, or give "
-                f"{PRIOR}<attribute> in --teacher-logits, log-probabilities by class, all the same for none"
-            )
+            problem = "does not say which prior is in its logits; train it anew"
+            way_out = f"give {PRIOR}<attribute>, log-probabilities by class, in --teacher-logits"
+            raise UserError(f"--logit-adjustment: the teacher {problem}, or {way_out}")
         if self.smoothed:
-            problem = (
-                f"with label smoothing, which the rare classes of {', '.join(self.smoothed)} would gain by"
-            )
-            raise UserError(
-                f"--logit-adjustment: the teacher was trained {problem}; train it anew with --ls 0"
-            )
+            gaining = f"label smoothing, which the rare classes of {', '.join(self.smoothed)} would gain by"
+            raise UserError(f"--logit-adjustment: the teacher was trained with {gaining}; use --ls 0 for it")
         self.shift = {key: torch.tensor(prior[key]) - torch.tensor(self.prior[key]) for key in prior}
 
     def fingerprint(self):
