@@ -16,8 +16,9 @@ from utils.nets.checkpoint import read_file
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
-MAX_PARAMETERS = 1_000_000_000  # of a checkpoint's CLIP, float32: 4 GB; ViT-H/14 has 986 million
-MAX_LAYERS = 100  # of a tower
+MAX_SIZE = 1_000_000  # of a checkpoint's CLIP, of whatever: tokens, pixels, features
+
+WAY_OUT = "--clip-model FOLDER takes a whole one: config.json, weights, vocab.json, merges.txt"
 
 # What a CLIP's shape depends on, under the same names in every version of transformers.
 _SHAPE_FIELDS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -145,51 +146,35 @@ class FashionCLIP(nn.Module):
 
     def own_names(self, state):
         """A state dict of ours, a published teacher's or Hugging Face's CLIPModel's, under this class's names."""
-        own = {}
-        for name, value in state.items():
-            if name.endswith(".position_ids"):
-                continue
-            name = name[len("base_model.") :] if name.startswith("base_model.") else name
-            own[name if name.startswith("clip.") else f"clip.{name}"] = value
-        return own
+        kept = {name: value for name, value in state.items() if not name.endswith(".position_ids")}
+        return {re.sub(r"^(base_model\.)?(clip\.)?", "clip.", name): value for name, value in kept.items()}
 
 
 # --- the meta of a checkpoint ------------------------------------------------------------------------
 
 
 def _checked_config(config):
-    """A checkpoint's configuration, its known fields only, if it is that of a network that fits into the memory."""
-    text, vision, projection = config["text_config"], config["vision_config"], config["projection_dim"]
-    sizes = [projection, text["vocab_size"], text["max_position_embeddings"], vision["image_size"]]
-    sizes += [vision["patch_size"], *(tower[field] for tower in (text, vision) for field in _SHAPE_FIELDS)]
-    if not all(type(size) is int and size > 0 for size in sizes):
-        raise ValueError("sizes that are no whole numbers above 0")
-    positions = (vision["image_size"] // vision["patch_size"]) ** 2 + text["max_position_embeddings"]
-    parameters = max(text["hidden_size"], vision["hidden_size"]) * (
-        text["vocab_size"] + positions + 3 * vision["patch_size"] ** 2 + 2 * projection
-    )
-    for tower in (text, vision):
-        layer = tower["hidden_size"] * (4 * tower["hidden_size"] + 2 * tower["intermediate_size"])
-        parameters += layer * tower["num_hidden_layers"]
-    if parameters > MAX_PARAMETERS or max(t["num_hidden_layers"] for t in (text, vision)) > MAX_LAYERS:
-        raise ValueError(f"more than {MAX_PARAMETERS:,} parameters or {MAX_LAYERS} layers")
-    known = {"projection_dim": projection}
+    """A checkpoint's configuration, its known fields only. That its network is none too large, `fitting` sees to."""
+    known = {"projection_dim": config["projection_dim"]}
     for name in ("text_config", "vision_config"):
         known[name] = {field: config[name][field] for field in _TOWER_FIELDS if field in config[name]}
+        sizes = [known["projection_dim"], *(known[name][field] for field in _SHAPE_FIELDS)]
+        if not all(type(size) is int and 0 < size <= MAX_SIZE for size in sizes):
+            raise ValueError(f"sizes that are no whole numbers from 1 to {MAX_SIZE:,}")
     return known
 
 
 def _checked_tokens(token_ids, attributes, clip, source):
     """A checkpoint's token ids, if there are some for each prompt, all of them in the text tower's vocabulary."""
-    vocabulary = range(clip.config.text_config.vocab_size)
-    complete = isinstance(token_ids, dict) and set(token_ids) == set(attributes)
+    vocabulary, found = range(clip.config.text_config.vocab_size), {}
     for key, attribute in attributes.items():
-        rows = token_ids[key] if complete else None
+        rows = token_ids.get(key) if isinstance(token_ids, dict) else None
         fits = isinstance(rows, list) and len(rows) == sum(map(len, attribute.prompts))
         fits = fits and all(isinstance(row, list) and row for row in rows)
         if not (fits and all(type(i) is int and i in vocabulary for row in rows for i in row)):
             raise UserError(f"{source}: its meta hold no token ids that fit the classes of {key}")
-    return {key: token_ids[key] for key in attributes}
+        found[key] = rows
+    return found
 
 
 # --- the towers --------------------------------------------------------------------------------------
@@ -277,23 +262,18 @@ def _load_pretrained(name_or_path, prompts):
             # The slow tokenizer of 4.27 splits apostrophes differently.
             tokenizer = CLIPTokenizerFast.from_pretrained(name_or_path)
     except Exception as error:  # a dozen kinds: no network, no such repository, a broken file, a wrong layout
-        raise LibraryError(
-            f"CLIP model {name_or_path} cannot be loaded ({first_line(error)}); with --clip-model FOLDER it is read from a "
-            "local folder in Hugging Face layout (config.json, weights, vocab.json, merges.txt)"
-        ) from error
-    tokens = clip.config.text_config.vocab_size
+        problem = f"cannot be loaded ({first_line(error)})"
+        raise LibraryError(f"CLIP model {name_or_path} {problem}; {WAY_OUT}") from error
+    tokens, side = clip.config.text_config.vocab_size, clip.config.vision_config.image_size
     if len(tokenizer) != tokens:  # 5.x makes an empty tokenizer where there is no vocab.json
-        raise UserError(
-            f"CLIP model {name_or_path}: its tokenizer knows {len(tokenizer)} tokens, its text tower {tokens}; "
-            "vocab.json or merges.txt is missing, or another model's; a complete one is read with --clip-model FOLDER"
-        )
-    side = clip.config.vision_config.image_size
+        problem = f"its tokenizer knows {len(tokenizer)} tokens, its text tower {tokens}"
+        raise UserError(f"CLIP model {name_or_path}: {problem}; {WAY_OUT}")
     if side != SIZE:
         raise UserError(
             f"CLIP model {name_or_path}: takes {side} pixels a side; choose one that takes {SIZE}"
         )
     missing = [name for name in info["missing_keys"] if not name.endswith("position_ids")]
-    missing += [str(name) for name in info["mismatched_keys"]]
+    missing += map(str, info["mismatched_keys"])
     if missing:
         raise UserError(f"CLIP model {name_or_path}: missing or differing weights:\n{shortened(missing)}")
     return clip.float(), {key: tokenizer(list(sentences))["input_ids"] for key, sentences in prompts.items()}

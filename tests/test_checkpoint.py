@@ -79,9 +79,9 @@ def test_what_does_not_fit_is_listed(tmp_path):
         load_network(tmp_path / "a.pt")
     for part in (
         "a.pt",
-        "missing: backbone.head.norm.weight",
-        "left over: surplus",
-        "(7,) in the file, (6,)",
+        'Missing key(s) in state_dict: "backbone.head.norm.weight"',
+        'Unexpected key(s) in state_dict: "surplus"',
+        "torch.Size([7]) from checkpoint, the shape in current model is torch.Size([6])",
     ):
         assert part in str(error.value)
 
@@ -160,7 +160,7 @@ def test_bad_teachers(train, fails):
     content = torch.load("model/t/model_1.pt")
     content["model"]["clip.logit_scale"] = torch.zeros(3)
     torch.save(content, "model/t/model_2.pt")
-    assert "clip.logit_scale: (3,) in the file, () in the network" in fails(
+    assert "size mismatch for clip.logit_scale: " in fails(
         "--version", "a", *kd, "t/model_2.pt"
     )
     Path("model/t/model_3.pt").write_text("no checkpoint")

@@ -9,6 +9,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 import zipfile
 import zlib
 from pathlib import Path
@@ -27,7 +28,8 @@ from utils.data.attributes import read_attributes
 from utils.data.dataset import load_pixels, read_tables
 from utils.data.folders import PhotoFolder
 from utils.data.tables import read_table
-from utils.nets.checkpoint import read_file
+from utils.nets.backbones import fitting
+from utils.nets.checkpoint import read_file, save_checkpoint
 
 ROOT = Path(__file__).parents[1]
 
@@ -161,6 +163,9 @@ def meta():
         ("clip_config", None),
         ("clip_config", {}),
         ("clip_config", {"vision_config": {"hidden_size": 10**6}}),
+        ("clip_config", {"vision_config": {"hidden_size": 9 * 10**5, "num_attention_heads": 1}}),
+        ("clip_config", {"vision_config": {"image_size": 10**6, "patch_size": 1, "hidden_size": 1}}),
+        ("clip_config", {"text_config": {"intermediate_size": 10**5, "hidden_size": 10**5}}),
         ("clip_config", {"text_config": {"vocab_size": 10**12}}),
         (
             "clip_config",
@@ -177,16 +182,19 @@ def meta():
         ("token_ids", {"daily": ["ab"] * 6}),
     ],
 )
-def test_meta_that_describe_no_teacher(meta, part, change):
+def test_meta_that_describe_no_teacher(place, meta, part, change):
     """Enormous networks are refused before there is one."""
+    save_checkpoint("a.pt", FashionCLIP.from_meta(meta, ATTRIBUTES), meta)
     changed = json.loads(json.dumps(meta))
     for key, value in (change or {}).items():
         changed[part][key].update(value) if isinstance(value, dict) else changed[part].update({key: value})
     changed[part] = changed[part] if change else change
-    with pytest.raises(UserError, match=r"^checkpoint a\.pt: ") as error:
+    begin = time.perf_counter()
+    with pytest.raises(UserError, match=r"^checkpoint a\.pt: ") as error, fitting("a.pt"):
         FashionCLIP.from_meta(changed, ATTRIBUTES, "checkpoint a.pt")
-    assert "\n" not in str(error.value)
-    FashionCLIP.from_meta(meta, ATTRIBUTES, "checkpoint a.pt")
+    assert "\n" not in str(error.value) and time.perf_counter() - begin < 5
+    with fitting("a.pt"):
+        FashionCLIP.from_meta(meta, ATTRIBUTES, "checkpoint a.pt")
 
 
 def test_weights_of_a_clip_model_are_data(place):

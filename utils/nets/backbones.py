@@ -69,18 +69,18 @@ def build_backbone(name, weights=None):
 
 @contextlib.contextmanager
 def fitting(path):
-    """Meanwhile a network is only built if the checkpoint at `path` may hold it, since a file can name any of timm's: it
-    ends before the weight that is too much is filled, with a UserError.
+    """Meanwhile a network is only built if the checkpoint at `path` may hold it, since a file can name any of timm's, or a CLIP of
+    any size: it ends before the weight that is too much is filled, with a UserError.
 
-    A value takes 2 bytes at least. A folded network has up to 5 times fewer than the branches that it is built with.
+    A value takes 2 bytes at least, a weight 100. A folded network has up to 5 times fewer than the branches that it is built with.
     """
-    most, count, register = 5 * os.path.getsize(hub.weights_file(path)) // 2, 0, nn.Module.register_parameter
+    most, taken, register = 5 * os.path.getsize(hub.weights_file(path)), 0, nn.Module.register_parameter
 
     def counted(module, name, param):
-        nonlocal count
-        count += 0 if param is None else param.numel()
-        if count > most:
-            raise UserError(f"{path} is too small for the network that it names, of over {most:,} weights")
+        nonlocal taken
+        taken += 0 if param is None else 2 * param.numel() + 100
+        if taken > most:
+            raise UserError(f"{path} is too small for the network that it names")
         register(module, name, param)
 
     with mock.patch.object(nn.Module, "register_parameter", counted):

@@ -9,16 +9,14 @@ import zipfile
 import torch
 
 from utils.base.errors import UserError, first_line, shortened
-from utils.base.files import atomic, copy_file, failure, has_links, read_json
+from utils.base.files import atomic, copy_file, read_json
 from utils.base.hardware import TORCH
 from utils.base.log import logger
 from utils.nets import torch112
 from utils.nets.hub import BEST, CONFIG, WEIGHTS, is_hub_id
 
-SAFE = (
-    2,
-    10,
-)  # before, a file read with weights_only=True can run code (CVE-2025-32434) or damage memory (CVE-2026-24747)
+# Before, a file read with weights_only=True can run code (CVE-2025-32434) or damage memory (CVE-2026-24747).
+SAFE = (2, 10)
 
 # Where a file may have its state dict, the first one counts: averages before what they are of, as in timm's own script.
 STATES = ("state_dict_ema", "model_ema", "state_dict", "model")
@@ -115,18 +113,12 @@ def _unwrapped(state):
 
 
 def load_state(net, state, path):
-    """Strict `load_state_dict`, with an error that lists everything that does not fit, and where from."""
-    own = net.state_dict()
-    problems = [f"missing: {name}" for name in own if name not in state]
-    problems += [f"left over: {name}" for name in state if name not in own]
-    problems += [
-        f"shape of {name}: {tuple(state[name].shape)} in the file, {tuple(own[name].shape)} in the network"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    if problems:
-        raise UserError(f"checkpoint {path} does not fit {type(net).__name__}:\n{shortened(problems)}")
-    net.load_state_dict(state)
+    """Strict `load_state_dict`. Raises: UserError that lists what does not fit, and where from."""
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        problems = shortened(map(str.strip, str(error).splitlines()[1:]))
+        raise UserError(f"checkpoint {path} does not fit {type(net).__name__}:\n{problems}") from error
     # timm 1.0.9 keeps the attention biases of the old weights cached in evaluation mode; train() drops them.
     training = net.training
     net.train().train(training)
@@ -151,17 +143,14 @@ def save_checkpoint(path, net, meta, **more):
 
 def link(target, path):
     """Make `path` a symbolic link to `target`, a file in the same folder, in place of what it was; without links, a copy."""
-    if not has_links(os.path.dirname(path)):
-        copy_file(target, path)
-        return
     temporary = f"{path}.tmp"
     try:
         if os.path.lexists(temporary):
             os.remove(temporary)
         os.symlink(os.path.basename(target), temporary)
         os.replace(temporary, path)
-    except OSError as error:
-        raise failure(path, error) from error
+    except OSError:  # exFAT has no links, nor have some network shares
+        copy_file(target, path)
 
 
 MODEL_ROOT = "model"

@@ -51,7 +51,8 @@ def find_checkpoint(path):
     if os.path.exists(path) or not is_hub_id(path):
         return path
     way_out = "there is no file or folder of that name either; name one"
-    return os.path.dirname([fetch(path, [name], "checkpoint", way_out) for name in (CONFIG, WEIGHTS)][-1])
+    fetch(path, [CONFIG], "checkpoint", way_out)
+    return os.path.dirname(fetch(path, [WEIGHTS], "checkpoint", way_out))
 
 
 def weights_file(path):
