@@ -1,7 +1,6 @@
 """Rows of a table: a CSV file with a photo's name, its labels and its box."""
 
 import codecs
-import collections
 import csv
 import functools
 import itertools
@@ -16,7 +15,6 @@ from utils.data.attributes import MAX_CLASSES, UNKNOWN, plain_name
 from utils.data.photos import SUFFIXES, letterboxed_box
 
 SEPARATORS = ",;\t"
-SEPARATOR_LINE = re.compile(r'"?sep=([,;|\t])"?\s*', re.IGNORECASE)  # before the header, as Excel has it
 MAX_CELL = 2**20  # characters of a cell, and of a line
 MAX_PROBLEMS = 1000  # of a table, until the rest is not looked at
 OPENED = "; a quotation that begins there may not be closed: close it, or remove its mark"
@@ -30,12 +28,17 @@ def read_rows(path, columns, encoding="utf-8", read=dict):
     Returns: list of what `read` returned.
     Raises: UserError for a file that is none, or that lacks a column, and one that lists all rows that cannot be taken.
     """
-    found, problems, last = [], [], 0  # number of the last line that was read whole
+    found, problems = [], {}  # problem -> the first line that has it
+    bad = last = 0  # number of rows with a problem; of the last line that was read whole
     try:
         is_plain = codecs.lookup(encoding).name == "utf-8"
         csv.field_size_limit(MAX_CELL)  # for the whole process: not before a table is read
         with open(path, newline="", encoding="utf-8-sig" if is_plain else encoding) as file:
-            reader, separator, before = _reader(file)
+            lines = _short_lines(file)
+            begun = ((number, line) for number, line in enumerate(lines) if line.strip(SEPARATORS + " \r\n"))
+            before, first = next(begun, (0, ""))
+            separator = max(SEPARATORS, key=first.count)
+            reader = csv.reader(itertools.chain([first], lines), delimiter=separator)
             header = next(reader, [])
             name_at, last = _check_header(path, header, columns), before + reader.line_num
             for cells in reader:
@@ -45,33 +48,24 @@ def read_rows(path, columns, encoding="utf-8", read=dict):
                     if any(map(str.strip, cells)):
                         found.append(read(dict(zip(header, itertools.chain(cells, itertools.repeat(""))))))
                 except ValueError as error:
-                    problems.append((line, str(error)))
-                    if len(problems) == MAX_PROBLEMS:
+                    problems.setdefault(str(error), line)
+                    bad += 1
+                    if bad == MAX_PROBLEMS:
                         break
     except UnicodeDecodeError as error:
-        way_out = (
-            'save it as "CSV UTF-8", or name its own: "encoding": "cp949", of the draft --encoding cp949'
-        )
+        way_out = 'save it as "CSV UTF-8", or name its own: "encoding": "cp949", --encoding of the draft'
         raise UserError(f"{path}: no text in {encoding} ({error.reason}); {way_out}") from error
     except csv.Error as error:
         raise UserError(f"{path}: not a readable CSV file (line {last + 1}: {error}{OPENED})") from error
     except (OSError, LookupError, UnicodeError) as error:
         raise UserError(f"{path}: not a readable CSV file ({error})") from error
-    if problems or not found:
-        raise UserError(f"{path}: {_list(problems) or 'no rows'}")
+    if problems:
+        count = f"{bad} bad rows{' or more' if bad == MAX_PROBLEMS else ''}, to be mended or removed"
+        each = shortened(f"line {line}: {problem}" for problem, line in problems.items())
+        raise UserError(f"{path}: {count}; each problem with its first line:\n{each}")
+    if not found:
+        raise UserError(f"{path}: no rows")
     return found
-
-
-def _reader(file):
-    """(csv.reader of a table from its header on, its separator, number of lines before)."""
-    lines, first, before, said = _short_lines(file), "", -1, None
-    for first in lines:
-        before += 1
-        said = SEPARATOR_LINE.fullmatch(first) or said
-        if first.strip(SEPARATORS + " \r\n") and not SEPARATOR_LINE.fullmatch(first):
-            break
-    separator = said.group(1) if said else max(SEPARATORS, key=first.count)
-    return csv.reader(itertools.chain([first], lines), delimiter=separator), separator, before
 
 
 def _short_lines(file):
@@ -107,19 +101,6 @@ def _check_cells(cells, header, name_at, separator):
     if any(map(str.strip, cells)) and (len(cells) < least or any(map(str.strip, cells[len(header) :]))):
         way_out = f"a cell that holds {separator!r} needs quotation marks, an empty one its separator"
         raise ValueError(f"{len(cells)} cells, and the header has {len(header)}; {way_out}")
-
-
-def _list(problems):
-    """The problems of a table, (line, problem) each, equal ones once; empty if there are none."""
-    lines = collections.defaultdict(list)
-    for line, problem in problems:
-        lines[problem].append(f"line {line}")
-    more = " or more" if len(problems) == MAX_PROBLEMS else ""
-    each = [
-        f"{first}{f' and {len(others)} more' if others else ''}: {problem}"
-        for problem, (first, *others) in lines.items()
-    ]
-    return each and f"{len(problems)} bad rows{more}, to be mended or removed:\n{shortened(each)}"
 
 
 def read_table(path, photos, attributes, labelled=True, boxes=False):
