@@ -53,8 +53,7 @@ class Interrupted(KeyboardInterrupt):
 
 def first_line(error):
     """What an exception of another library says, on one line; its type if it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def cause_of(error):

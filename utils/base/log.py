@@ -13,15 +13,13 @@ from utils.base.files import failure
 logger = logging.getLogger("fashion")
 
 
-class _Visible(logging.Filter):
+def _visible(record):
     """Whatever handler a line goes to, names in it cannot do anything there."""
-
-    def filter(self, record):
-        record.msg, record.args = visible_lines(record.getMessage()), ()
-        return True
+    record.msg, record.args = visible_lines(record.getMessage()), ()
+    return True
 
 
-logger.addFilter(_Visible())
+logger.addFilter(_visible)
 
 
 class _Terminal(logging.Handler):

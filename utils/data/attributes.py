@@ -75,8 +75,7 @@ class Layout(NamedTuple):
         """Where the rows of a part are: those of a share in the training table. Raises: UserError if there is no such part."""
         part = self.train if name in self.shares else getattr(self, name)
         if part is None:
-            way_out = '{"table": ..., "photos": ...}, or a share of the training table'
-            raise UserError(f'the attributes have no "{name}": {way_out}')
+            raise UserError(f'the attributes have no "{name}", a table with its photos or a share of train')
         return part
 
 
