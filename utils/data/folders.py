@@ -71,7 +71,7 @@ class PhotoFolder:
     def __init__(self, folder, follow_links=False):
         self.prefix = os.path.join(folder, "")  # empty for the working directory's own name, ""
         self.inside = os.path.join(os.path.realpath(folder), "")
-        self._real = functools.lru_cache(maxsize=None)(os.path.realpath)  # few folders, many photos
+        self._real = {}  # of few folders, for many photos; a function's cache could not go to another process
         self.follow_links, self.found = follow_links, {}
 
     def path(self, name):
@@ -105,7 +105,9 @@ class PhotoFolder:
 
     def _real_path(self, path):
         folder, last = os.path.split(path)
-        return os.path.join(self._real(folder), last)
+        if folder not in self._real:
+            self._real[folder] = os.path.realpath(folder)
+        return os.path.join(self._real[folder], last)
 
     def near(self, name):
         """For a message about a photo that is not there: those with nearly its name."""
