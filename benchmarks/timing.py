@@ -1,6 +1,5 @@
 """Two sides of a work in processes of their own, taking turns."""
 
-import contextlib
 import multiprocessing
 import re
 import time
@@ -20,18 +19,15 @@ def pair(reference, project, job, turns):
     The bytes are the peak of the side's process until then, with what it has mapped of files.
     """
     spawn = multiprocessing.get_context("spawn")
-    with contextlib.ExitStack() as stack:
-        sides = [ProcessPoolExecutor(1, spawn, _prepare, (side, job)) for side in (reference, project)]
-        one, other = map(stack.enter_context, sides)
+    pools = [ProcessPoolExecutor(1, spawn, _prepare, (side, job)) for side in (reference, project)]
+    with pools[0] as one, pools[1] as other:
         try:
             first, second = [], [other.submit(_turn).result() for _ in range(SETTLING)]
             for _ in range(1 + turns):
                 first.append(one.submit(_turn).result())
                 second.append(other.submit(_turn).result())
         except BrokenProcessPool as error:
-            raise UserError(
-                "a process has ended (the memory is full? give a smaller --batch-size)"
-            ) from error
+            raise UserError("a process has ended (the memory is full? --quick takes less)") from error
     return first, second
 
 

@@ -1,16 +1,14 @@
 """What is timed. Each side of a work is a function of a `Job` that prepares it, and returns a function that
 does it once: the training steps return their losses by attribute, the others nothing."""
 
-import functools
-import re
-from pathlib import Path
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 import train
-from benchmarks import reference
+from benchmarks import recipe, reference
 from clip_model import FashionCLIP, clip_config
 from networks import Student
 from utils.base.hardware import Precision, keep_freed_memory, make_reproducible
@@ -29,14 +27,6 @@ CPU = torch.device("cpu")
 # The shape of FashionCLIP, 151,277,313 weights.
 VIT_B_32 = clip_config((512, 2048, 12, 8), (768, 3072, 12, 12), 512, 49408)
 
-TRAIN_SH = Path(__file__).parent.parent / "train.sh"
-
-
-def recipe(name):
-    """Options of train.py that a command of train.sh has, a list of words."""
-    command = rf"train\.py (--version {name} .*?) \"\$@\""
-    return re.search(command, TRAIN_SH.read_text(encoding="utf-8"), re.DOTALL)[1].replace("\\\n", " ").split()
-
 
 class Job(NamedTuple):
     """What every side of a work gets."""
@@ -50,9 +40,8 @@ class Job(NamedTuple):
 
     def spread(self, count):
         """The same with that many of the photos, from their whole length; with all, if there are fewer."""
-        have = len(self.photos.names)
-        count = min(count, have)
-        return self._replace(photos=self.photos.rows([index * have // count for index in range(count)]))
+        indices = np.unique(np.arange(count) * len(self.photos.names) // count)
+        return self._replace(photos=self.photos.rows(indices))
 
     def batches(self):
         """Int64 tensors of the photos' indices."""
@@ -60,7 +49,8 @@ class Job(NamedTuple):
 
     def args(self):
         """Options of train.py."""
-        return train.parse_args([*recipe(self.role), "--epochs", "1", "--batch-size", str(self.batch_size)])
+        own = f"--version bench --epochs 1 --batch-size {self.batch_size} --scheduler False"
+        return train.parse_args([*recipe(self.role).split(), *own.split()])
 
     def pixels(self):
         """The photos as the project letterboxes them."""
@@ -79,10 +69,10 @@ def reference_training(job):
     weights = class_weights(job.photos.labels, job.attributes.sizes)
     options = {"lr": args.lr, "weight_decay": args.weight_decay}
     if job.role == "teacher":
-        losses = functools.partial(reference.teacher_losses, teacher)
+        losses = partial(reference.teacher_losses, teacher)
         optimizer = torch.optim.Adam(teacher.clip.parameters(), betas=(0.9, 0.98), **options)
     else:
-        losses = functools.partial(reference.student_losses, student, teacher, args=args)
+        losses = partial(reference.student_losses, student, teacher, args=args)
         optimizer = torch.optim.AdamW(student.parameters(), **options)
 
     def run():
