@@ -9,15 +9,17 @@ from utils.base import log
 from utils.base.cli import Parser, exit_code, number
 from utils.base.errors import UserError
 from utils.base.files import atomic, check_folder
-from utils.base.log import logger, score, table
+from utils.base.log import logger, score
 from utils.data.attributes import PARTS, UNKNOWN, read_attributes
 from utils.data.dataset import load_pixels, unreadable
 from utils.evaluation import metrics, pictures, plots
-from utils.evaluation.inference import load_classifier, prediction_header, probability_columns, read_data
-from utils.evaluation.metrics import CHOSEN
+from utils.evaluation.as_trained import read_as_trained
+from utils.evaluation.inference import load_classifier
+from utils.evaluation.predictions import prediction_header, probability_columns
 from utils.nets.hub import ZERO_SHOT, weights_file
 
-FILES = "evaluation.json predictions.csv unreadable.txt confusion.png reliability.png mistakes.png".split()
+PICTURES = ("confusion.png", "reliability.png", "mistakes.png")
+FILES = ("evaluation.json", "predictions.csv", "unreadable.txt", *PICTURES)
 MAX_MB = 25  # of the competition, 10^6 bytes
 
 
@@ -63,59 +65,47 @@ def load_classifiers(args):
     return [found[path] for path in args.checkpoint]
 
 
-def evaluate(classifier, data, pixels, args):
-    """(Figures of a network, plain values; dict attribute -> probabilities)."""
-    probabilities = classifier.predict(pixels, args.batch_size)
-    figures = metrics.evaluation(probabilities, data.labels, data.groups)
-    about = {"checkpoint": classifier.path, "role": classifier.role, "split": args.split, "prior": args.prior}
+def figures_of(classifier, table, probabilities, **about):
+    """What evaluation.json holds of a network on one part of a data set: plain values, `about` among them."""
+    figures = metrics.report(probabilities, table.labels, table.groups)
     if classifier.path == ZERO_SHOT:  # its weights in float32
-        about["size_mb"] = sum(weight.numel() for weight in classifier.net.parameters()) * 4 / 1e6
+        size = sum(weight.numel() for weight in classifier.net.parameters()) * 4
     else:
-        about["size_mb"] = os.path.getsize(weights_file(classifier.path)) / 1e6
+        size = os.path.getsize(weights_file(classifier.path))
+    about = {"checkpoint": classifier.path, "role": classifier.role, **about, "size_mb": size / 1e6}
     about["score"] = figures["mean_top1"]  # as the competition counts it
-    return {**about, "unreadable": len(data.unreadable), **figures}, probabilities
-
-
-def compare(splits, done):
-    """How sure the difference of two networks is, see `utils.evaluation.metrics.compare`. Args: their data, and of `evaluate`."""
-    # A class may have another number in the other network: each network's hits are by its own labels.
-    labels = [data.labels for data in splits]
-    hits = [
-        {key: values.argmax(axis=1) == own[key] for key, values in probabilities.items()}
-        for own, (_, probabilities) in zip(labels, done)
-    ]
-    return {"checkpoint": done[1][0]["checkpoint"], **metrics.compare(labels[0], *hits, splits[0].groups)}
+    return {**about, "unreadable": len(table.unreadable), **figures}
 
 
 # --- files -------------------------------------------------------------------------------------------
 
 
-def write_files(folder, result, classifier, data, pixels, probabilities, encoding):
-    """evaluation.json, predictions.csv and, where matplotlib is installed, the pictures."""
-    attributes = classifier.attributes
-    with atomic(os.path.join(folder, "evaluation.json")) as file:
+def write_figures(folder, result):
+    with atomic(os.path.join(folder, FILES[0])) as file:
         file.write(json.dumps(result, indent=1, allow_nan=False) + "\n")
-    with atomic(os.path.join(folder, "predictions.csv"), encoding=encoding) as file:
-        write_predictions(file, attributes, data, probabilities)
+
+
+def draw_pictures(folder, result, attributes, labels, pixels, probabilities):
+    """Three PNG files, where matplotlib is installed."""
     title = f"{plots.shortened_name(result['checkpoint'])}, {result['split']}, {result['images']} images"
     page = f"{title}\nabove each photo the prediction, below it the label, each with its probability"
+    confusion, reliability, mistakes = (os.path.join(folder, name) for name in PICTURES)
     try:
-        pictures.draw_confusion(result, attributes, os.path.join(folder, "confusion.png"), title)
-        pictures.draw_reliability(result, attributes, os.path.join(folder, "reliability.png"), title)
-        pictures.draw_mistakes(
-            probabilities, attributes, data.labels, pixels, os.path.join(folder, "mistakes.png"), page
-        )
+        pictures.draw_confusion(result, attributes, confusion, title)
+        pictures.draw_reliability(result, attributes, reliability, title)
+        pictures.draw_mistakes(probabilities, attributes, labels, pixels, mistakes, page)
     except UserError as error:
         logger.warning(f"warning: the pictures are not drawn: {error}")
 
 
-def write_predictions(file, attributes, data, probabilities):
+def write_predictions(path, attributes, table, probabilities, encoding):
     """CSV, one row an image: name, predictions, labels (empty where not known), probabilities."""
     said = [probabilities[key].argmax(axis=1) for key in attributes]
-    known = [["" if label == UNKNOWN else label for label in data.labels[key]] for key in attributes]
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(prediction_header(attributes, labels=True, probabilities=True))
-    writer.writerows(zip(data.names, *said, *known, *probability_columns(probabilities)))
+    known = [["" if label == UNKNOWN else label for label in table.labels[key]] for key in attributes]
+    with atomic(path, encoding=encoding) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(prediction_header(attributes, labels=True, probabilities=True))
+        writer.writerows(zip(table.names, *said, *known, *probability_columns(probabilities)))
 
 
 # --- on the terminal ---------------------------------------------------------------------------------
@@ -128,18 +118,18 @@ def say_evaluation(result, attributes):
         names["average_precision"] = "AP"
     rows = [[key, *(score(result["attributes"][key].get(name)) for name in names)] for key in attributes]
     rows.append(["mean", *(score(result[f"mean_{name}"]) for name in names)])
-    intervals = [shown_interval(result[f"mean_{name}_interval"]) for name in ("top1", "acsa")]
-    rows.append(["95 % interval", *intervals, *[""] * (len(names) - 2)])
+    rows.append(["95 % interval", *(shown_interval(result.get(f"mean_{name}_interval")) for name in names)])
     size = f"{result['size_mb']:.1f} MB on disk"
     if not read_attributes().differences(attributes):
         excess = "" if result["size_mb"] <= MAX_MB else ": too large to hand in"
-        size += f", of {MAX_MB} allowed{excess}"
-        size = f"competition's score (mean Top-1): {score(result['score'])}; {size}"
+        size = (
+            f"competition's score (mean Top-1): {score(result['score'])}; {size}, of {MAX_MB} allowed{excess}"
+        )
     images = f"{result['images']} images of {result['split']}{shown_groups(result)}"
     logger.info(f"{result['checkpoint']}: {result['role']}, {images}")
-    logger.info("\n".join(table(rows, ["", *names.values()])))
+    logger.info("\n".join(log.table(rows, ["", *names.values()])))
     if result["split"] == "val" and result["checkpoint"] != ZERO_SHOT:
-        logger.info(CHOSEN)
+        logger.info(metrics.CHOSEN)
     logger.info(f"{size}\n")
 
 
@@ -151,12 +141,12 @@ def say_comparison(first, second):
             both = [score(result["attributes"][key][name]) for result in (first, second)]
             p = shown_p(between["p"]) if name == "top1" else ""
             rows.append([f"{title} {key}", *both, score(between[name], "+.4f"), "", p])
-        both = [score(result[f"mean_{name}"]) for result in (first, second)]
-        mean = comparison[f"mean_{name}"]
+        name = f"mean_{name}"
+        both, mean = [score(result[name]) for result in (first, second)], comparison[name]
         between = [score(mean["difference"], "+.4f"), shown_interval(mean["interval"], "+.4f")]
         rows.append([f"{title} mean", *both, *between, shown_p(mean["p"])])
     logger.info(f"first:  {first['checkpoint']}\nsecond: {second['checkpoint']}")
-    logger.info("\n".join(table(rows, ["", "first", "second", "difference", "95 % interval", "p"])))
+    logger.info("\n".join(log.table(rows, ["", "first", "second", "difference", "95 % interval", "p"])))
     tests = "attributes by McNemar's exact test, means by permutation of the pairs"
     tests = "by permutation of whole groups" if shown_groups(first) else tests
     logger.info(f"p, two-sided: {tests}\n")
@@ -179,28 +169,34 @@ def main(argv=None):
 
     log.start()
     classifiers = load_classifiers(args)
-    tables = [{args.split: part} for part in read_data(classifiers, args, args.split)]
-    loaded = [load_pixels(part, args.cache_dir, args.skip_unreadable) for part in tables]
-    splits, photos = ([part[args.split] for part in each] for each in zip(*loaded))
+    how = {"skip_unreadable": args.skip_unreadable, "follow_links": args.follow_links}
+    parts = [
+        load_pixels({args.split: table}, args.cache_dir, args.skip_unreadable)
+        for table in read_as_trained(classifiers, args.split, args.data_dir, args.attributes, **how)
+    ]
+    tables, pixels = ([part[args.split] for part in each] for each in zip(*parts))
     # The second's files go into a folder of their own.
     folders = [args.output, os.path.join(args.output, "second")][: len(classifiers)]
     for folder in folders:
         check_folder(folder, FILES, (FILES[0], b'{\n "checkpoint": '))
-    try:
-        os.makedirs(folders[-1], exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {args.output}: {error.strerror}; name another folder") from error
-    unreadable({args.split: splits[0]}, os.path.join(args.output, "unreadable.txt"))
+    os.makedirs(folders[-1], exist_ok=True)
+    unreadable({args.split: tables[0]}, os.path.join(args.output, "unreadable.txt"))
 
-    done = []
-    for classifier, data, pixels in zip(classifiers, splits, photos):
-        done.append(evaluate(classifier, data, pixels, args))
-        say_evaluation(done[-1][0], classifier.attributes)
-    if len(done) == 2:
-        done[0][0]["comparison"] = compare(splits, done)
-        say_comparison(done[0][0], done[1][0])
-    for folder, *one, (result, probabilities) in zip(folders, classifiers, splits, photos, done):
-        write_files(folder, result, *one, probabilities, args.encoding)
+    results, hits = [], []
+    for folder, classifier, table, photos in zip(folders, classifiers, tables, pixels):
+        attributes, said = classifier.attributes, classifier.predict(photos, args.batch_size)
+        results.append(figures_of(classifier, table, said, split=args.split, prior=args.prior))
+        # By its own labels: a class may have another number in the other network.
+        hits.append({key: values.argmax(axis=1) == table.labels[key] for key, values in said.items()})
+        say_evaluation(results[-1], attributes)
+        write_figures(folder, results[-1])
+        write_predictions(os.path.join(folder, FILES[1]), attributes, table, said, args.encoding)
+        draw_pictures(folder, results[-1], attributes, table.labels, photos, said)
+    if len(results) == 2:
+        tests = metrics.paired_tests(tables[0].labels, *hits, tables[0].groups)
+        results[0]["comparison"] = {"checkpoint": classifiers[1].path, **tests}
+        say_comparison(*results)
+        write_figures(args.output, results[0])
     logger.info(f"written: {os.path.join(args.output, '')}")
 
 

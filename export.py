@@ -13,11 +13,12 @@ import numpy as np
 from utils.base.cli import Parser, exit_code, is_full_memory, new_path, number
 from utils.base.errors import LibraryError, UserError, cause_of, shortened
 from utils.base.files import MARK, check_new, copy_file
-from utils.data.attributes import UNKNOWN, read_attributes
+from utils.data.attributes import read_attributes
 from utils.data.photos import SIZE, read_photos
-from utils.data.prior import prior_of
 from utils.deployment import share
-from utils.evaluation.inference import load_classifier, read_data
+from utils.evaluation import metrics
+from utils.evaluation.as_trained import read_as_trained
+from utils.evaluation.inference import load_classifier
 from utils.nets.hub import BEST, ZERO_SHOT, find_checkpoint
 
 DATA_DIR = "./Dataset"
@@ -65,10 +66,8 @@ def parse_args(argv=None):
         check_new(args.output, is_exported, [args.checkpoint, os.path.join(args.checkpoint, BEST)])
     if args.data_dir is None and os.path.isdir(DATA_DIR):
         args.data_dir = DATA_DIR
-    if args.data_dir is None and args.format == "hub":
-        raise UserError(f"--format hub measures scores on photos: no {DATA_DIR}; name some with --data-dir")
-    if args.data_dir is None and args.precision == "int8":
-        raise UserError(f"--precision int8 is calibrated on photos: no {DATA_DIR}; name some with --data-dir")
+    if args.data_dir is None and (args.format == "hub" or args.precision == "int8"):
+        raise UserError(f"--format hub and --precision int8 need photos: no {DATA_DIR}; name a --data-dir")
     return args
 
 
@@ -83,50 +82,62 @@ def main(argv=None):
     checkpoint = load_classifier(args.checkpoint, prior=args.prior)
     if checkpoint.role != "student":
         raise UserError(f"--checkpoint {args.checkpoint}: a teacher's; only a student can be exported")
-    calibration, photos = None, None
+    calibration, photos, split, count = None, None, "val", args.compare
+    if args.format == "hub":  # its card tells the scores of all photos
+        attributes = read_attributes(args.attributes) if args.attributes else checkpoint.attributes
+        split, count = "test" if "test" in attributes.content else "val", sys.maxsize
+    how = {"skip_unreadable": args.skip_unreadable, "follow_links": args.follow_links}
+    how = {"data_dir": args.data_dir, "attributes": args.attributes, **how}
     if args.precision == "int8":
-        _, calibration = photos_of(args, checkpoint, "train", args.calibration)
+        _, calibration = photos_of(checkpoint, "train", args.calibration, **how)
     if args.data_dir:
-        photos = photos_of(args, checkpoint, *compared_part(args, checkpoint))
+        photos = photos_of(checkpoint, split, count, **how)
+    meta = export_meta(checkpoint, args.precision)
     with tempfile.TemporaryDirectory() as scratch:
         exported = os.path.join(scratch, "student.pt" if args.format == "pt" else "student.onnx")
-        write(checkpoint.net, exported, export_meta(checkpoint, args), calibration)
-        check_size(args, exported)
-        compared = compare(args, checkpoint, exported, photos)
+        write(without_prior(copy.deepcopy(checkpoint.net), checkpoint), exported, meta, calibration)
+        megabytes = os.path.getsize(exported) / 1e6
+        print(f"{args.output}: {args.format}, {args.precision}, {megabytes:.2f} MB of {args.max_mb:g} MB")
+        if megabytes > args.max_mb:
+            raise UserError(f"over --max-mb {args.max_mb:g}, nothing was written; fp16 and int8 are smaller")
+        say_seconds(checkpoint, exported)
+        if photos is None:
+            print(f"nothing was compared with the checkpoint: no {DATA_DIR}; name a data set with --data-dir")
+        else:
+            reports = compare_answers(checkpoint, exported, *photos, WORDS[split])
         if args.format == "hub":
-            share_folder(args, checkpoint, exported, compared, photos[0])
-            return
-        copy_file(exported, args.output)
+            share_folder(args.output, checkpoint, exported, meta, reports, args.license)
+        else:
+            copy_file(exported, args.output)
 
 
-def compared_part(args, checkpoint):
-    """(Part of the data set that is compared on, number of its photos): for the card all photos, and of "test", if there is one."""
-    if args.format != "hub":
-        return "val", args.compare
-    attributes = read_attributes(args.attributes) if args.attributes else checkpoint.attributes
-    return "test" if "test" in attributes.content else "val", sys.maxsize
+def photos_of(checkpoint, split, count, skip_unreadable=False, **how):
+    """Photos evenly spread over a part of the data set, as the checkpoint's network was trained on it.
 
-
-def photos_of(args, checkpoint, split, count):
-    """Letterboxed photos, evenly spread over a part of the data set, as the checkpoint's network was trained on it.
-
-    Returns: (`utils.data.dataset.Table`, their pixels, uint8 `(N, 224, 224, 3)`).
+    Args: `checkpoint`, a `Classifier`; `how` as of `read_as_trained`.
+    Returns: (`utils.data.dataset.Table`, their letterboxed pixels, uint8 `(N, 224, 224, 3)`).
     Raises: UserError if one of the photos chosen cannot be read, unless such are to be left out, or all.
     """
-    table = read_data([checkpoint], args, split)[0]
+    table = read_as_trained([checkpoint], split, skip_unreadable=skip_unreadable, **how)[0]
     photos = len(table.names)
     table = table.rows(np.unique(np.linspace(0, photos - 1, min(count, photos)).astype(int)))
     pixels, problems = zip(*read_photos(table.paths(), table.exif))
     bad, good = list(filter(None, problems)), [i for i, problem in enumerate(problems) if problem is None]
-    if bad and not (args.skip_unreadable and good):
-        raise UserError(
-            f"{len(bad)} of {len(pixels)} photos of {split} cannot be read; --skip-unreadable leaves out such:\n"
-            + shortened(bad)
-        )
+    if bad and not (skip_unreadable and good):
+        way_out = "--skip-unreadable leaves out such"
+        problem = f"{len(bad)} of {len(pixels)} photos of {split} cannot be read"
+        raise UserError(f"{problem}; {way_out}:\n{shortened(bad)}")
     return table.rows(good), np.stack([pixels[i] for i in good])
 
 
-def export_meta(checkpoint, args):
+def without_prior(net, checkpoint):
+    """The network, with what is taken off the checkpoint's answers taken off for good."""
+    if checkpoint.taken_off:
+        net.subtract_prior(checkpoint.taken_off)
+    return net
+
+
+def export_meta(checkpoint, precision):
     """The checkpoint's meta without what concerns its machine, and what the file's reader wants to know besides."""
     from utils.nets.checkpoint import public_options
 
@@ -134,27 +145,22 @@ def export_meta(checkpoint, args):
     options = public_options(options) if isinstance(options, dict) else {}
     about = {"folded": True, "options": options, "version": options.get("version")}
     about["attributes"] = checkpoint.attributes.to_meta(tables=False)
-    name = os.path.basename(os.path.normpath(args.checkpoint))
-    about["export"] = {"precision": args.precision, "checkpoint": name, "format": 2}
+    name = os.path.basename(os.path.normpath(checkpoint.path))
+    about["export"] = {"precision": precision, "checkpoint": name, "format": 2}
     return {**checkpoint.meta, **checkpoint.net.describe(), **about}
 
 
-def share_folder(args, checkpoint, exported, compared, photos):
-    """Write the folder of --format hub, and say how it is uploaded. Args: `compared`, of `compare`; `photos`, the table of those on which."""
+def share_folder(output, checkpoint, exported, meta, reports, license):
+    """Write the folder of --format hub, and say how it is uploaded. Args: `reports` of `compare_answers`."""
     from networks import load_network
-    from utils.evaluation import metrics
 
     # As it was trained: not folded, so that it can be trained further, or teach.
-    net, own = load_network(find_checkpoint(args.checkpoint))
-    if args.prior == "balanced":
-        net.subtract_prior(prior_of(own, net.attributes.sizes))
-    meta = {**export_meta(checkpoint, args), **net.describe(), "folded": bool(checkpoint.meta.get("folded"))}
-    old, new = (metrics.evaluation(probabilities, photos.labels, photos.groups) for probabilities in compared)
-    old["split"] = WORDS[compared_part(args, checkpoint)[0]]
-    card = share.model_card(net, meta, args.license, old, new["mean_top1"])
-    share.write_folder(args.output, exported, net, meta, card)
-    print(f"{args.output}: written. To share it, under a name of yours:")
-    print(f"hf upload OWNER/NAME {shlex.quote(args.output)}")
+    net = without_prior(load_network(find_checkpoint(checkpoint.path))[0], checkpoint)
+    meta = {**meta, **net.describe(), "folded": bool(checkpoint.meta.get("folded"))}
+    card = share.model_card(net, meta, license, reports[0], reports[1]["mean_top1"])
+    share.write_folder(output, exported, net, meta, card)
+    print(f"{output}: written. To share it, under a name of yours:")
+    print(f"hf upload OWNER/NAME {shlex.quote(output)}")
 
 
 def write(net, path, meta, calibration=None):
@@ -183,79 +189,57 @@ def write(net, path, meta, calibration=None):
     except Exception as error:  # a dozen kinds, of torch.onnx, onnx and onnxruntime
         if isinstance(error, (UserError, OSError)) or is_full_memory(error):
             raise
-        problem = f"cannot be written as ONNX in {precision} ({cause_of(error)})"
-        way_out = "--format pt writes it for PyTorch; or train another --student"
-        raise LibraryError(f"{net.title}: {problem}; {way_out}") from error
-
-
-def check_size(args, path):
-    """Print the file's size; UserError above the limit."""
-    megabytes = os.path.getsize(path) / 1e6
-    print(f"{args.output}: {args.format}, {args.precision}, {megabytes:.2f} MB of {args.max_mb:g} MB")
-    if megabytes > args.max_mb:
-        raise UserError(
-            f"{args.output}: {megabytes:.2f} MB is over --max-mb {args.max_mb:g}, nothing was written; "
-            "--precision fp16 or int8 makes it smaller"
-        )
+        problem = f"{net.title}: cannot be written as ONNX in {precision} ({cause_of(error)})"
+        raise LibraryError(
+            f"{problem}; --format pt writes it for PyTorch; or train another --student"
+        ) from error
 
 
 # --- the comparison ----------------------------------------------------------------------------------
 
 
-def compare(args, checkpoint, path, photos):
-    """Print how the file differs from the checkpoint; UserError if it is too much.
-
-    Args: `photos` of `photos_of`, or None.
-    Returns: with photos (the checkpoint's probabilities, the file's), each a dict attribute -> float32 `(N, classes)`.
-    """
-    exported = load_classifier(path)
-    slow, fast = seconds_per_photo(checkpoint, load_classifier(path, threads=1))
-    times = f"{fast * 1e3:.1f} ms; the checkpoint, as predict.py runs it: {slow * 1e3:.1f} ms"
-    print(f"one photo, one thread: {times} ({slow / fast:.2f} x)")
-    if photos is None:
-        print(f"nothing was compared with the checkpoint: no {DATA_DIR}; name a data set with --data-dir")
-        return None
-    table, pixels = photos
-    labels = table.labels
-    expected, got = (classifier.predict(pixels, BATCH) for classifier in (checkpoint, exported))
-    difference = max(abs(expected[key] - got[key]).max() for key in labels)
-    same = {key: (expected[key].argmax(axis=1) == got[key].argmax(axis=1)).mean() for key in labels}
-    name = f"{len(pixels)} {WORDS[compared_part(args, checkpoint)[0]]} photos"
-    print(f"probabilities differ by at most {difference:.1e} on {name}; the same classes: "
-          + ", ".join(f"{key} {share:.4f}" for key, share in same.items()))  # fmt: skip
-    check_accuracy(args, name, labels, expected, got)
-    return expected, got
-
-
-def check_accuracy(args, name, labels, expected, got):
-    """Print Top-1 of both, attribute -> probabilities; UserError if the file's is much lower."""
-    from utils.evaluation.metrics import evaluate
-
-    old, new = (evaluate(probabilities, labels)["mean_top1"] for probabilities in (expected, got))
-    if old is None:
-        print(f"no label of the {name} is known, so that their accuracy is not")
-        return
-    print(f"mean Top-1 on {name}: {new:.4f}, the checkpoint {old:.4f} ({new - old:+.4f})")
-    known = [count for count in ((values != UNKNOWN).sum() for values in labels.values()) if count]
-    one_answer = 1 / (min(known) * len(known))  # more than the limit where photos are few
-    if old - new > max(MAX_DROP, one_answer) + 1e-9:
-        raise UserError(
-            f"{args.output}: mean Top-1 falls by {old - new:.4f}, more than {MAX_DROP}, nothing was written; "
-            "calibrate on more photos (--calibration), or use --precision fp16"
-        )
-
-
-def seconds_per_photo(*classifiers):
-    """The shortest of some calls of each, PyTorch on one thread; in turns, so that a busy machine hits all alike."""
+def say_seconds(checkpoint, path):
+    """Print how long one photo takes: the shortest of some calls of each, PyTorch on one thread; in turns, so that a busy
+    machine hits both alike."""
     import torch
 
     photo = np.zeros((1, SIZE, SIZE, 3), np.uint8)
-    timers = [timeit.Timer(lambda classify=classify: classify(photo)) for classify in classifiers]
+    both = checkpoint, load_classifier(path, threads=1)
+    timers = [timeit.Timer(lambda classify=classify: classify(photo)) for classify in both]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    rounds = [[timer.timeit(1) for timer in timers] for _ in range(15)]
+    slow, fast = np.min([[timer.timeit(1) for timer in timers] for _ in range(15)], axis=0)
     torch.set_num_threads(threads)
-    return np.min(rounds, axis=0)
+    times = f"{fast * 1e3:.1f} ms; the checkpoint, as predict.py runs it: {slow * 1e3:.1f} ms"
+    print(f"one photo, one thread: {times} ({slow / fast:.2f} x)")
+
+
+def compare_answers(checkpoint, path, table, pixels, split):
+    """Print how the file's answers differ from the checkpoint's; UserError if they are much worse.
+
+    Args: `table` and `pixels` of `photos_of`; `split`, what the photos are called.
+    Returns: (the checkpoint's figures, the file's), see `utils.evaluation.metrics.report`, each with "split".
+    """
+    labels, name = table.labels, f"{len(pixels)} {split} photos"
+    expected, got = (one.predict(pixels, BATCH) for one in (checkpoint, load_classifier(path)))
+    difference = max(abs(expected[key] - got[key]).max() for key in labels)
+    same = {key: (expected[key].argmax(axis=1) == got[key].argmax(axis=1)).mean() for key in labels}
+    shares = ", ".join(f"{key} {share:.4f}" for key, share in same.items())
+    print(f"probabilities differ by at most {difference:.1e} on {name}; the same classes: {shares}")
+    reports = [{"split": split, **metrics.report(said, labels, table.groups)} for said in (expected, got)]
+    old, new = (report["mean_top1"] for report in reports)
+    if old is None:
+        print(f"no label of the {name} is known, so that their accuracy is not")
+        return reports
+    print(f"mean Top-1 on {name}: {new:.4f}, the checkpoint {old:.4f} ({new - old:+.4f})")
+    known = [one["images"] for one in reports[0]["attributes"].values() if one["images"]]
+    one_answer = 1 / (min(known) * len(known))  # more than the limit where photos are few
+    if old - new > max(MAX_DROP, one_answer) + 1e-9:
+        way_out = "calibrate on more photos (--calibration), or use --precision fp16"
+        raise UserError(
+            f"mean Top-1 falls by {old - new:.4f}, over {MAX_DROP}; nothing was written; {way_out}"
+        )
+    return reports
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import itertools
 import os
 import sys
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -19,7 +20,8 @@ from utils.data.attributes import read_attributes
 from utils.data.folders import PhotoFolder, find_photos
 from utils.data.photos import read_photos
 from utils.data.tables import read_table
-from utils.evaluation.inference import load_classifier, prediction_header, probability_columns, table_text
+from utils.evaluation.inference import load_classifier
+from utils.evaluation.predictions import prediction_header, probability_columns, table_text
 from utils.nets.hub import CLIP_MODEL, ZERO_SHOT
 
 
@@ -52,7 +54,7 @@ def main(argv=None):
     attributes = classify.attributes
     texts = class_texts(attributes, args.names)
     how = (args.images, attributes, args.follow_links)
-    check_new(args.output, lambda head: os.path.exists(note_of(args.output)), args.paths)
+    check_new(args.output, lambda head: note_of(args.output).exists(), args.paths)
     photos = [photo for path in args.paths for photo in photos_of(path, *how)]
     photos, skipped = told_apart(photos), []
     good = readable(photos, attributes.layout.exif, skipped)
@@ -64,8 +66,8 @@ def main(argv=None):
             writer.writerows(zip(names, *columns(classify(np.stack(pixels)), texts, args.probabilities)))
     with contextlib.suppress(OSError):
         note = note_of(args.output)
-        os.makedirs(os.path.dirname(note), exist_ok=True)
-        open(note, "w").close()
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.touch()
     print(f"{len(photos) - len(skipped)} photos: {args.output}")
     if skipped:
         raise SkippedPhotos(f"{len(skipped)} of {len(photos)} photos cannot be read and were skipped")
@@ -73,10 +75,8 @@ def main(argv=None):
 
 def note_of(path):
     """The file in the cache that tells predictions that nobody has changed: a table of one's own may have the same columns."""
-    with open(path, "rb") as file:
-        return os.path.join(
-            cache_folder(), "predictions", hashlib.blake2b(file.read(), digest_size=16).hexdigest()
-        )
+    digest = hashlib.blake2b(Path(path).read_bytes(), digest_size=16).hexdigest()
+    return Path(cache_folder(), "predictions", digest)
 
 
 def photos_of(path, images, attributes, follow_links=False):
@@ -127,14 +127,15 @@ def class_texts(attributes, language):
     """Attribute -> what stands for each class: its number; its own name; its name in a `language`, if it has one."""
     if language is None:
         return {key: range(size) for key, size in attributes.sizes.items()}
-    if language == "en":
-        return {key: list(map(table_text, attribute.classes)) for key, attribute in attributes.items()}
     known = attributes.languages()
-    if language not in known:
-        others = ", ".join(["en", *(other for other in known if other != "en")])
+    if language not in ("en", *known):
+        others = ", ".join(dict.fromkeys(["en", *known]))
         raise UserError(f"--names {language}: there are no such names; there are {others}")
-    names = {key: attribute.names.get(language, attribute.classes) for key, attribute in attributes.items()}
-    return {key: list(map(table_text, own)) for key, own in names.items()}
+    texts = {}
+    for key, attribute in attributes.items():
+        names = {**attribute.names, "en": attribute.classes}
+        texts[key] = list(map(table_text, names.get(language, attribute.classes)))
+    return texts
 
 
 def columns(results, texts, probabilities):

@@ -160,9 +160,7 @@ def test_bad_teachers(train, fails):
     content = torch.load("model/t/model_1.pt")
     content["model"]["clip.logit_scale"] = torch.zeros(3)
     torch.save(content, "model/t/model_2.pt")
-    assert "size mismatch for clip.logit_scale: " in fails(
-        "--version", "a", *kd, "t/model_2.pt"
-    )
+    assert "size mismatch for clip.logit_scale: " in fails("--version", "a", *kd, "t/model_2.pt")
     Path("model/t/model_3.pt").write_text("no checkpoint")
     assert "model_3.pt" in fails("--version", "a", *kd, "t/model_3.pt")
 

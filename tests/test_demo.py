@@ -238,7 +238,6 @@ def test_runtime_fetched_by_two_programs_at_once(tmp_path, monkeypatch):
             quicker.append(demo.fetch_runtime(str(tmp_path)))
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(demo.shutil, "which", lambda name: name)
     monkeypatch.setattr(demo.subprocess, "run", pack)
     folder = demo.fetch_runtime(str(tmp_path))
     assert folder == quicker[1]

@@ -1,6 +1,5 @@
 """The exported student is the checkpoint: folded, merged, in one small file that needs no PyTorch."""
 
-import argparse
 import csv
 import json
 import os
@@ -20,7 +19,9 @@ from networks import Student, load_network
 from utils.base.cli import exit_code
 from utils.base.errors import UserError
 from utils.data.attributes import UNKNOWN, read_attributes
-from utils.evaluation.inference import load_classifier, read_data
+from utils.evaluation import metrics
+from utils.evaluation.as_trained import read_as_trained
+from utils.evaluation.inference import load_classifier
 from utils.nets.checkpoint import read_checkpoint, save_checkpoint
 
 ATTRIBUTES = read_attributes()  # the competition's
@@ -140,7 +141,7 @@ def test_refused(work, exported, tmp_path, monkeypatch):
     out = tmp_path / "x.onnx"
     with pytest.raises(UserError, match=r"--max-mb 0\.1"):
         export.main(command(work, out, "--max-mb", "0.1"))
-    with pytest.raises(UserError, match="calibrated on photos"), monkeypatch.context() as m:
+    with pytest.raises(UserError, match=r"need photos: no \./D"), monkeypatch.context() as m:
         m.chdir(tmp_path)
         export.main(["--checkpoint", f"{work}/student.pt", "--output", str(out), "--precision", "int8"])
     with pytest.raises(UserError, match="exported already"):
@@ -162,8 +163,8 @@ def test_refused(work, exported, tmp_path, monkeypatch):
 
 
 def test_fall_in_accuracy_is_refused(work, tmp_path, monkeypatch):
-    scores = iter([0.9, 0.5])
-    monkeypatch.setattr("utils.evaluation.metrics.evaluate", lambda *_: {"mean_top1": next(scores)})
+    scores, report = iter([0.9, 0.5]), metrics.report
+    monkeypatch.setattr(metrics, "report", lambda *given: {**report(*given), "mean_top1": next(scores)})
     with pytest.raises(UserError, match=r"mean Top-1 falls by 0\.4000"):
         export.main(command(work, tmp_path / "x.pt", "--format", "pt"))
     assert not list(tmp_path.iterdir())
@@ -248,24 +249,18 @@ def test_labels_follow_the_networks_classes(work, tmp_path, cells):
     content = {"image": "photo", "train": part, "val": part, "unknown": ["?"]}
     content["attributes"] = {"sleeve": {"classes": {"long": {}, "short": {}}}}
     (tmp_path / "a.json").write_text(json.dumps(content))
-    options = f"--checkpoint s.pt --output {tmp_path}/o.onnx --data-dir {tmp_path}".split()
-    args = export.parse_args([*options, "--attributes", f"{tmp_path}/a.json"])
     checkpoint = load_classifier(f"{tmp_path}/s.pt")
-    table = read_data([checkpoint], args, "val")[0]
-    assert table.exif  # as the network was trained
-    assert table.labels["sleeve"].tolist() == ([1, 0, UNKNOWN] * 4)[:10]
-    photos, pixels = export.photos_of(args, checkpoint, "val", 10)
-    assert photos.labels["sleeve"].tolist() == table.labels["sleeve"].tolist()
-    assert photos.groups == table.groups and pixels.shape == (10, 224, 224, 3)
-    card = argparse.Namespace(format="hub", attributes=f"{tmp_path}/a.json", compare=3)
-    assert export.compared_part(card, checkpoint) == ("val", sys.maxsize)
-    (tmp_path / "a.json").write_text(json.dumps({**content, "test": part}))
-    assert export.compared_part(card, checkpoint) == ("test", sys.maxsize)
-    assert export.compared_part(argparse.Namespace(format="onnx", compare=3), checkpoint) == ("val", 3)
+    where = str(tmp_path), f"{tmp_path}/a.json"
+    (read,) = read_as_trained([checkpoint], "val", *where)
+    assert read.exif  # as the network was trained
+    assert read.labels["sleeve"].tolist() == ([1, 0, UNKNOWN] * 4)[:10]
+    photos, pixels = export.photos_of(checkpoint, "val", 10, data_dir=where[0], attributes=where[1])
+    assert photos.labels["sleeve"].tolist() == read.labels["sleeve"].tolist()
+    assert photos.groups == read.groups and pixels.shape == (10, 224, 224, 3)
     content["attributes"]["sleeve"]["classes"] = {"long": {}, "none": {}}
     (tmp_path / "a.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="of the first only: none; of the second only: short"):
-        read_data([checkpoint], args, "val")
+        read_as_trained([checkpoint], "val", *where)
 
 
 def test_options_that_are_none(tmp_path, monkeypatch):

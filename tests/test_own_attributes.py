@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from conftest import assert_same_run, write_own
 
-import evaluate
 from clip_model import FashionCLIP
 from networks import load_network
 from utils.data.attributes import UNKNOWN, Attributes, read_attributes
 from utils.data.dataset import read_tables
 from utils.evaluation import metrics
-from utils.evaluation.inference import load_classifier, read_data
+from utils.evaluation.as_trained import read_as_trained
+from utils.evaluation.inference import load_classifier
 from utils.losses import DistillationLoss, LossOptions, class_weights
 from utils.nets.checkpoint import read_file
 
@@ -101,16 +101,15 @@ def test_a_run_with_several_values_in_one_cell(train, fails, place, photos):
     ).groups()
     assert int(counts[1]) > int(counts[3]) > 0
 
-    args = evaluate.parse_args(["--checkpoint", "model/s/best.pt", "--data-dir", str(path.parent)])
-    own = read_data([load_classifier("model/s/best.pt")], args, "val")[0]
+    trained = [load_classifier("model/s/best.pt")]
+    own = read_as_trained(trained, "val", str(path.parent))[0]
     content["attributes"]["is 1"] = {"column": "other", "contains": "one", "separator": ";"}
     path.with_name("other.json").write_text(json.dumps(content))
     table.write_text("\n".join(
         line + (";other" if i == 0 else ";two" if "kind 1" not in line.lower() else ';"one;two"')
         for i, line in enumerate(table.read_text().splitlines())
     ))  # fmt: skip
-    args.attributes = str(path.with_name("other.json"))
-    other = read_data([load_classifier("model/s/best.pt")], args, "val")[0]
+    other = read_as_trained(trained, "val", str(path.parent), str(path.with_name("other.json")))[0]
     known = own.labels["is 1"] != UNKNOWN
     assert known.any() and (other.labels["is 1"] == own.labels["is 1"])[known].all()
     assert (other.labels["is 2"] == own.labels["is 2"]).all()
@@ -179,7 +178,8 @@ def test_unknown_labels_play_no_part_in_class_weights_and_metrics():
     weights = class_weights({"a": labels, "b": np.full(6, UNKNOWN)}, {"a": 3, "b": 2})
     assert weights["a"].tolist() == [0.25, 0.75, 1.0] and weights["b"].tolist() == [1.0, 1.0]
     logits = torch.eye(3)[[0, 1, 1, 1, 2, 0]]
-    scores = metrics.evaluate({"a": logits, "b": logits[:, :2]}, {"a": labels, "b": np.full(6, UNKNOWN)})
+    given = {"a": logits, "b": logits[:, :2]}, {"a": labels, "b": np.full(6, UNKNOWN)}
+    scores = metrics.scores(metrics.confusion_matrices(*given))
     assert (
         scores["matrix"]["a"].tolist() == [[2, 1, 0], [0, 1, 0], [0, 0, 0]]
         and scores["matrix"]["b"].sum() == 0

@@ -23,7 +23,7 @@ ATTRIBUTES = read_attributes()
 COLUMNS = [
     "epoch",
     "lr",
-    *(c for s in plots.SCORES for c in (s, *(f"{s}_{key}" for key in ATTRIBUTES))),
+    *(c for s in plots.COLUMNS for c in (s, *(f"{s}_{key}" for key in ATTRIBUTES))),
     "seconds",
 ]
 
@@ -65,12 +65,12 @@ def test_read_metrics(tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        (None, "no metrics.csv there"),
-        ("epoch,lr\n1,2\n", "no column train_loss"),
+        (None, "no metrics.csv as train.py writes it"),
+        ("epoch,lr\n1,2\n", "train_loss.*not in index"),
         (",".join(COLUMNS) + "\n", "no epoch is finished yet"),
-        (",".join(COLUMNS) + "\none\n", "not a metrics.csv"),
-        ("\x00\x01\n", "not a metrics.csv"),
-        ("", "not a metrics.csv"),
+        (",".join(COLUMNS) + "\none\n", "no metrics.csv as train.py"),
+        ("\x00\x01\n", "no metrics.csv as train.py"),
+        ("", "no metrics.csv as train.py"),
     ],
 )
 def test_what_is_no_table_is_said(tmp_path, content, message):
@@ -93,7 +93,7 @@ def test_one_run_draws_every_column(tmp_path):
     columns = plots.read_metrics(str(write(tmp_path, [row(1), row(3), row(2)])))
     figure = plots.draw_curves({"name": columns})
     drawn = lines_of(figure)
-    for column, title in plots.SCORES.items():
+    for column, title in plots.COLUMNS.items():
         each = [column, *(f"{column}_{key}" for key in ATTRIBUTES)]
         assert drawn[title] == [columns[name].tolist() for name in each]
     assert drawn["learning rate"] == [columns["lr"].tolist()]
@@ -107,20 +107,19 @@ def test_several_runs_lie_over_each_other(tmp_path):
         for name, offset in (("a", 0), ("b", 0.5))
     }
     drawn = lines_of(plots.draw_curves(runs))
-    for column, title in plots.SCORES.items():
+    for column, title in plots.COLUMNS.items():
         for key in ATTRIBUTES:
             assert drawn[f"{title}, {key}"] == [
                 columns[f"{column}_{key}"].tolist() for columns in runs.values()
             ]
-        whole = "sum" if column == "train_loss" else "mean"
-        assert drawn[f"{title}, {whole}"] == [columns[column].tolist() for columns in runs.values()]
+        assert drawn[f"{title}, all attributes"] == [columns[column].tolist() for columns in runs.values()]
     assert drawn["learning rate"] == [columns["lr"].tolist() for columns in runs.values()]
 
 
 def test_letters_that_no_font_here_may_have(tmp_path, monkeypatch):
     """The fonts that are installed are taken, and what they lack is no warning."""
     matplotlib = pytest.importorskip("matplotlib")
-    monkeypatch.setattr(plots, "FONTS", ("No Such Font", "DejaVu Serif"))
+    monkeypatch.setattr(plots, "FONTS", "No Such Font,DejaVu Serif")
     figure, _ = plots.panels("치마, 裙子, スカート", 1, 1, 3, 2)
     assert matplotlib.rcParams["font.family"] == ["sans-serif", "DejaVu Serif"]
     with warnings.catch_warnings():
@@ -134,7 +133,7 @@ def test_letters_that_no_font_here_may_have(tmp_path, monkeypatch):
 def test_other_attributes(tmp_path, names):
     """One attribute, and seven of any names, beside a run of the competition's; a score that is missing."""
     pytest.importorskip("matplotlib")
-    columns = ["epoch", "lr", *(c for s in plots.SCORES for c in (s, *(f"{s}_{name}" for name in names)))]
+    columns = ["epoch", "lr", *(c for s in plots.COLUMNS for c in (s, *(f"{s}_{name}" for name in names)))]
     for run in ("a", "b"):
         (tmp_path / run).mkdir()
         with open(tmp_path / run / "metrics.csv", "w", newline="", encoding="utf-8") as file:
@@ -145,7 +144,7 @@ def test_other_attributes(tmp_path, names):
     assert list(one) == columns and one[columns[-2]].tolist() == [0.5] * 3 and one[columns[-1]].isna().all()
     shown = plots.draw_curves({"a": one}).legends[0].get_texts()
     assert [text.get_text().strip().replace("\\", "") for text in shown] == [
-        "sum, mean",
+        "all attributes",
         *names,
         "best Top-1",
     ]
@@ -166,7 +165,7 @@ def test_command(tmp_path, capsys):
     image = Image.open(output)
     assert image.format == "PNG" and image.width > 1000 and len(image.convert("RGB").getcolors(1 << 20)) > 50
     assert exit_code(lambda: curves_tool.main([str(tmp_path / "absent")])) == 2
-    assert "no metrics.csv there; name the log folder of a run" in capsys.readouterr().err
+    assert "name the log folder of a run" in capsys.readouterr().err
     assert exit_code(lambda: curves_tool.main([str(a), "--output", str(tmp_path / "no" / "out.png")])) == 2
     assert "out.png: cannot be written" in capsys.readouterr().err
 

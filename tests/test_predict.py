@@ -17,7 +17,8 @@ from utils.base.errors import SkippedPhotos, UserError
 from utils.data import folders
 from utils.data.attributes import Attributes, read_attributes
 from utils.data.photos import letterbox, read_rgb
-from utils.evaluation.inference import load_classifier, prediction_header
+from utils.evaluation.inference import load_classifier
+from utils.evaluation.predictions import prediction_header
 
 ATTRIBUTES = read_attributes()  # the competition's
 

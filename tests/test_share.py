@@ -98,14 +98,14 @@ def test_what_it_began_with(tmp_path, options, base, said):
     net, _ = load_network(tmp_path / "s.pt")
     labels = {key: np.array([0, 1, -1]) for key in net.attributes}
     said_of = {key: np.eye(3, dtype=np.float32) for key in net.attributes}
-    figures = {"split": "validation", **metrics.evaluation(said_of, labels)}
+    figures = {"split": "validation", **metrics.report(said_of, labels)}
     meta = {"options": options, "export": {"precision": "int8"}}
     card = share.model_card(net, meta, None, figures, None)
     assert (f"\nbase_model: {base}\n" in card) if base else ("base_model" not in card)
     assert said in card and "\nlicense:" not in card
     assert r"| \_\_proto\_\_ | 1 | 0 | 0 |" in card and r"\<b\>" in card
     assert "on 3 validation photos" in card and "chosen by them" in card and "over the photos)" in card
-    figures = {"split": "test", **metrics.evaluation(said_of, labels, ["a", "a", "b"])}
+    figures = {"split": "test", **metrics.report(said_of, labels, ["a", "a", "b"])}
     card = share.model_card(net, meta, None, figures, None)
     assert "on 3 test photos" in card and "split: test" in card and "chosen by them" not in card
     assert "over the 2 groups of photos)" in card
@@ -161,7 +161,7 @@ def test_refused(work, tmp_path, monkeypatch):
     for options, message in (
         (
             ["--checkpoint", f"{work}/student.pt", "--format", "hub", "--output", "x"],
-            "scores on photos: no ./D",
+            "need photos: no ./D",
         ),
         (command(work, "file"), "--output file: holds other things"),
         (command(work, "none/x"), "there is no folder none"),
@@ -300,8 +300,13 @@ def test_folder_is_a_checkpoint(shared, work, tmp_path, monkeypatch, capsys, no_
 
 
 def test_folded_checkpoint_is_shared_as_it_is(shared, work, tmp_path):
+    """Its scores are of a part \"test\", where there is one."""
     export.main(f"--checkpoint {shared} --output {tmp_path}/x.pt --format pt".split())
-    export.main([*command(work, tmp_path / "x"), "--checkpoint", f"{tmp_path}/x.pt"])
+    third = {**ATTRIBUTES.content, "test": ATTRIBUTES.content["val"]}
+    (tmp_path / "a.json").write_text(json.dumps(third))
+    more = ["--checkpoint", f"{tmp_path}/x.pt", "--attributes", f"{tmp_path}/a.json"]
+    export.main([*command(work, tmp_path / "x"), *more])
+    assert "test photos, labelled" in (tmp_path / "x" / "README.md").read_text()
     noise = np.random.default_rng(1).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
     first, second = load_classifier(shared)(noise), load_classifier(tmp_path / "x")(noise)
     assert all(np.abs(first[key] - second[key]).max() < 1e-5 for key in first)
@@ -457,16 +462,3 @@ def test_nothing_private_leaves(train, photos, runtime, tmp_path, monkeypatch):
     meta = load_classifier("old-hub").meta
     assert meta["options"]["teacher"] == "t.pt" and meta["options"]["own"] == "x"
     assert meta["options"]["unlabelled"] == ["unlabelled"]
-
-
-def test_page_of_an_old_export(exported, runtime, tmp_path):
-    """It would tell a folder of somebody's machine."""
-    import onnx
-
-    model = onnx.load(str(exported["fp32"]))
-    meta = json.loads(model.metadata_props[0].value)
-    model.metadata_props[0].value = json.dumps({**meta, "options": {"cache_dir": "/home/somebody"}})
-    onnx.save(model, f"{tmp_path}/old.onnx")
-    with pytest.raises(UserError, match=r"old\.onnx: tells folders, as earlier versions"):
-        demo.main([f"{tmp_path}/old.onnx", "--runtime", str(runtime), "--output", f"{tmp_path}/page"])
-    assert not (tmp_path / "page").exists()

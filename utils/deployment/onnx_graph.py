@@ -10,7 +10,7 @@ import tempfile
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper, version_converter
+from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import quantization
 from torch import nn
 
@@ -18,7 +18,7 @@ from utils.base.files import MARK
 from utils.data.photos import SIZE
 from utils.evaluation.inference import INPUT, META
 
-TRACED_OPSET, OPSET = 16, 20  # PyTorch 1.12 knows no newer one; 20 has Gelu and LayerNormalization
+OPSET = 16  # PyTorch 1.12 knows no newer one
 EXAMPLE = (2, SIZE, SIZE, 3)  # traced with this many photos
 
 
@@ -48,56 +48,37 @@ class _RowsLinear(nn.Linear):
         return super().forward(x.reshape(-1, self.in_features)).reshape(-1, *sizes, self.out_features)
 
 
-# Two operators are written whole, as runtimes have them, instead of in a dozen small steps. The exporter's
-# opset is too old for them: until it is raised they belong to a name space of their own.
-_NEWER = "newer"
-
-
-def _gelu(g, x, approximate=None):
-    return g.op(f"{_NEWER}::Gelu", x).setType(x.type())
-
-
-def _layer_norm(g, x, shape, weight, bias, eps, cudnn):
-    eps = float(eps.node().t("value"))
-    return g.op(f"{_NEWER}::LayerNormalization", x, weight, bias, axis_i=-1, epsilon_f=eps).setType(x.type())
-
-
-_WRITERS = {"aten::gelu": _gelu, "aten::layer_norm": _layer_norm}
-
-
 def trace(net):
     """A folded `Student` as an ONNX model in float32, any number of photos at a time."""
     # PyTorch 2 has two exporters. The tracing one is the only one of 1.12, and it leaves the attention
     # biases compact: it does not compute biases[index] at export time.
     tracing = {} if int(torch.__version__.split(".")[0]) < 2 else {"dynamo": False}
-    for name, writer in _WRITERS.items():
-        torch.onnx.register_custom_op_symbolic(name, writer, TRACED_OPSET)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = os.path.join(folder, "student.onnx")
         torch.onnx.export(
-            _Graph(net), (torch.zeros(EXAMPLE, dtype=torch.uint8),), path, opset_version=TRACED_OPSET, input_names=[INPUT],
+            _Graph(net), (torch.zeros(EXAMPLE, dtype=torch.uint8),), path, opset_version=OPSET, input_names=[INPUT],
             dynamic_axes={INPUT: {0: "N"}}, **tracing,
         )  # fmt: skip
-        model = version_converter.convert_version(onnx.load(path), OPSET)
-    for node in model.graph.node:
-        node.domain = ""
-    del model.opset_import[1:]  # the name space
-    _store(model, TensorProto.INT64, np.int32)  # attention's indices
+        model = onnx.load(path)
+    _store(model, TensorProto.INT64)  # attention's indices
     return model
 
 
-def _store(model, wide, narrow, operators=None):
-    """Store weights in a narrower type; they are widened at load time, and what is computed stays as it is.
+def _store(model, kind, operators=None):
+    """Store weights of a type in a narrower one: float32 in float16, integers in the bytes that they need. They are widened at
+    load time, and what is computed stays as it is.
 
-    Args: `wide`, onnx's type of those that are meant; `narrow`, numpy's; `operators`, names of those that have them; None for all.
+    Args: `kind`, onnx's type; `operators`, names of those whose weights are meant; None for all.
     """
     graph, casts = model.graph, []
     meant = {name for n in graph.node if operators is None or n.op_type in operators for name in n.input}
     for tensor in graph.initializer:
-        if tensor.name in meant and tensor.data_type == wide and np.prod(tensor.dims) >= 64:
-            stored, name = f"{tensor.name}_stored", tensor.name
-            casts.append(helper.make_node("Cast", [stored], [name], f"{name}_cast", to=wide))
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(narrow), stored))
+        if tensor.name in meant and tensor.data_type == kind and np.prod(tensor.dims) >= 64:
+            stored, name, values = f"{tensor.name}_stored", tensor.name, numpy_helper.to_array(tensor)
+            needed = np.result_type(*map(np.min_scalar_type, (values.min(), values.max())))
+            narrow = np.float16 if kind == TensorProto.FLOAT else needed
+            casts.append(helper.make_node("Cast", [stored], [name], f"{name}_cast", to=kind))
+            tensor.CopyFrom(numpy_helper.from_array(values.astype(narrow), stored))
     nodes = casts + list(graph.node)
     del graph.node[:]
     graph.node.extend(nodes)
@@ -106,7 +87,7 @@ def _store(model, wide, narrow, operators=None):
 def to_fp16(model, operators=None):
     """Half precision for the weights, not for the computing: processors without half-precision arithmetic, and browsers,
     would only convert back and forth. Args: as of `_store`."""
-    _store(model, TensorProto.FLOAT, np.float16, operators)
+    _store(model, TensorProto.FLOAT, operators)
 
 
 def to_int8(model, pixels):

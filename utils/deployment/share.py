@@ -17,10 +17,9 @@ CARD, STUDENT = "README.md", "student.onnx"
 USE, CARD_TEXT = (Path(__file__).with_name(name) for name in ("use.py", "card.md"))
 FILES = {CARD, STUDENT, CONFIG, WEIGHTS, USE.name, files.RECORD}
 TASK = "image-classification"
-# The hub's names, and the card's.
-SCORES = {"top1": ("accuracy", "Top-1"), "acsa": ("balanced_accuracy", "ACSA")}
+# Our metrics: the hub's names, and the card's.
+NAMES = {"top1": ("accuracy", "Top-1"), "acsa": ("balanced_accuracy", "ACSA")}
 UNKNOWN = "not on record"
-CHOSEN = ", but its epoch may have been chosen by them, so that the scores are a little too good"
 MOST = 20  # classes of an attribute whose confusion matrix is shown
 ESCAPED = {ord(sign): f"\\{sign}" for sign in "\\`*_[]<>|&~$#"}  # those that mean something in markdown
 
@@ -56,7 +55,6 @@ def write_folder(output, student, net, meta, card):
             for file in (student, USE):
                 shutil.copy(file, folder)
             files.record(folder, {path.name: path.read_bytes() for path in folder.iterdir()})
-            check_folder(output)
             if os.path.exists(target):
                 os.rename(target, os.path.join(scratch, "old"))
             folder.rename(target)
@@ -68,7 +66,7 @@ def model_card(net, meta, license, figures, onnx_top1):
     """Text of README.md, with the hub's head. The hub is not asked.
 
     Args: `net` and its public `meta`; `license`, the hub's name of one, or None; `figures` of all photos of a part, "split",
-        see `utils.evaluation.metrics.evaluation`; `onnx_top1`, the ONNX file's mean Top-1 on them.
+        see `utils.evaluation.metrics.report`; `onnx_top1`, the ONNX file's mean Top-1 on them.
     """
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -76,26 +74,22 @@ def model_card(net, meta, license, figures, onnx_top1):
     own = net.backbone.pretrained_cfg.get("hf_hub_id")
     weights = options.get("student_weights", UNKNOWN) or own or UNKNOWN
     base = weights if is_hub_id(weights) else None
-    found = [*figures["attributes"].items(), ("mean", {key: figures[f"mean_{key}"] for key in SCORES})]
-    place = {"dataset_type": "custom", "dataset_name": data_set, "dataset_split": figures["split"]}
-    results = [
-        EvalResult(
-            TASK, metric_type=kind, metric_value=round(scores[key], 4), metric_name=f"{title}, {of}", **place
-        )
-        for of, scores in found
-        for key, (kind, title) in SCORES.items()
-        if scores[key] is not None
-    ]
+    found = [*figures["attributes"].items(), ("mean", {key: figures[f"mean_{key}"] for key in NAMES})]
+    about = {"dataset_type": "custom", "dataset_name": data_set, "dataset_split": figures["split"]}
+    results = []
+    for of, scores in found:
+        for key, (kind, title) in NAMES.items():
+            if scores[key] is not None:
+                said = {"metric_type": kind, "metric_value": round(scores[key], 4)}
+                results.append(EvalResult(TASK, **said, metric_name=f"{title}, {of}", **about))
     name = options.get("version") or "student"
     about = {"license": license, "pipeline_tag": TASK, "tags": ["fashion", "onnx"], "base_model": base}
     head = ModelCardData(**about, model_name=name, eval_results=results).to_yaml()
-    said = {
-        key.replace("_", "-"): value
-        for key, value in options.items()
-        if value is not None and value is not False
-    }
-    said.update((key, shlex.join(value)) for key, value in said.items() if isinstance(value, list))
-    told = (f"--{key} {value}" for key, value in said.items())
+    told = []
+    for key, value in options.items():
+        if value is not None and value is not False:
+            value = shlex.join(value) if isinstance(value, list) else value
+            told.append(f"--{key.replace('_', '-')} {value}")
     parts = {"name": name, "data_set": data_set, "network": net.title, "weights": weights}
     parts.update(options=" ".join(told) or UNKNOWN, onnx=score(onnx_top1), **meta["export"])
     parts = {key: _plain(part) for key, part in parts.items()}
@@ -114,20 +108,20 @@ def _parts(attributes, figures, found):
         if len(rows) <= MOST:
             matrices.append(_table([f"{key}: label, prediction →", *attribute.classes], rows))
     classes = [[key, " · ".join(attribute.classes)] for key, attribute in attributes.items()]
-    scores = [[of, *(score(values[key]) for key in SCORES)] for of, values in found]
+    scores = [[of, *(score(values[key]) for key in NAMES)] for of, values in found]
+    images, groups, split = figures["images"], figures["groups"], figures["split"]
+    chosen = ", but its epoch may have been chosen by them, so that the scores are a little too good"
     return {
         "attributes": _table(["attribute", "classes, in label order"], classes),
         "example": json.dumps(example, ensure_ascii=False),
-        "images": figures["images"],
-        "split": figures["split"],
-        "chosen": CHOSEN if figures["split"] == "validation" else "",
-        "drawn": "photos"
-        if figures["groups"] == figures["images"]
-        else f"{figures['groups']} groups of photos",
+        "images": images,
+        "split": split,
+        "chosen": "" if split == "test" else chosen,
+        "drawn": "photos" if groups == images else f"{groups} groups of photos",
         "interval": " to ".join(map(score, figures["mean_top1_interval"] or [None])),
         "matrices": "\n\n".join(matrices),
         "most": MOST,
-        "scores": _table(["", *(title for _, title in SCORES.values())], scores),
+        "scores": _table(["", *(title for _, title in NAMES.values())], scores),
     }
 
 

@@ -16,6 +16,12 @@ BINS = 15
 RESAMPLES = 2000  # of the bootstrap
 FLIPS = 10000  # of the permutation test: p-values go down to 1 / 10001
 
+# Beside the scores of a checkpoint on the validation photos.
+CHOSEN = (
+    "best.pt scored best on the validation photos, so that its scores there are a little too good; "
+    'with a "test" in the attributes, evaluate.py --split test measures it on others'
+)
+
 # Shares are computed as masked arrays: 0 / 0 is masked, has no part in a mean, and `tolist` makes it None.
 
 # --- figures -----------------------------------------------------------------------------------------
@@ -67,18 +73,9 @@ def scores(matrix):
     return {"matrix": matrix, "top1": top1, "acsa": acsa, **means}
 
 
-def evaluate(logits, labels):
-    """Metrics of one data set, see `scores`."""
-    return scores(confusion_matrices(logits, labels))
-
-
-def macro_f1(labels, predictions):
-    """Mean of the classes' F1, over the classes that occur among labels or predictions; None without any label."""
-    from sklearn.metrics import f1_score  # takes a second to import, and training does without it
-
-    known = labels != UNKNOWN
-    scores = {"average": "macro", "zero_division": 0}
-    return float(f1_score(labels[known], predictions[known], **scores)) if known.any() else None
+def macro_f1(matrix):
+    """Mean of the classes' F1, over those that occur among labels or predictions; None without any label."""
+    return np.ma.divide(2 * np.diag(matrix), matrix.sum(axis=0) + matrix.sum(axis=1)).mean().tolist()
 
 
 def average_precision(labels, shares):
@@ -112,7 +109,7 @@ def calibration(probabilities, labels, bins=BINS):
     }
 
 
-def evaluation(probabilities, labels, groups=None):
+def report(probabilities, labels, groups=None):
     """Everything that evaluate.py reports of one network on one data set.
 
     Args: dicts attribute -> probabilities, labels; `groups` of the images.
@@ -121,26 +118,26 @@ def evaluation(probabilities, labels, groups=None):
         "ece", "matrix", "reliability", and "average_precision" where there are two classes}}}; the intervals are
         [lower, upper] of 95 %. What has no label is None.
     """
-    found = evaluate(probabilities, labels)
-    attributes = {}
+    found = scores(confusion_matrices(probabilities, labels))
+    attributes, hits = {}, {}
     for key, matrix in found["matrix"].items():
+        hits[key] = probabilities[key].argmax(axis=1) == labels[key]
         reliability = calibration(probabilities[key], labels[key])
         attributes[key] = {
             "images": int(matrix.sum()),
             "top1": found["top1"][key],
             "acsa": found["acsa"][key],
-            "macro_f1": macro_f1(labels[key], probabilities[key].argmax(axis=1)),
+            "macro_f1": macro_f1(matrix),
             "ece": reliability.pop("ece"),
             "matrix": matrix.tolist(),
             "reliability": reliability,
         }
         if len(matrix) == 2:
             attributes[key]["average_precision"] = average_precision(labels[key], probabilities[key][:, 1])
-    images = len(next(iter(labels.values())))
-    result = {"images": images, "groups": int(_numbers(groups, images).max()) + 1}
+    numbers = _numbers(groups, labels)
+    result = {"images": len(numbers), "groups": int(numbers.max()) + 1}
     for name in ("top1", "acsa", "macro_f1", "ece", "average_precision"):
         result[f"mean_{name}"] = mean(figures.get(name) for figures in attributes.values())
-    hits = {key: probabilities[key].argmax(axis=1) == labels[key] for key in labels}
     for name, values in bootstrap(labels, hits, groups).items():
         result[f"{name}_interval"] = interval(values)
     return {**result, "attributes": attributes}
@@ -149,11 +146,11 @@ def evaluation(probabilities, labels, groups=None):
 # --- how sure they are -------------------------------------------------------------------------------
 
 
-def _numbers(groups, images):
+def _numbers(groups, labels):
     """The number of each image's group, int64 `(N,)`, in the order in which they come."""
-    order = {}
-    groups = range(images) if groups is None else groups
-    return np.array([order.setdefault(group, len(order)) for group in groups])
+    groups = range(len(next(iter(labels.values())))) if groups is None else groups
+    order = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    return np.array([order[group] for group in groups])
 
 
 def bootstrap(labels, hits, groups=None, resamples=RESAMPLES, seed=0):
@@ -165,7 +162,7 @@ def bootstrap(labels, hits, groups=None, resamples=RESAMPLES, seed=0):
     Returns: {"mean_top1": float64 `(resamples,)`, "mean_acsa": likewise}; masked where no known label was drawn.
     """
     rng = np.random.default_rng(seed)
-    numbers = _numbers(groups, len(next(iter(labels.values()))))
+    numbers = _numbers(groups, labels)
     count = numbers.max() + 1
     # For each attribute, which images are hits of each class, and which are of it at all; unknown labels are in none.
     parts = []
@@ -190,7 +187,7 @@ def interval(values, level=0.95):
 # --- two networks ------------------------------------------------------------------------------------
 
 
-def compare(labels, first, second, groups=None, seed=0):
+def paired_tests(labels, first, second, groups=None, seed=0):
     """How sure the difference (first - second) of two networks on the same images is.
 
     Args: dicts attribute -> labels, hits of the first network, hits of the second; `groups` of the images.
@@ -202,7 +199,7 @@ def compare(labels, first, second, groups=None, seed=0):
     from scipy.stats import binomtest  # here: training does without it, and it takes a second
 
     result, gains = {"attributes": {}}, []
-    numbers = _numbers(groups, len(next(iter(labels.values()))))
+    numbers = _numbers(groups, labels)
     for key, values in labels.items():
         known = values != UNKNOWN
         difference = np.where(known, first[key].astype(int) - second[key], 0)
@@ -243,10 +240,3 @@ def sign_flip_test(differences, flips=FLIPS, seed=0):
     sums = [differences @ rng.choice([-1.0, 1.0], len(differences)) for _ in range(flips)]
     as_far = np.abs(sums) >= abs(differences.sum()) - 1e-12  # rounding is no difference
     return float((1 + as_far.sum()) / (1 + flips))
-
-
-# Beside the scores of a checkpoint on the validation photos.
-CHOSEN = (
-    "best.pt is the epoch that scored best on the validation photos, so that its scores there are a little too good; "
-    'with a "test" in the attributes, evaluate.py --split test measures it on others'
-)

@@ -8,7 +8,7 @@ from utils.evaluation import plots
 from utils.evaluation.plots import shortened_name
 
 MISTAKES = 12  # photos of each attribute; half as many where there are many attributes
-COLUMNS = 6  # of the page of mistakes
+ACROSS = 6  # of the page of mistakes
 MOST_NUMBERS, MOST_NAMES = 16, 60  # classes, for numbers in the cells and names at the sides
 BLUE, RED, GREY, DARK = "#0072b2", "#c0392b", "#bbbbbb", "#222222"
 
@@ -34,12 +34,10 @@ def draw_confusion(result, attributes, path, title):
         ax.set_title(f"{shortened_name(key, 30)}\n{heading}", fontsize=11)
         names = [shortened_name(name, 24) for name in attribute.classes] if classes <= MOST_NAMES else []
         size = min(10, 350 / classes)
-        ax.set_xticks(range(len(names)))
-        ax.set_xticklabels(names, rotation=90, fontsize=size)
-        ax.set_yticks(range(len(names)))
-        ax.set_yticklabels([f"{name} ({n})" for name, n in zip(names, images)], fontsize=size)
-        ax.set_xlabel("prediction")
-        ax.set_ylabel("label (images)")
+        ax.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
+        counted = [f"{name} ({n})" for name, n in zip(names, images)]
+        ax.set_yticks(range(len(names)), counted, fontsize=size)
+        ax.set(xlabel="prediction", ylabel="label (images)")
     plots.save(figure, path)
 
 
@@ -52,16 +50,14 @@ def draw_reliability(result, attributes, path, title):
     for ax, (key, classes) in zip(axes, attributes.sizes.items()):
         figures = result["attributes"][key]
         bins = {name: np.array(values, dtype=float) for name, values in figures["reliability"].items()}
-        count, places = bins["count"], len(bins["count"])
-        middles, images = (np.arange(places) + 0.5) / places, np.maximum(count.sum(), 1)
-        ax.bar(middles, count / images, 0.94 / places, color=GREY, label="share of the images")
+        count, number = bins["count"], len(bins["count"])
+        middles, images = (np.arange(number) + 0.5) / number, np.maximum(count.sum(), 1)
+        ax.bar(middles, count / images, 0.94 / number, color=GREY, label="share of the images")
         ax.plot(bins["confidence"], bins["accuracy"], "o-", color=BLUE, label="share of right predictions")
         ax.plot([0, 1], [0, 1], "--", color=RED, linewidth=1.2, label="confidence = share right")
         ax.axvline(1 / classes, color=DARK, linestyle=":", linewidth=1, label="lowest confidence possible")
         ax.set_title(f"{shortened_name(key, 30)}: calibration error {score(figures['ece'])}", fontsize=11)
-        ax.set_xlabel("confidence")
-        ax.set_xlim(0, 1)
-        ax.set_ylim(0, 1.02)
+        ax.set(xlabel="confidence", xlim=(0, 1), ylim=(0, 1.02))
         ax.grid(alpha=0.25)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
     plots.save(figure, path)
@@ -72,8 +68,8 @@ def draw_mistakes(probabilities, attributes, labels, pixels, path, title):
 
     Args: dict attribute -> probabilities `(N, classes)`; labels int64 `(N,)`; `pixels` of the photos; `title` of the page.
     """
-    most = MISTAKES if len(attributes) <= 8 else COLUMNS
-    figure, axes = plots.panels(title, most * len(attributes), COLUMNS, 2.05, 2.9)
+    most = MISTAKES if len(attributes) <= 8 else ACROSS
+    figure, axes = plots.panels(title, most * len(attributes), ACROSS, 2.05, 2.9)
     for block, (key, attribute) in zip(axes.reshape(-1, most), attributes.items()):
         chosen, wrong = confident_mistakes(probabilities[key], labels[key], most)
         heading = f"{shortened_name(key)}: {len(chosen)} of {wrong} mistakes, the most confident first"
@@ -87,8 +83,7 @@ def draw_mistakes(probabilities, attributes, labels, pixels, path, title):
             values, label = probabilities[key][index], labels[key][index]
             said = int(values.argmax())
             ax.imshow(pixels[index])
-            ax.set_xticks([])
-            ax.set_yticks([])
+            ax.set(xticks=[], yticks=[])
             ax.set_title(f"{names[said]} {values[said]:.1%}", fontsize=9.5, color=RED, pad=3)
             ax.set_xlabel(f"label: {names[label]} {values[label]:.1%}", fontsize=9, labelpad=3)
     plots.save(figure, path)

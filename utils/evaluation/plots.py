@@ -11,14 +11,11 @@ from utils.base.files import atomic
 
 DPI = 100  # dots per inch of a picture
 MAX_SIDE = 20_000  # dots: a picture of very many attributes has fewer per inch
-SCORES = {"train_loss": "training loss", "val_top1": "validation Top-1", "val_acsa": "validation ACSA"}
+# Of metrics.csv, besides epoch and lr; each also with an attribute's name behind it.
+COLUMNS = {"train_loss": "training loss", "val_top1": "validation Top-1", "val_acsa": "validation ACSA"}
 COLORS = "#222222 #0072b2 #d55e00 #009e73 #cc79a7 #e69f00 #56b4e9 #999999".split()  # Okabe and Ito's
 # For letters that matplotlib's own font lacks; those that are installed are taken.
-FONTS = (
-    "Noto Sans CJK KR/Noto Sans CJK JP/NanumGothic/Malgun Gothic/Apple SD Gothic Neo/Microsoft YaHei".split(
-        "/"
-    )
-)
+FONTS = "Noto Sans CJK KR,Noto Sans CJK JP,NanumGothic,Malgun Gothic,Apple SD Gothic Neo,Microsoft YaHei"
 LINES = ("-", "--", ":", "-.")  # where there are more lines than colours
 
 
@@ -33,7 +30,7 @@ def panels(title, count, columns, width, height):
     except ImportError as error:
         raise UserError(f"matplotlib is needed for it ({error}): pip install matplotlib") from error
     installed = {font.name for font in font_manager.fontManager.ttflist}
-    rcParams["font.family"] = ["sans-serif", *(name for name in FONTS if name in installed)]
+    rcParams["font.family"] = ["sans-serif", *(name for name in FONTS.split(",") if name in installed)]
     rows = -(-count // columns)
     size = max(columns * width, 7), rows * height + 0.6  # the title fits
     figure = Figure(figsize=size, dpi=min(DPI, MAX_SIDE / max(size)), layout="constrained")
@@ -71,20 +68,18 @@ def read_metrics(path):
 
     Raises: UserError if there is none, or it is no table of epochs, or has no epoch yet.
     """
-    file = os.path.join(path, "metrics.csv") if os.path.isdir(path) else path
-    if not os.path.isfile(file):
-        raise UserError(f"{path}: no metrics.csv there; name the log folder of a run, such as logs/student")
     import pandas as pd
 
     try:
-        table = pd.read_csv(file, dtype=float)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: not a metrics.csv as train.py writes it ({first_line(error)})") from error
-    absent = [name for name in ("epoch", "lr", *SCORES) if name not in table]
-    if absent:
-        raise UserError(f"{file}: not a metrics.csv as train.py writes it (no column {', '.join(absent)})")
+        table = pd.read_csv(os.path.join(path, "metrics.csv") if os.path.isdir(path) else path, dtype=float)
+        table[["epoch", "lr", *COLUMNS]]
+    except (OSError, ValueError, KeyError) as error:
+        way_out = "name the log folder of a run, such as logs/student"
+        raise UserError(
+            f"{path}: no metrics.csv as train.py writes it ({first_line(error)}); {way_out}"
+        ) from error
     if table.empty:
-        raise UserError(f"{file}: no epoch is finished yet")
+        raise UserError(f"{path}: no epoch is finished yet")
     return table
 
 
@@ -100,19 +95,15 @@ def draw_curves(runs):
         row = table.loc[table["val_top1"].fillna(0).idxmax()]
         scores = f"{row['val_top1']:.4f}, mean ACSA {row['val_acsa']:.4f}"
         best.append(f"{shortened_name(name)}: epoch {row['epoch']:.0f} has the best mean Top-1, {scores}")
-    # A column of metrics.csv has the name of a score, or that and an attribute's.
     start = len("train_loss_")
     attributes = [c[start:] for table in tables for c in table if c.startswith("train_loss_")]
-    suffixes = {"": "sum, mean", **{f"_{key}": shortened_name(key, 30) for key in attributes}}
+    suffixes = {"": "all attributes", **{f"_{key}": shortened_name(key, 30) for key in attributes}}
     one = len(runs) == 1
     shown = []  # (title, [(table, column) of a line]); a list, since titles may be equal
-    for score, title in SCORES.items():
-        if one:
-            shown.append((title, [(tables[0], f"{score}{suffix}") for suffix in suffixes]))
-            continue
-        for suffix, name in suffixes.items():
-            name = name if suffix else "sum" if score == "train_loss" else "mean"
-            shown.append((f"{title}, {name}", [(table, f"{score}{suffix}") for table in tables]))
+    for column, title in COLUMNS.items():
+        lines = [[(table, column + suffix) for table in tables] for suffix in suffixes]
+        each = zip([f"{title}, {name}" for name in suffixes.values()], lines)
+        shown += [(title, [line for (line,) in lines])] if one else each
     shown.append(("learning rate", [(table, "lr") for table in tables]))
     title, labels, columns = (best[0], suffixes.values(), 2) if one else ("", best, len(suffixes))
     height = 3 + 0.06 * len(labels)  # there are about four rows, and the legend is below them
@@ -121,8 +112,7 @@ def draw_curves(runs):
     for ax, (title, lines) in zip(axes, shown):
         for (table, column), label, style in zip(lines, labels, itertools.cycle(styles)):
             values = table.reindex(columns=[column])[column]  # NaN where a run does not have the attribute
-            marker = "o" if len(table) <= 30 else ""
-            ax.plot(table["epoch"], values, label=label, marker=marker, markersize=3.5, **style)
+            ax.plot(table["epoch"], values, label=label, marker=".", **style)
         if one:
             ax.axvline(row["epoch"], color="#999999", linestyle=":", linewidth=1.2, label="best Top-1")
         ax.set_title(title, fontsize=11)

@@ -11,7 +11,7 @@ from utils.evaluation.plots import draw_curves, is_figure, read_metrics, save
 
 
 def main(argv=None):
-    parser = Parser(prog="python -m utils.evaluation.plots", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m utils.tools.curves", description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", help="log folder of a run, or a metrics.csv", metavar="LOGS")
     parser.add_argument("--output", default="curves.png", help="the picture, PNG", metavar="FILE")
     args = parser.parse_args(argv)

@@ -8,7 +8,6 @@ import io
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -49,10 +48,7 @@ def main(argv=None):
     args = get_args_parser().parse_args(argv)
     if not args.student.endswith(".onnx"):
         raise UserError(f"{args.student}: the page runs an ONNX file; make one with export.py")
-    student = load_classifier(args.student)
-    attributes, options = student.attributes, student.meta.get("options") or {}
-    if any(os.path.isabs(str(value)) for value in options.values()):
-        raise UserError(f"{args.student}: tells folders, as earlier versions' files do; export it again")
+    attributes = load_classifier(args.student).attributes
     photos = read_samples(args.samples or HERE / "samples", attributes.layout.exif)
     runtime = args.runtime or fetch_runtime(cache_folder())
     absent = ", ".join(name for name in RUNTIME if not os.path.isfile(os.path.join(runtime, name)))
@@ -67,9 +63,8 @@ def main(argv=None):
         files["README.md"] = SPACE.format(title).encode()
     write_page(args.output, files)
     folder = shlex.quote(args.output)
-    print(
-        f"{args.output}: the page; to see it, run: python -m http.server --bind 127.0.0.1 --directory {folder} 8000"
-    )
+    print(f"{args.output}: the page; to see it, run:")
+    print(f"python -m http.server --bind 127.0.0.1 --directory {folder} 8000")
     if args.space:
         print(f"hf upload OWNER/NAME {folder} --repo-type space")
 
@@ -79,12 +74,8 @@ def write_page(folder, files):
     page."""
     samples = [f"samples/{number}.jpg" for number in range(1, SAMPLES + 1)]
     check_folder(folder, dict.fromkeys([*files, *samples]), ("index.html", b"Fashion attributes of a photo"))
-    try:
-        for name in files:
-            Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {folder}: {error.strerror}; choose another folder") from error
     for name, content in files.items():
+        Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
         with atomic(Path(folder, name), binary=True) as file:
             file.write(content)
     for name in samples:
@@ -132,19 +123,19 @@ def fetch_runtime(cache):
     folder = os.path.join(cache, PACKAGE.replace("@", "-"))
     if os.path.isdir(folder):
         return folder
-    if not shutil.which("npm"):
-        raise UserError(f"the page needs {PACKAGE}: install npm, or name its folder dist/ with --runtime")
     os.makedirs(cache, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as temporary:
-        result = subprocess.run(["npm", "pack", PACKAGE], cwd=temporary, capture_output=True, text=True)
-        packed = list(Path(temporary).glob("*.tgz"))
-        if result.returncode or not packed:
-            reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise UserError(f"npm pack {PACKAGE} failed ({reason}); name its folder dist/ with --runtime")
-        with tarfile.open(packed[0]) as archive:
+    with tempfile.TemporaryDirectory(dir=cache) as scratch:
+        try:
+            subprocess.run(["npm", "pack", PACKAGE], cwd=scratch, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
+            way_out = "install npm, or name the package's folder dist/ with --runtime"
+            raise UserError(f"npm cannot fetch {PACKAGE} ({reason}); {way_out}") from error
+        (packed,) = Path(scratch).glob("*.tgz")
+        with tarfile.open(packed) as archive:
             for name in RUNTIME:
-                archive.extract(f"package/dist/{name}", temporary)
-        put_in_place(os.path.join(temporary, "package", "dist"), folder)
+                archive.extract(f"package/dist/{name}", scratch)
+        put_in_place(os.path.join(scratch, "package", "dist"), folder)
     return folder
 
 

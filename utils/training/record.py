@@ -10,7 +10,7 @@ from utils.base.log import logger, score, table
 from utils.data.attributes import UNKNOWN
 from utils.data.tables import count_classes
 from utils.evaluation.metrics import CHOSEN, mean
-from utils.evaluation.plots import SCORES, draw_curves, read_metrics, save
+from utils.evaluation.plots import COLUMNS, draw_curves, read_metrics, save
 
 
 def header(net, options, tables, precision, world):
@@ -38,7 +38,7 @@ def _class_counts(part, sizes):
 
 def columns(attributes):
     """Of metrics.csv."""
-    scores = ([name, *(f"{name}_{key}" for key in attributes)] for name in SCORES)
+    scores = ([name, *(f"{name}_{key}" for key in attributes)] for name in COLUMNS)
     return ["epoch", "lr", *itertools.chain(*scores), "seconds"]
 
 
@@ -50,7 +50,7 @@ def metrics_row(state, losses, scores):
     """
     row = {"epoch": state.epoch, "lr": state.lr}
     totals = sum(losses.values()), scores["mean_top1"], scores["mean_acsa"]
-    for name, total, parts in zip(SCORES, totals, (losses, scores["top1"], scores["acsa"])):
+    for name, total, parts in zip(COLUMNS, totals, (losses, scores["top1"], scores["acsa"])):
         row.update({name: total, **{f"{name}_{key}": value for key, value in parts.items()}})
     return {**row, "seconds": round(state.seconds(), 2)}
 
@@ -147,5 +147,5 @@ class Curves:
 
 def tag(column):
     """TensorBoard's name of a column: val_top1_gender -> val_top1/gender, one group with val_top1."""
-    group = next((name for name in SCORES if column.startswith(f"{name}_")), None)
+    group = next((name for name in COLUMNS if column.startswith(f"{name}_")), None)
     return f"{group}/{column[len(group) + 1 :]}" if group else column
