@@ -22,11 +22,8 @@ WAY_OUT = "--clip-model FOLDER takes a whole one: config.json, weights, vocab.js
 
 # What a CLIP's shape depends on, under the same names in every version of transformers.
 _SHAPE_FIELDS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-_TOWER_FIELDS = (
-    *_SHAPE_FIELDS,
-    *"hidden_act layer_norm_eps vocab_size max_position_embeddings image_size patch_size".split(),
-    *"bos_token_id eos_token_id pad_token_id".split(),
-)
+_TOKEN_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id", "vocab_size", "max_position_embeddings")
+_TOWER_FIELDS = (*_SHAPE_FIELDS, *_TOKEN_FIELDS, "hidden_act", "layer_norm_eps", "image_size", "patch_size")
 
 
 def clip_config(text, vision, projection, vocabulary):

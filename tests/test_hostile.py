@@ -148,7 +148,7 @@ def test_an_archive_that_unfolds(tmp_path):
 )
 def test_what_is_no_state_dict(tmp_path, state):
     torch.save({"model": state}, tmp_path / "a.pt")
-    with pytest.raises(UserError, match=r"a\.pt: (holds no state dict|refused)"):
+    with pytest.raises(UserError, match=r"a\.pt: (holds no state dict|.*refused)"):
         load_network(tmp_path / "a.pt")
 
 

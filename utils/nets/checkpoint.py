@@ -42,13 +42,7 @@ def read_file(path):
     except Exception as error:  # what a file that is none raises depends on its bytes
         known = not isinstance(error, LookupError)  # of no opcode or name of a pickle's
         reason = first_line(error) if known else "no tensors and plain values, as torch.save writes them"
-        problem = f"not a readable checkpoint ({reason})"
-        if isinstance(error, torch112.ForeignName):
-            problem = (
-                f"refused, since reading it would run {error}; a checkpoint holds tensors and plain values only: "
-                "where you trust it, load it with torch and save its state dict anew"
-            )
-        raise UserError(f"checkpoint {path}: {problem}") from error
+        raise UserError(f"checkpoint {path}: not a readable checkpoint ({reason})") from error
 
 
 def _torch_load(path):
@@ -84,11 +78,9 @@ def read_checkpoint(path):
 
 
 def _is_weight(name, value):
-    """Whether it is a named tensor of real numbers, all of them in memory."""
-    if not (isinstance(name, str) and torch.is_tensor(value)):
-        return False
-    dense = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
-    return dense and not value.is_complex()
+    """Whether it is a named tensor of real numbers."""
+    is_dense = torch.is_tensor(value) and value.layout == torch.strided and not value.is_quantized
+    return isinstance(name, str) and is_dense and not value.is_complex()
 
 
 def split(content, path):

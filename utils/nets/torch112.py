@@ -28,10 +28,6 @@ BUILDERS = {
 }
 
 
-class ForeignName(pickle.UnpicklingError):
-    """A pickle calls something that builds no tensor; the message is its name. It was not run."""
-
-
 def is_archive(path):
     """Whether a file is a zip archive, as torch.save has written since 1.6, and not the older row of pickles."""
     with open(path, "rb") as file:
@@ -39,7 +35,7 @@ def is_archive(path):
 
 
 def load(path):
-    """Content of what torch.save wrote. Raises: ForeignName; whatever a file that is none causes."""
+    """Content of what torch.save wrote. Raises: whatever a file that is none, or would run something, causes."""
     if is_archive(path):
         return _read_archive(path)
     if tarfile.is_tarfile(path):
@@ -60,7 +56,8 @@ class _DataUnpickler(pickle._Unpickler):
         if not all(part.isidentifier() for part in name.split(".")):
             raise LookupError(name)  # of a text, for example
         if name not in BUILDERS:
-            raise ForeignName(name)
+            problem = f"refused, since reading it would run {name}; where you trust it, save its tensors anew"
+            raise pickle.UnpicklingError(problem)
         return BUILDERS[name]
 
     def load_build(self):
