@@ -108,7 +108,8 @@ def test_variants():
 def test_teacher_round_trip(tmp_path):
     prompts = {key: list(attribute.prompts) for key, attribute in ATTRIBUTES.items()}
     prompts["daily"][0] = "a photo of something else"
-    attributes = ATTRIBUTES.with_prompts(prompts, "test")
+    (tmp_path / "prompts.json").write_text(json.dumps(prompts))
+    attributes = ATTRIBUTES.with_prompts(tmp_path / "prompts.json")
     net = FashionCLIP(attributes, "random").eval()
     meta = dict(net.describe(), attributes=attributes.to_meta())
     save_checkpoint(tmp_path / "a.pt", net, json.loads(json.dumps(meta)))

@@ -1,5 +1,6 @@
 """Against the figures of the published implementation (tests/golden.json)."""
 
+import json
 import zlib
 
 import numpy as np
@@ -106,7 +107,8 @@ def test_teacher_logits(golden, pixels, tmp_path):
         "clip_config": expected["config"],
         "token_ids": expected["token_ids"],
     }
-    net = FashionCLIP.from_meta(meta, ATTRIBUTES.with_prompts(expected["prompts"], "golden.json"))
+    (tmp_path / "prompts.json").write_text(json.dumps(expected["prompts"]))
+    net = FashionCLIP.from_meta(meta, ATTRIBUTES.with_prompts(tmp_path / "prompts.json"))
     path = tmp_path / "published_teacher.pt"
     published = golden_weights(net.clip.state_dict())
     published["logit_scale"] = torch.tensor(expected["logit_scale"])
