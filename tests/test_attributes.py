@@ -92,7 +92,8 @@ def test_what_a_file_says():
         ("a photo of a garment, sleeve: Very  long",),
     )
     assert sleeve.names == {"ko": ("none", "반팔", "Very  long")} and shop().languages() == ["ko"]
-    assert layout.train == ("products.csv", "photos") and layout.val is None and layout.shares == {"val": 0.2}
+    assert layout.parts == dict.fromkeys(["train", "val"], ("products.csv", "photos"))
+    assert layout.shares == {"val": 0.2}
     assert (layout.image, layout.unknown, layout.exif, layout.box) == ("file", ("", "n/a"), False, None)
 
 
@@ -101,7 +102,7 @@ def test_only_attributes_are_required():
     attributes = Attributes(content, "shop.json")
     layout = attributes.layout
     assert attributes["kind"][:3] == ("kind", "kind", ("a", "b"))
-    assert (layout.train, layout.val) == (("train.csv", "train"), ("val.csv", "val"))
+    assert layout.parts == {"train": ("train.csv", "train"), "val": ("val.csv", "val")}
     assert (layout.image, layout.unknown, layout.exif, layout.encoding) == ("image_name", (), False, "utf-8")
     assert layout.group is None and layout.shares == {} and attributes.sizes == {"kind": 2}
 

@@ -19,7 +19,7 @@ LABELLED = 10  # of the 16 training photos
 
 def table_of(data_dir):
     layout = read_attributes().layout
-    return Path(data_dir) / layout.train.table
+    return Path(data_dir) / layout.parts["train"].table
 
 
 @pytest.fixture

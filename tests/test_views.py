@@ -251,7 +251,7 @@ def test_letterboxed_boxes(tmp_path):
 def with_rows(photos, change):
     """A copy of the data set at `data`; `change` is called with the training table's rows."""
     shutil.copytree(photos, "data")
-    path = Path("data", ATTRIBUTES.layout.train.table)
+    path = Path("data", ATTRIBUTES.layout.parts["train"].table)
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     change(rows)
@@ -281,7 +281,7 @@ def test_bad_boxes(fails, place, photos, column, cell, said):
     name = ATTRIBUTES.layout.box[column]
     with_rows(photos, lambda rows: rows[3].update({name: cell}))
     message = fails("--version", "a", "--views", "2", "--crop-to-box", data_dir="data")
-    assert f"{ATTRIBUTES.layout.train.table}: 1 bad rows" in message
+    assert f"{ATTRIBUTES.layout.parts['train'].table}: 1 bad rows" in message
     assert "line 5: box " in message and said in message and len(message.splitlines()) == 2
     assert read_tables("data", ATTRIBUTES)["train"].boxes is None, "they are not looked at unasked"
 

@@ -11,8 +11,9 @@ import sys
 import tempfile
 import traceback
 
-from utils.base.errors import DiskFull, Interrupted, LibraryError, UserError, cause_of, is_utf8, visible_lines
+from utils.base.errors import DiskFull, Interrupted, LibraryError, UserError, cause_of, is_utf8
 from utils.base.files import NO_ROOM, is_device
+from utils.base.log import RunFile, logger
 
 BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 NO_MEMORY = re.compile("out of memory|can't allocate memory")  # in a RuntimeError of PyTorch
@@ -149,10 +150,10 @@ def exit_code(main):
     except (Exception, KeyboardInterrupt) as error:
         level, message, code = _end(error)
     try:
-        _say(level, message)
+        logger.log(level, message)
     except BrokenPipeError:  # stderr went there, too: the log may still have it
         _close(2)
-        _say(level, message)
+        logger.log(level, message)
     return code
 
 
@@ -194,18 +195,9 @@ def is_full_memory(error):
 
 def _kept_traceback(error):
     """The file that an exception's traceback was written to: beside the run's log, or else where temporary files are."""
-    handlers = logging.getLogger("fashion").handlers
-    logs = [os.path.dirname(one.baseFilename) for one in handlers if isinstance(one, logging.FileHandler)]
-    about = {"prefix": "traceback-", "suffix": ".txt", "dir": logs[0] if logs else None, "delete": False}
+    files = [one.baseFilename for one in logger.handlers if isinstance(one, RunFile)]
+    folder = os.path.dirname(files[0]) if files else None
+    about = {"prefix": "traceback-", "suffix": ".txt", "dir": folder, "delete": False}
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", errors="backslashreplace", **about) as file:
         file.writelines(traceback.format_exception(type(error), error, error.__traceback__))
     return file.name
-
-
-def _say(level, message):
-    """By the logger once utils/log.py has given it the terminal, otherwise on stderr."""
-    logger = logging.getLogger("fashion")
-    if any(handler.name == "terminal" for handler in logger.handlers):
-        logger.log(level, message)
-    else:
-        print(visible_lines(message), file=sys.stderr)

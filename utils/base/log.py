@@ -28,7 +28,13 @@ class _Terminal(logging.Handler):
         tqdm.write(self.format(record), file=stream)
 
 
-class _File(logging.FileHandler):
+_terminal = _Terminal()
+logger.addHandler(_terminal)
+logger.propagate = False
+logger.setLevel(logging.WARNING)  # until `start`
+
+
+class RunFile(logging.FileHandler):
     """The run's file. That it cannot be written ends the run with one line, instead of a traceback for each."""
 
     def handleError(self, record):
@@ -49,17 +55,13 @@ def start(process=0):
     """
     stop()
     logger.setLevel(logging.ERROR if process else logging.INFO)
-    logger.propagate = False
-    terminal = _Terminal()
-    terminal.set_name("terminal")
-    terminal.setFormatter(logging.Formatter(f"[process {process}] %(message)s" if process else "%(message)s"))
-    logger.addHandler(terminal)
+    _terminal.setFormatter(logging.Formatter(f"[process {process}] %(message)s" if process else None))
     logger.addHandler(logging.handlers.MemoryHandler(capacity=10**6, flushLevel=logging.CRITICAL + 1))
 
 
 def to_file(path, append=False):
     """Write what was held back to a new file or, with `append`, behind what is there; and every line to come."""
-    file = _File(path, mode="a" if append else "w", encoding="utf-8")
+    file = RunFile(path, mode="a" if append else "w", encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%Y-%m-%d %H:%M:%S"))
     for handler in [h for h in logger.handlers if isinstance(h, logging.handlers.MemoryHandler)]:
         logger.removeHandler(handler)
@@ -69,8 +71,9 @@ def to_file(path, append=False):
 
 
 def stop():
-    """Close the file and forget all handlers."""
-    for handler in list(logger.handlers):
+    """Close the file; from here on, the terminal has warnings and errors only."""
+    logger.setLevel(logging.WARNING)
+    for handler in [one for one in logger.handlers if one is not _terminal]:
         logger.removeHandler(handler)
         handler.close()
 

@@ -18,15 +18,9 @@ PROMPT = "a photo of a garment, {attribute}: {name}"  # of a class that has none
 CONTAINS = {"no": "a photo of a garment without {value}", "yes": "a photo of a garment with {value}"}
 MAX_CLASSES = 1000
 MAX_NAME = 200  # characters
+# Keys of the file, and of an attribute.
 FILE = ("name", "image", "train", "val", "test", "group", "unknown", "box", "exif", "encoding", "attributes")
-ATTRIBUTE = (
-    "column",
-    "short",
-    "names",
-    "classes",
-    "contains",
-    "separator",
-)  # keys, as above those of the file
+ATTRIBUTE = ("column", "short", "names", "classes", "contains", "separator")
 PARTS = ("train", "val", "test")  # of a data set
 UNKNOWN = -1  # the label of a cell that says nothing
 
@@ -60,9 +54,7 @@ class Part(NamedTuple):
 class Layout(NamedTuple):
     """What the file says of tables and photos."""
 
-    train: Part
-    val: Optional[Part]  # None: a share of the training table
-    test: Optional[Part]  # None: such a share, or there is no such part
+    parts: Dict[str, Part]  # name -> where its rows are: those of a share in the training table
     shares: Dict[str, float]  # part -> its share of the training table, 0 to 1
     image: str = "image_name"  # column with the photo's name
     group: Optional[str] = None  # column: photos with the same value belong together; None: the photo's name
@@ -72,11 +64,10 @@ class Layout(NamedTuple):
     encoding: str = "utf-8"  # of the tables
 
     def part(self, name):
-        """Where the rows of a part are: those of a share in the training table. Raises: UserError if there is no such part."""
-        part = self.train if name in self.shares else getattr(self, name)
-        if part is None:
+        """A part of the data set. Raises: UserError if there is none of this name."""
+        if name not in self.parts:
             raise UserError(f'the attributes have no "{name}", a table with its photos or a share of train')
-        return part
+        return self.parts[name]
 
 
 class Attributes(Dict[str, Attribute]):
@@ -137,12 +128,12 @@ class Attributes(Dict[str, Attribute]):
 def _layout(content):
     said = {key: content[key] for key in Layout._fields if key in content}
     said.update({key: tuple(said[key]) for key in ("unknown", "box") if key in said})
-    shares = _shares(content)
-    for name in PARTS:
-        part = content.get(name, {})
-        is_table = name not in shares and (name in content or name != "test")
-        said[name] = Part(part.get("table", f"{name}.csv"), part.get("photos", name)) if is_table else None
-    return Layout(**said, shares=shares)
+    shares, parts = _shares(content), {}
+    for name in [name for name in PARTS if name in content or name != "test"]:
+        own = "train" if name in shares else name
+        about = content.get(own, {})
+        parts[name] = Part(about.get("table", f"{own}.csv"), about.get("photos", own))
+    return Layout(parts, shares, **said)
 
 
 def _shares(content):

@@ -81,7 +81,7 @@ def read_tables(data_dir, attributes, splits=SPLITS, skip_unreadable=False, boxe
             chosen = parts_of_rows(table.groups, table.labels.values(), layout.shares) == name
             if not chosen.any():
                 shares = " and ".join(f"{share:g} for {part}" for part, share in layout.shares.items())
-                path = os.path.join(data_dir, layout.train.table)
+                path = os.path.join(data_dir, layout.parts["train"].table)
                 raise UserError(f"{path}: a share of {shares} leaves no row for {name}; there are too few")
             table = table.rows(np.flatnonzero(chosen))
         missing += _stamp(table)
