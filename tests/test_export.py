@@ -157,7 +157,7 @@ def test_refused(work, exported, tmp_path, monkeypatch):
         export.main(f"--checkpoint zero-shot --output {out}".split())
     assert "\n" not in str(error.value)
     (tmp_path / "zero-shot").rmdir()
-    with pytest.raises(UserError, match="no data set at"):
+    with pytest.raises(UserError, match="no such table"):
         export.main(command(work, out, "--data-dir", f"{tmp_path}/absent"))
     assert not out.exists() and [p.name for p in tmp_path.iterdir()] == ["none.pt"]
 

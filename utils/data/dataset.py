@@ -59,8 +59,6 @@ def read_tables(data_dir, attributes, splits=SPLITS, skip_unreadable=False, boxe
     Raises: UserError for what is wrong with a table, and one that lists all missing photos of all splits.
     """
     layout = attributes.layout
-    if not os.path.isdir(data_dir):
-        raise UserError(f"no data set at {data_dir}: name it with --data-dir, or ln -s FOLDER Dataset")
     if boxes and not layout.box:
         raise UserError('--crop-to-box: the attributes have no "box": [xmin, ymin, xmax, ymax], columns')
 
@@ -68,8 +66,7 @@ def read_tables(data_dir, attributes, splits=SPLITS, skip_unreadable=False, boxe
     def read(part):
         path = os.path.join(data_dir, part.table)
         if not os.path.exists(path):
-            way_out = "name its folder with --data-dir, or the table in a file of --attributes"
-            raise UserError(f"{path}: no such table; {way_out}")
+            raise UserError(f"{path}: no such table; name its folder with --data-dir, or it in --attributes")
         photos = PhotoFolder(os.path.join(data_dir, part.photos), follow_links)
         names, labels, groups, its_boxes = read_table(path, photos, attributes, boxes=boxes)
         return Table(names, labels, photos, [MISSING] * len(names), layout.exif, groups, its_boxes)
@@ -80,9 +77,8 @@ def read_tables(data_dir, attributes, splits=SPLITS, skip_unreadable=False, boxe
         if name in layout.shares or (name == "train" and layout.shares):
             chosen = parts_of_rows(table.groups, table.labels.values(), layout.shares) == name
             if not chosen.any():
-                shares = " and ".join(f"{share:g} for {part}" for part, share in layout.shares.items())
-                path = os.path.join(data_dir, layout.parts["train"].table)
-                raise UserError(f"{path}: a share of {shares} leaves no row for {name}; there are too few")
+                table = layout.parts["train"].table
+                raise UserError(f"{table}: too few rows: the shares held out leave none for {name}")
             table = table.rows(np.flatnonzero(chosen))
         missing += _stamp(table)
         tables[name] = table

@@ -68,9 +68,7 @@ def read_checkpoint(path):
         return split(read_file(path), path)
     config = os.path.join(path, CONFIG)
     if not os.path.isfile(config):
-        raise UserError(
-            f"checkpoint {path}: a folder without {BEST} or {CONFIG}; name a file, such as one in it"
-        )
+        raise UserError(f"checkpoint {path}: a folder without {BEST} or {CONFIG}; name a file in it")
     meta = read_json(config, "checkpoint")
     if not isinstance(meta, dict) or "role" not in meta:
         raise UserError(f"checkpoint {config}: another project's; export.py --format hub writes such folders")

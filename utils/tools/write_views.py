@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from utils.base.cli import Parser, exit_code
-from utils.base.errors import UserError
 from utils.base.files import atomic
 from utils.data.photo_cache import write_header
 from utils.data.photos import SIZE
@@ -39,10 +38,7 @@ def main(argv=None):
     tables, pixels = load_training_data(tables, args.cache_dir, shares, args.skip_unreadable)
     names, images = tables["train"].names, Images(pixels["train"], torch.device("cpu"))
     views = Views(view_options(args), tables["train"].boxes)
-    try:
-        os.makedirs(args.output)
-    except OSError as error:
-        raise UserError(f"--output {args.output}: {error.strerror}; name a new folder") from error
+    os.makedirs(args.output)  # a new one: nothing of a user's is replaced
     for number in range(views.count):
         view = views.view(images, number)
         with atomic(os.path.join(args.output, f"view_{number}.npy"), binary=True) as file:
