@@ -194,6 +194,11 @@ def is_number(text):
         return False
 
 
+def is_text(value, most=MAX_NAME):
+    """Whether a value is a printable text of 1 to `most` characters, not all of them blanks."""
+    return isinstance(value, str) and bool(value.strip()) and len(value) <= most and value.isprintable()
+
+
 # --- checks ------------------------------------------------------------------------------------------
 
 
@@ -240,13 +245,13 @@ def _check_attribute(value, where):
 
 def _check(key, value, where):
     """ValueError if a value is not what its key asks for."""
-    wanted, fits = f"a printable text of 1 to {MAX_NAME} characters", _is_text(value)
+    wanted, fits = f"a printable text of 1 to {MAX_NAME} characters", is_text(value)
     if key == "names":
         for _, name, at in _items(value, where):
             _check("name", name, at)
         return
     if key in ("table", "photos"):
-        wanted, fits = "a path relative to --data-dir", _is_text(value, 1000) and not os.path.isabs(value)
+        wanted, fits = "a path relative to --data-dir", is_text(value, 1000) and not os.path.isabs(value)
     elif key in ("val", "test"):
         wanted = "an object, or a share of the training table above 0 and below 1, such as 0.2"
         fits = type(value) in (int, float) and 0 < value < 1
@@ -255,7 +260,7 @@ def _check(key, value, where):
         fits = isinstance(value, list) and all(isinstance(cell, str) for cell in value)
     elif key == "box":
         wanted = "a list of the names of 4 columns"
-        fits = isinstance(value, list) and len(value) == 4 and all(map(_is_text, value))
+        fits = isinstance(value, list) and len(value) == 4 and all(map(is_text, value))
     elif key == "exif":
         wanted, fits = "true or false", isinstance(value, bool)
     elif key == "encoding":
@@ -264,7 +269,7 @@ def _check(key, value, where):
         wanted = 'the text between the values of a cell, such as "|"'
     elif key == "prompt":
         wanted = "a text of 1 to 1000 characters, or a list of one or more such texts"
-        fits = all(_is_text(one, 1000) for one in (value if isinstance(value, list) and value else [value]))
+        fits = all(is_text(one, 1000) for one in (value if isinstance(value, list) and value else [value]))
     # Of other things than texts only the kind is told: they may be deep, or enormous.
     found = excerpt(ascii(value[:100])) if isinstance(value, str) else type(value).__name__
     _need(fits, where, f"must be {wanted}, not {found}")
@@ -287,12 +292,8 @@ def _need(holds, where, problem):
         raise ValueError(f"{where or 'the file'}: {problem}")
 
 
-def _is_text(value, most=MAX_NAME):
-    return isinstance(value, str) and bool(value.strip()) and len(value) <= most and value.isprintable()
-
-
 def _is_encoding(value):
     try:
-        return _is_text(value) and "".encode(value) is not None
+        return is_text(value) and "".encode(value) is not None
     except (LookupError, ValueError):  # ValueError: of one that is made to fail
         return False

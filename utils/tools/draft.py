@@ -14,7 +14,7 @@ from utils.base.cli import Parser, exit_code, new_file
 from utils.base.errors import UserError, shortened, visible
 from utils.base.files import atomic
 from utils.base.log import table
-from utils.data.attributes import MAX_NAME, UNKNOWN, Attributes, plain_name
+from utils.data.attributes import MAX_NAME, UNKNOWN, Attributes, is_text, plain_name
 from utils.data.dataset import MISSING, read_tables
 from utils.data.tables import count_classes, read_rows
 
@@ -47,13 +47,16 @@ def draft(path, image, photos, encoding="utf-8"):
         # Of spellings that `plain_name` does not tell apart, the most frequent stands for all.
         groups = values.groupby(values.map(plain_name).to_numpy())
         spellings = {one.value_counts().index[0]: one.index for _, one in groups}
-        found = [(column, {"column": column, "classes": {one: {} for one in spellings}})]
+        found = {column: {"column": column, "classes": {key: {} for key in spellings}}}
         if separator is not None:
-            found = _attributes_of_list(column, separator, spellings, values.index.nunique())
+            about, known_photos = {"column": column, "separator": separator}, values.index.nunique()
+            often = [one for one, rows in spellings.items() if OFTEN <= rows.nunique() < known_photos]
+            named = {f"{column} {one}": {**about, "contains": one} for one in often}
+            found = {name: attribute for name, attribute in named.items() if is_text(name)}
             if len(found) < len(spellings):
                 rare = f"{len(spellings) - len(found)} of its {len(spellings)} values"
                 left_out.append(f"{column}: {rare}: under {OFTEN} photos, or all")
-        for text, attribute in found:
+        for text, attribute in found.items():
             name = text.replace("/", " ")
             while name in attributes:
                 name += " 2"
@@ -62,9 +65,10 @@ def draft(path, image, photos, encoding="utf-8"):
         raise UserError(f"{path}: no column can be an attribute:\n{shortened(left_out)}")
     content = {"image": image, "train": {"table": os.path.basename(path), "photos": photos}, "val": SHARE}
     content.update({"unknown": [""], "exif": True, "attributes": attributes})
-    for name, attribute in Attributes(content, path).items():
-        prompts = {one: {"prompt": prompt} for one, (prompt,) in zip(attribute.classes, attribute.prompts)}
-        attributes[name]["classes"] = prompts
+    for name, one in Attributes(content, path).items():
+        attributes[name]["classes"] = {
+            key: {"prompt": said} for key, (said,) in zip(one.classes, one.prompts)
+        }
     return content if encoding == "utf-8" else {"encoding": encoding, **content}, left_out
 
 
@@ -88,19 +92,6 @@ def _lists(known):
     return None, known
 
 
-def _attributes_of_list(column, separator, values, photos):
-    """(Name, attribute) of each value that is frequent.
-
-    Args: `values`, each with the rows that have it, perhaps several times; `photos`, number of rows whose cell says something.
-    """
-    found = []
-    for value, rows in values.items():
-        name = f"{column} {value}"
-        if OFTEN <= rows.nunique() < photos and name.isprintable() and len(name) < MAX_NAME:
-            found.append((name, {"column": column, "contains": value, "separator": separator}))
-    return found
-
-
 def _why_not(column, known, separator):
     """Why a column is no attribute; None if it is one. Args: its cells that say something; as of `_lists`."""
     count = known.map(plain_name).nunique()
@@ -108,7 +99,7 @@ def _why_not(column, known, separator):
     hint = hint if len(known) > 1.5 * count else ""
     amounts = known.str.replace(",", ".", regex=False).str.replace(r"[€$£¥₩]|EUR|USD|KRW", "", regex=True)
     numbers = pandas.to_numeric(amounts, errors="coerce")
-    if not (column.strip() and column.isprintable() and len(column) <= MAX_NAME):
+    if not is_text(column):
         return "its name is empty or cannot be used"
     if count < 2:
         return "fewer than 2 different values"
@@ -123,7 +114,7 @@ def _why_not(column, known, separator):
         return f"{count} different values, more than {MOST}{hint}"
     if len(known) < 2 * count:
         return "nearly every row has a value of its own"
-    if not all(one.isprintable() and len(one) <= MAX_NAME for one in known.unique()):
+    if not all(map(is_text, known.unique())):
         return f"values that are longer than {MAX_NAME} characters or cannot be printed"
     return None
 
