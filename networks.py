@@ -127,11 +127,13 @@ class Student(nn.Module):
                     head.bias -= head.bias.new_tensor(prior[key])
 
     def own_names(self, state):
-        """A state dict of ours or of a published student, under this class's names."""
+        """A state dict of the first versions or of a published student, under this class's names."""
         heads = {}
-        for number, attribute in enumerate(self.attributes.values()):
+        for number, (key, attribute) in enumerate(self.attributes.items()):
             for own, published in (("class_heads", "head"), ("distillation_heads", "dist_head")):
                 heads[f"{published}_{attribute.short}"] = f"{own}.{number}"
+                if not key.isdigit():  # the first versions had the attribute's name in place of its number
+                    heads[f"{own}.{key}"] = f"{own}.{number}"
         renamed = {}
         for name, value in state.items():
             head, _, parameter = name.rpartition(".")

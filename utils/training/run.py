@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import fcntl
 import json
 import os
@@ -31,23 +32,23 @@ def version_folder(version, world):
         yield
         return
     folder = os.path.join(MODEL_ROOT, version)
-    try:
-        os.makedirs(folder, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise failure(folder, error) from error
-    try:
-        with contextlib.suppress(OSError):  # of a file system without locks
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                way_out = "wait for its end, or take another --version"
-                raise UserError(f"{folder}: another process is training this version; {way_out}") from error
-        yield
-    finally:
-        os.close(descriptor)
-        with contextlib.suppress(OSError):  # it is not empty
-            os.removedirs(folder)
+    with contextlib.ExitStack() as at_end:
+        try:
+            os.makedirs(folder, exist_ok=True)
+            descriptor = os.open(folder, os.O_RDONLY)
+            at_end.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            way_out = "wait for its end, or take another --version"
+            raise UserError(f"{folder}: another process is training this version; {way_out}") from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # of a file system without locks
+                raise failure(folder, error) from error
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # it is not empty
+                os.removedirs(folder)
 
 
 class Run:
