@@ -1,22 +1,15 @@
 """Checkpoints: read as data, checked name by name, written whole or not at all."""
 
-import contextlib
 import os
 import re
-import warnings
-import zipfile
 
 import torch
 
 from utils.base.errors import UserError, first_line, shortened
 from utils.base.files import atomic, copy_file, read_json
-from utils.base.hardware import TORCH
 from utils.base.log import logger
-from utils.nets import torch112
+from utils.nets import pickles
 from utils.nets.hub import BEST, CONFIG, WEIGHTS, is_hub_id
-
-# Before, a file read with weights_only=True can run code (CVE-2025-32434) or damage memory (CVE-2026-24747).
-SAFE = (2, 10)
 
 # Where a file may have its state dict, the first one counts: averages before what they are of, as in timm's own script.
 STATES = ("state_dict_ema", "model_ema", "state_dict", "model")
@@ -38,25 +31,11 @@ def read_file(path):
             from safetensors.torch import load_file
 
             return load_file(path)
-        return _torch_load(path)
+        return pickles.load(path)
     except Exception as error:  # what a file that is none raises depends on its bytes
         known = not isinstance(error, LookupError)  # of no opcode or name of a pickle's
         reason = first_line(error) if known else "no tensors and plain values, as torch.save writes them"
         raise UserError(f"checkpoint {path}: not a readable checkpoint ({reason})") from error
-
-
-def _torch_load(path):
-    if torch112.is_archive(path):
-        with zipfile.ZipFile(path) as archive:
-            if sum(record.file_size for record in archive.infolist()) > os.path.getsize(path):
-                raise ValueError("its records are larger than the file")  # torch.save compresses nothing
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about pickles that torch.save did not write
-        if TORCH >= SAFE:
-            # Torch's errors advise to run the file all the same; the other reader says what is wrong with it.
-            with contextlib.suppress(Exception):
-                return torch.load(path, map_location="cpu", weights_only=True)
-        return torch112.load(path)
 
 
 def read_checkpoint(path):

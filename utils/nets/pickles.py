@@ -1,15 +1,13 @@
-"""Reads a checkpoint as data without torch's `weights_only`, which PyTorch 1.12 does not have, and which is not safe before
-2.10: tensors and plain values.
-
-Since 2.10 it is asked only about checkpoints that torch refuses itself.
-"""
+"""Reads what torch.save wrote as data: tensors and plain values, on every PyTorch. Its own `weights_only` does not exist in 1.12,
+and before 2.10 a file that is read with it can run code (CVE-2025-32434) or damage memory (CVE-2026-24747)."""
 
 import io
 import os
 import pickle
 import tarfile
+import warnings
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 
 import torch
 
@@ -21,27 +19,29 @@ class Options:
 # What the pickle of a checkpoint may call, besides the types of storage: what tensors are built with.
 BUILDERS = {
     "argparse.Namespace": Options,
+    "collections.Counter": Counter,
     "collections.OrderedDict": OrderedDict,
+    "torch.device": torch.device,
     "torch.Size": torch.Size,
     "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
     "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter,
 }
 
 
-def is_archive(path):
-    """Whether a file is a zip archive, as torch.save has written since 1.6, and not the older row of pickles."""
-    with open(path, "rb") as file:
-        return file.read(4) == b"PK\x03\x04"
-
-
 def load(path):
-    """Content of what torch.save wrote. Raises: whatever a file that is none, or would run something, causes."""
-    if is_archive(path):
-        return _read_archive(path)
-    if tarfile.is_tarfile(path):
-        raise ValueError("of a PyTorch older than 0.4")
-    options = {} if torch.__version__.startswith("1.") else {"weights_only": False}  # the reader is this one
-    return torch.load(path, map_location="cpu", pickle_module=_DataPickle, **options)
+    """Content of a file of torch.save, on the CPU. Raises: whatever a file that is none, or would run something, causes."""
+    with open(path, "rb") as file:
+        is_archive = file.read(4) == b"PK\x03\x04"  # as since 1.6, and not the older row of pickles
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about storages, and pickles that torch.save did not write
+        if is_archive:
+            return _read_archive(path)
+        if tarfile.is_tarfile(path):
+            raise ValueError("of a PyTorch older than 0.4")
+        options = (
+            {} if torch.__version__.startswith("1.") else {"weights_only": False}
+        )  # the reader is this one
+        return torch.load(path, map_location="cpu", pickle_module=_DataPickle, **options)
 
 
 class _DataUnpickler(pickle._Unpickler):
@@ -82,6 +82,8 @@ class _DataPickle:
 def _read_archive(path):
     """Torch 1.12 itself takes a storage to be as long as the pickle says, and reads beyond its end."""
     with zipfile.ZipFile(path) as archive:
+        if sum(record.file_size for record in archive.infolist()) > os.path.getsize(path):
+            raise ValueError("its records are larger than the file")  # torch.save compresses nothing
         pickled = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(pickled) != 1:
             raise ValueError("an archive, but not one of torch.save")
