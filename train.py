@@ -130,7 +130,9 @@ def parse_args(argv=None):
     if args.distils and not (args.teacher or args.teacher_logits):
         parser.error("distillation needs --teacher FILE (in model/) or zero-shot, or --teacher-logits FILE")
     if args.logit_adjustment and args.loss_weight:
-        parser.error("--logit-adjustment and --loss-weight True both favour rare classes: give one of the two")
+        parser.error(
+            "--logit-adjustment and --loss-weight True both favour rare classes: give one of the two"
+        )
     if args.teacher and args.teacher_logits:
         parser.error("--teacher-logits stands in for --teacher: add --teacher none, or give one of the two")
     if (args.teacher or args.teacher_logits) and not args.kd_learning:

@@ -243,7 +243,7 @@ def test_letterboxed_boxes(tmp_path):
         if "0 0" not in cells and "." not in cells:
             y, x = np.nonzero(letterbox(read_rgb(tmp_path / name, is_turned))[:, :, 0] > 127)
             assert [x.min(), y.min(), x.max() + 1, y.max() + 1] == pytest.approx(expected, abs=1)
-    with pytest.raises(ValueError, match=r"box 50, 100, 150, 300: outside of the photo, 400 x 200"):
+    with pytest.raises(ValueError, match=r"box 50, 100, 150, 300: empty, or outside of the photo, 400 x 200"):
         letterboxed_box(str(tmp_path / "turned.jpg"), "50 100 150 300".split())
     assert all(map(math.isnan, letterboxed_box(str(tmp_path / "absent.jpg"), "1 2 3 4".split())))
 
@@ -270,9 +270,9 @@ def with_rows(photos, change):
         (0, "-1", "outside of the photo, "),
         (1, "-0.5", "outside of the photo, "),
         (2, "inf", "outside of the photo, "),
-        (2, "0", "empty; it needs xmin below xmax and ymin below ymax"),
-        (1, "9999", "empty; "),
-        (0, "nan", "empty; "),
+        (2, "0", "empty, or outside of the photo, "),
+        (1, "9999", "empty, or outside"),
+        (0, "nan", "empty, or outside"),
         (3, "", "not four numbers"),
         (0, "left", "not four numbers"),
     ],

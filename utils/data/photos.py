@@ -75,13 +75,11 @@ def letterboxed_box(path, cells, exif=False):
     Args: `cells` of a table, the same in the photo's own pixels; `exif` as of `read_rgb`.
     Raises: ValueError if they are none, or an empty box, or lead out of the photo.
     """
+    said = f"box {excerpt(', '.join(cells))}"
     try:
-        box = xmin, ymin, xmax, ymax = [float(cell) for cell in cells]
+        xmin, ymin, xmax, ymax = map(float, cells)
     except ValueError:
-        raise ValueError(f"box {excerpt(', '.join(cells))}: not four numbers") from None
-    said = "box " + ", ".join(f"{value:g}" for value in box)
-    if not (xmin < xmax and ymin < ymax):
-        raise ValueError(f"{said}: empty; it needs xmin below xmax and ymin below ymax")
+        raise ValueError(f"{said}: not four numbers") from None
     try:
         with _opened(path) as photo:
             width, height = photo.size
@@ -89,8 +87,8 @@ def letterboxed_box(path, cells, exif=False):
                 width, height = height, width
     except Exception:  # as of `read_rgb`, whose caller reports the photo
         return [math.nan] * 4
-    if not (xmin >= 0 and ymin >= 0 and xmax <= width and ymax <= height):
-        raise ValueError(f"{said}: outside of the photo, {width} x {height}")
+    if not (0 <= xmin < xmax <= width and 0 <= ymin < ymax <= height):
+        raise ValueError(f"{said}: empty, or outside of the photo, {width} x {height}")
     new_height, new_width, top, left = _fit(height, width)
     x, y = new_width / width, new_height / height
     return [left + x * xmin, top + y * ymin, left + x * xmax, top + y * ymax]
