@@ -1,4 +1,4 @@
-"""What every command shares: strict options, errors of one line with an exit code, and signals."""
+"""What every command shares: strict options, and errors of one line with an exit code."""
 
 import argparse
 import io
