@@ -58,10 +58,10 @@ def parse_args(argv=None):
         parser.error(f"--output {args.output}: the name of a --format {args.format} ends in .{args.format}")
     if args.format == "pt" and args.precision == "int8":
         parser.error("--precision int8 is for --format onnx; a .pt is fp32 or fp16")
-    if args.checkpoint.endswith(".onnx"):
-        raise UserError(f"--checkpoint {args.checkpoint}: exported already; it needs the checkpoint (.pt)")
-    if args.checkpoint == ZERO_SHOT:
-        raise UserError(f"--checkpoint {ZERO_SHOT}: is no student; train one with it as --teacher")
+    if args.checkpoint == ZERO_SHOT or args.checkpoint.endswith(".onnx"):
+        raise UserError(
+            f"--checkpoint {args.checkpoint}: not a student's checkpoint, which alone is exported"
+        )
     if args.format != "hub":
         check_new(args.output, is_exported, [args.checkpoint, os.path.join(args.checkpoint, BEST)])
     if args.data_dir is None and os.path.isdir(DATA_DIR):

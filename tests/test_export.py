@@ -144,7 +144,7 @@ def test_refused(work, exported, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"need photos: no \./D"), monkeypatch.context() as m:
         m.chdir(tmp_path)
         export.main(["--checkpoint", f"{work}/student.pt", "--output", str(out), "--precision", "int8"])
-    with pytest.raises(UserError, match="exported already"):
+    with pytest.raises(UserError, match="not a student's checkpoint"):
         export.main(["--checkpoint", str(exported["fp32"]), "--output", str(out)])
     (tmp_path / "none.pt").write_bytes(b"no checkpoint")
     with pytest.raises(UserError, match=r"none\.pt: not a readable checkpoint"):
@@ -153,7 +153,7 @@ def test_refused(work, exported, tmp_path, monkeypatch):
         with pytest.raises(UserError, match=r"export\.py --help"):
             export.parse_args(["--checkpoint", "x", *bad])
     (tmp_path / "zero-shot").mkdir()
-    with pytest.raises(UserError, match="--checkpoint zero-shot: is no student") as error:
+    with pytest.raises(UserError, match="--checkpoint zero-shot: not a student") as error:
         export.main(f"--checkpoint zero-shot --output {out}".split())
     assert "\n" not in str(error.value)
     (tmp_path / "zero-shot").rmdir()

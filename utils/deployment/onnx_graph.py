@@ -3,9 +3,10 @@
 import contextlib
 import copy
 import json
+import logging
 import os
-import sys
 import tempfile
+import warnings
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ from onnxruntime import quantization
 from torch import nn
 
 from utils.base.files import MARK
+from utils.base.hardware import TORCH
 from utils.data.photos import SIZE
 from utils.evaluation.inference import INPUT, META
 
@@ -52,7 +54,7 @@ def trace(net):
     """A folded `Student` as an ONNX model in float32, any number of photos at a time."""
     # PyTorch 2 has two exporters. The tracing one is the only one of 1.12, and it leaves the attention
     # biases compact: it does not compute biases[index] at export time.
-    tracing = {} if int(torch.__version__.split(".")[0]) < 2 else {"dynamo": False}
+    tracing = {"dynamo": False} if TORCH >= (2, 0) else {}
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = os.path.join(folder, "student.onnx")
         torch.onnx.export(
@@ -125,17 +127,15 @@ def to_int8(model, pixels):
 
 @contextlib.contextmanager
 def _quiet():
-    """Nothing on stderr, also from C++. The exporter warns of comparisons of sizes, which are constant here, and 1.12's
-    of the name space; the quantizer advises on its own preparation, which would spell the attention biases out again."""
-    sys.stderr.flush()
-    kept = os.dup(2)
+    """The exporter warns of comparisons of sizes, which are constant here; the quantizer advises on its own preparation, which
+    would spell the attention biases out again."""
+    logging.disable(logging.WARNING)
     try:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-            os.dup2(nowhere.fileno(), 2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        logging.disable(logging.NOTSET)
 
 
 def save(model, path, meta, attributes):

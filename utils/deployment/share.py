@@ -120,7 +120,6 @@ def _parts(attributes, figures, found):
         "drawn": "photos" if groups == images else f"{groups} groups of photos",
         "interval": " to ".join(map(score, figures["mean_top1_interval"] or [None])),
         "matrices": "\n\n".join(matrices),
-        "most": MOST,
         "scores": _table(["", *(title for _, title in NAMES.values())], scores),
     }
 

@@ -78,9 +78,8 @@ def write_page(folder, files):
         Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
         with atomic(Path(folder, name), binary=True) as file:
             file.write(content)
-    for name in samples:
-        if name not in files:  # of an earlier page
-            Path(folder, name).unlink(missing_ok=True)
+    for name in set(samples).difference(files):  # of an earlier page
+        Path(folder, name).unlink(missing_ok=True)
     record(folder, files)
 
 
@@ -100,8 +99,6 @@ def page(attributes, samples):
 
 def read_samples(folder, exif):
     """The first photos of a folder and its sub-folders as JPEG, at most 800 pixels long, turned by their EXIF or not."""
-    if not os.path.isdir(folder):
-        raise UserError(f"--samples {folder}: no such folder")
     photos = []
     paths = [os.path.join(folder, name) for name in find_photos(folder)[:SAMPLES]]
     for pixels, problem in read_photos(paths, exif, prepare=lambda image, path: np.rint(image)):
