@@ -185,7 +185,7 @@ def write(net, path, meta, calibration=None):
             onnx_graph.to_fp16(model)
         elif precision == "int8":
             model = onnx_graph.to_int8(model, calibration)
-        onnx_graph.save(model, path, meta, net.attributes)
+        onnx_graph.save(model, path, meta)
     except Exception as error:  # a dozen kinds, of torch.onnx, onnx and onnxruntime
         if isinstance(error, (UserError, OSError)) or is_full_memory(error):
             raise

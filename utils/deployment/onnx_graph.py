@@ -55,11 +55,12 @@ def trace(net):
     # PyTorch 2 has two exporters. The tracing one is the only one of 1.12, and it leaves the attention
     # biases compact: it does not compute biases[index] at export time.
     tracing = {"dynamo": False} if TORCH >= (2, 0) else {}
+    outputs = [f"p({key})" for key in net.attributes]  # never another tensor's name
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = os.path.join(folder, "student.onnx")
         torch.onnx.export(
             _Graph(net), (torch.zeros(EXAMPLE, dtype=torch.uint8),), path, opset_version=OPSET, input_names=[INPUT],
-            dynamic_axes={INPUT: {0: "N"}}, **tracing,
+            output_names=outputs, dynamic_axes={name: {0: "N"} for name in (INPUT, *outputs)}, **tracing,
         )  # fmt: skip
         model = onnx.load(path)
     _store(model, TensorProto.INT64)  # attention's indices
@@ -138,25 +139,10 @@ def _quiet():
         logging.disable(logging.NOTSET)
 
 
-def save(model, path, meta, attributes):
-    """Write the model with its metadata, a dict of plain values; the outputs are named as the attributes, where they can be."""
-    _name_outputs(model.graph, attributes)
-    del model.graph.value_info[:], model.metadata_props[:]  # sizes that nobody needs take 0.1 MB
-    entry = model.metadata_props.add()
-    entry.key, entry.value = META, json.dumps(meta, ensure_ascii=False)
+def save(model, path, meta):
+    """Write the model with its metadata, a dict of plain values."""
+    del model.graph.value_info[:]  # sizes that nobody needs take 0.1 MB
+    onnx.helper.set_model_props(model, {META: json.dumps(meta, ensure_ascii=False)})
     model.producer_name, model.producer_version = MARK.decode(), ""
     onnx.checker.check_model(model)
     onnx.save(model, path)
-
-
-def _name_outputs(graph, attributes):
-    """An attribute may be called like another tensor, or `__proto__`, which a browser keeps for itself."""
-    taken = {name for node in graph.node for name in [*node.input, *node.output]} | {INPUT, "__proto__"}
-    taken.update(tensor.name for tensor in graph.initializer)
-    results = {node.output[0]: node for node in graph.node}
-    for value, name in zip(graph.output, attributes):
-        while name in taken:
-            name += "_"
-        taken.add(name)
-        results[value.name].output[0] = value.name = name
-        value.type.tensor_type.shape.dim[0].dim_param = "N"

@@ -16,7 +16,7 @@ BLUE, RED, GREY, DARK = "#0072b2", "#c0392b", "#bbbbbb", "#222222"
 def draw_confusion(result, attributes, path, title):
     """Row-normalised confusion matrices of all attributes, with the counts, into a PNG.
 
-    Args: `result` from `utils.evaluation.metrics.evaluation`; `attributes`; `title` of the page.
+    Args: `result` from `utils.evaluation.metrics.report`; `attributes`; `title` of the page.
     """
     side = min(max(0.75 * max(attributes.sizes.values()), 3), 7) + 2  # inches, of which 2 are for the names
     figure, axes = plots.panels(title, len(attributes), min(len(attributes), 3), side, side)

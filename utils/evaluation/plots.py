@@ -1,6 +1,5 @@
 """Learning curves from metrics.csv: one run, or several laid over each other."""
 
-import itertools
 import os
 import warnings
 
@@ -108,11 +107,11 @@ def draw_curves(runs):
     title, labels, columns = (best[0], suffixes.values(), 2) if one else ("", best, len(suffixes))
     height = 3 + 0.06 * len(labels)  # there are about four rows, and the legend is below them
     figure, axes = panels(title, len(shown), columns, max(3.4, 11 / columns), height)
-    styles = [dict(linestyle=kind, color=color) for kind, color in itertools.product(LINES, COLORS)]
     for ax, (title, lines) in zip(axes, shown):
-        for (table, column), label, style in zip(lines, labels, itertools.cycle(styles)):
+        for number, ((table, column), label) in enumerate(zip(lines, labels)):
             values = table.reindex(columns=[column])[column]  # NaN where a run does not have the attribute
-            ax.plot(table["epoch"], values, label=label, marker=".", **style)
+            kind, color = LINES[number // len(COLORS) % len(LINES)], COLORS[number % len(COLORS)]
+            ax.plot(table["epoch"], values, label=label, marker=".", linestyle=kind, color=color)
         if one:
             ax.axvline(row["epoch"], color="#999999", linestyle=":", linewidth=1.2, label="best Top-1")
         ax.set_title(title, fontsize=11)
