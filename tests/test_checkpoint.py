@@ -273,7 +273,7 @@ def test_a_student_of_ours_is_trained_on(tmp_path):
     content = torch.load(paths[0])
     content["meta"]["folded"] = True
     torch.save(content, paths[0])
-    with pytest.raises(UserError, match="exported, without batch norms; give the checkpoint itself"):
+    with pytest.raises(UserError, match="exported, without batch norms; give the checkpoint"):
         build_backbone(SMALL, str(paths[0]))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty: a folder without best\.pt or config\.json"):

@@ -55,9 +55,7 @@ def build_backbone(name, weights=None):
         path = _weights_file(name, config, weights)
         state, meta = read_checkpoint(path)
         if meta.get("folded"):
-            raise UserError(
-                f"student weights {path}: exported, without batch norms; give the checkpoint itself"
-            )
+            raise UserError(f"student weights {path}: exported, without batch norms; give the checkpoint")
         state = _of_student(state) or state
         state = timm_names(state) if is_tiny_vit else state
         classifier = config.get("classifier") or ()
