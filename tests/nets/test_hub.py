@@ -25,7 +25,7 @@ from utils.base.errors import UserError
 from utils.evaluation.inference import load_classifier
 from utils.nets.backbones import build_backbone
 
-TESTS = Path(__file__).resolve().parent
+TESTS = Path(__file__).resolve().parents[1]
 TEACHER = "patrickjohncyh/fashion-clip"
 STUDENT = "timm/tiny_vit_5m_224.dist_in22k"
 SHARED = "example/shared"
@@ -99,7 +99,7 @@ def client_process(folder, endpoint, tasks, **variables):
         HF_HUB_DOWNLOAD_TIMEOUT="5",
         HF_HUB_ETAG_TIMEOUT="5",
         OMP_NUM_THREADS="1",
-        PYTHONPATH=str(TESTS.parent),
+        PYTHONPATH=f"{TESTS.parent}{os.pathsep}{TESTS}",
         **variables,
     )
     folder.mkdir(exist_ok=True)

@@ -38,7 +38,7 @@ from utils.tools import curves
 from utils.training.run import Run
 from utils.training.teacher import save_logits
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @contextmanager

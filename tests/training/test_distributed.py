@@ -20,7 +20,7 @@ from utils.nets import checkpoint
 from utils.training.distributed import TORCHRUN as VARIABLES
 from utils.training.distributed import World
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 CPU = ["--device", "cpu"]  # two processes want two GPUs, which few have
 SOFT = "--kd-learning True --distillation-type soft --optimizer AdamW --lr 1e-3 --teacher zero-shot".split()

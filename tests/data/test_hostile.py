@@ -31,7 +31,7 @@ from utils.data.tables import read_table
 from utils.nets.backbones import fitting
 from utils.nets.checkpoint import read_file, save_checkpoint
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 class Harm:

@@ -23,7 +23,7 @@ from utils.nets import checkpoint
 from utils.training import teacher as targets
 from utils.training.resume import fingerprint, read_last
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STUDENT = (
     "--kd-learning True --teacher zero-shot --distillation-type soft --optimizer AdamW --lr 1e-3 --scheduler True "
     "--warmup-epoch 1 --clipping True"
