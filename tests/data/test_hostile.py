@@ -199,8 +199,8 @@ def test_meta_that_describe_no_teacher(place, meta, part, change):
 
 def test_weights_of_a_clip_model_are_data(place):
     """Also where they are no safetensors; transformers 4.27 would unpickle them as they are."""
+    from kinds import write_teacher
     from safetensors.torch import load_file
-    from test_hub import write_teacher
 
     Path("clip").mkdir()
     write_teacher(place / "clip")

@@ -18,6 +18,7 @@ import pytest
 import torch
 from conftest import ATTRIBUTES
 from hub_server import serve
+from kinds import write_teacher
 
 from clip_model import FashionCLIP
 from networks import Student
@@ -120,50 +121,6 @@ def client_process(folder, endpoint, tasks, **variables):
         finally:
             process.kill()
             process.wait()
-
-
-def write_vocabulary(folder):
-    """CLIP's vocabulary in small: every byte, also at the end of a word, and two merges. Returns its size."""
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    letters = sorted(ByteLevel.alphabet())
-    merges = [("t", "h"), ("th", "e</w>")]
-    start, end = "<|startoftext|>", "<|endoftext|>"
-    tokens = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges), start, end]
-    special = {"bos_token": start, "eos_token": end, "unk_token": end, "pad_token": end}
-    config = {**special, "model_max_length": 128, "do_lower_case": True, "tokenizer_class": "CLIPTokenizer"}
-    (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
-    (folder / "special_tokens_map.json").write_text(json.dumps(special))
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return len(tokens)
-
-
-def write_teacher(folder, side=224):
-    """A small FashionCLIP, in the files of the published one."""
-    from safetensors.torch import save_file
-    from transformers import CLIPConfig, CLIPModel
-
-    tokens = write_vocabulary(folder)
-    layers = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = CLIPConfig(
-        text_config={
-            **layers,
-            "vocab_size": tokens,
-            "max_position_embeddings": 128,  # so few merges make long sentences
-            "bos_token_id": tokens - 2,
-            "eos_token_id": tokens - 1,
-        },
-        vision_config={**layers, "image_size": side, "patch_size": 32},
-        projection_dim=48,
-    )
-    config.architectures = ["CLIPModel"]
-    config.save_pretrained(folder)
-    state = CLIPModel(config).state_dict()
-    # The published file has the two that today's transformers has no place for.
-    state["text_model.embeddings.position_ids"] = torch.arange(128)[None]
-    state["vision_model.embeddings.position_ids"] = torch.arange((side // 32) ** 2 + 1)[None]
-    save_file(state, str(folder / "model.safetensors"), metadata={"format": "pt"})
 
 
 def repository(root, repo_id):
