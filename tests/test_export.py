@@ -300,10 +300,6 @@ def test_file_of_an_earlier_version(exported, tmp_path):
 
     model = onnx.load(str(exported["fp32"]))
     outputs = list(model.graph.output)[::-1]
-    for node in model.graph.node:
-        node.output[:] = [name[2:-1] if name.startswith("p(") else name for name in node.output]
-    for output in outputs:
-        output.name = output.name[2:-1]
     del model.graph.output[:], model.metadata_props[:]
     model.graph.output.extend(outputs)
     onnx.save(model, f"{tmp_path}/old.onnx")

@@ -55,7 +55,9 @@ def trace(net):
     # PyTorch 2 has two exporters. The tracing one is the only one of 1.12, and it leaves the attention
     # biases compact: it does not compute biases[index] at export time.
     tracing = {"dynamo": False} if TORCH >= (2, 0) else {}
-    outputs = [f"p({key})" for key in net.attributes]  # never another tensor's name
+    # An attribute's own name, where no other tensor can have it, nor a browser keeps it for itself.
+    plain = {key: key.isidentifier() and key not in (INPUT, "__proto__") for key in net.attributes}
+    outputs = [key if plain[key] else f"p({key})" for key in net.attributes]
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = os.path.join(folder, "student.onnx")
         torch.onnx.export(
