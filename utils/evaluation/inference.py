@@ -56,17 +56,15 @@ class Classifier:
 
         Raises: UserError if the meta do not say the prior, or it cannot be taken off.
         """
-        sizes = self.attributes.sizes
+        sizes, said = self.attributes.sizes, f"--prior balanced: {self.path}"
         prior, smoothed = prior_of(self.meta, sizes), smoothed_of(self.meta, sizes)
         if prior is None:
-            problem = "does not say which prior is in its logits; train it anew"
-            raise UserError(f"--prior balanced: {self.path} {problem}")
+            raise UserError(f"{said} does not say which prior is in its logits; train it anew")
         if smoothed:
             problem = (
-                f"was trained with label smoothing, and rare classes of {', '.join(smoothed)} would gain"
+                f"was trained with label smoothing, by which rare classes of {', '.join(smoothed)} would gain"
             )
-            way_out = "train it anew, with --ls 0 or with --logit-adjustment 1"
-            raise UserError(f"--prior balanced: {self.path} {problem}; {way_out}")
+            raise UserError(f"{said} {problem}; train it anew, with --ls 0 or with --logit-adjustment 1")
         meta = dict(self.meta, prior={key: [0.0] * size for key, size in sizes.items()})
         return Classifier(self.path, self.attributes, meta, self._function, self.net, prior)
 

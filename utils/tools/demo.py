@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from utils.base.cli import Parser, cache_folder, exit_code
+from utils.base.cli import Parser, exit_code
 from utils.base.errors import UserError
-from utils.base.files import atomic, check_folder, put_in_place, record
+from utils.base.files import atomic, check_folder, record
 from utils.data.folders import find_photos
 from utils.data.photos import SIZE, read_photos
 from utils.evaluation.inference import load_classifier
@@ -37,7 +37,7 @@ def get_args_parser():
     p = Parser(prog="python -m utils.tools.demo", description="Build a static page that runs an exported student in the visitor's own browser.")
     p.add_argument("student", help="ONNX file of export.py; int8 is the quickest to load", metavar="FILE.onnx")
     p.add_argument("--output", default="demo", help="folder to write the page into", metavar="DIR")
-    p.add_argument("--runtime", help=f"folder with the files of {PACKAGE}'s dist/; without it, npm fetches the package, once", metavar="DIR")
+    p.add_argument("--runtime", help=f"folder with the files of {PACKAGE}'s dist/; without it, npm fetches the package", metavar="DIR")
     p.add_argument("--samples", help=f"folder of photos, of which the first {SAMPLES} are offered as samples; without it six drawn ones", metavar="DIR")
     p.switch(p, "--space", "also write README.md, by which the folder is a static Space of the Hugging Face hub")
     return p
@@ -50,13 +50,11 @@ def main(argv=None):
         raise UserError(f"{args.student}: the page runs an ONNX file; make one with export.py")
     attributes = load_classifier(args.student).attributes
     photos = read_samples(args.samples or HERE / "samples", attributes.layout.exif)
-    runtime = args.runtime or fetch_runtime(cache_folder())
-    absent = ", ".join(name for name in RUNTIME if not os.path.isfile(os.path.join(runtime, name)))
-    if absent:
-        raise UserError(f"--runtime {runtime}: no {absent}; it needs the folder dist/ of {PACKAGE}")
+    folder = args.runtime
+    runtime = {name: Path(folder, name).read_bytes() for name in RUNTIME} if folder else fetch_runtime()
     samples = {f"samples/{i}.jpg": photo for i, photo in enumerate(photos, 1)}
     files = {"student.onnx": Path(args.student).read_bytes(), **samples}
-    files.update((f"ort/{name}", Path(runtime, name).read_bytes()) for name in RUNTIME)
+    files.update((f"ort/{name}", content) for name, content in runtime.items())
     files["index.html"] = page(attributes, list(samples)).encode()
     if args.space:
         title = json.dumps(attributes.content.get("name", "Attributes of a garment"))
@@ -112,28 +110,22 @@ def read_samples(folder, exif):
     return photos
 
 
-def fetch_runtime(cache):
-    """Folder with onnxruntime-web's files, taken from the npm package once and then from the cache.
+def fetch_runtime():
+    """onnxruntime-web's files, name -> bytes, from the npm package, which npm keeps in its cache.
 
     Raises: UserError if npm is not installed or cannot fetch the package.
     """
-    folder = os.path.join(cache, PACKAGE.replace("@", "-"))
-    if os.path.isdir(folder):
-        return folder
-    os.makedirs(cache, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as scratch:
+    command = ["npm", "pack", "--prefer-offline", PACKAGE]
+    with tempfile.TemporaryDirectory() as scratch:
         try:
-            subprocess.run(["npm", "pack", PACKAGE], cwd=scratch, capture_output=True, text=True, check=True)
+            subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError) as error:
             reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
             way_out = "install npm, or name the package's folder dist/ with --runtime"
             raise UserError(f"npm cannot fetch {PACKAGE} ({reason}); {way_out}") from error
         (packed,) = Path(scratch).glob("*.tgz")
         with tarfile.open(packed) as archive:
-            for name in RUNTIME:
-                archive.extract(f"package/dist/{name}", scratch)
-        put_in_place(os.path.join(scratch, "package", "dist"), folder)
-    return folder
+            return {name: archive.extractfile(f"package/dist/{name}").read() for name in RUNTIME}
 
 
 if __name__ == "__main__":
