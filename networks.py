@@ -149,10 +149,11 @@ class Student(nn.Module):
 ROLES = {Student.role: Student, FashionCLIP.role: FashionCLIP}
 
 
-def build_network(args, attributes, meta=None):
-    """The network that the options of train.py ask for; of a resumed run, with its `meta`, without its weights."""
+def build_network(args, attributes, meta=None, path=None):
+    """The network that the options of train.py ask for; of a resumed run, with its last.pt's `meta` and `path`, without its weights."""
     if meta:
-        return ROLES[meta["role"]].from_meta(meta, attributes)
+        with fitting(path):
+            return ROLES[meta["role"]].from_meta(meta, attributes)
     if args.kd_learning:
         weights = None if args.student_weights == "none" else args.student_weights or True
         net, option = Student(attributes, args.distils, weights, args.student), "--student-weights"

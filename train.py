@@ -249,7 +249,7 @@ def prepare(args, run, saved, world):
     attributes, loss = read_attributes(args.attributes, args.prompts), loss_options(args)
     tables = read_all_tables(args, attributes)
     saved.check_attributes(attributes)
-    net = build_network(args, attributes, saved.meta)
+    net = build_network(args, attributes, saved.meta, saved.path)
     teacher = find_teacher(args, attributes, precision, saved.progress)
     with world.first_alone():
         how = args.cache_dir, attributes.layout.shares, args.skip_unreadable
