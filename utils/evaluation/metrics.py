@@ -101,12 +101,9 @@ def calibration(probabilities, labels, bins=BINS):
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     count = np.bincount(index, minlength=bins)
     sure, right = (np.bincount(index, weights=values, minlength=bins) for values in (confidence, hits))
-    return {
-        "ece": np.ma.divide(np.abs(sure - right).sum(), len(labels)).tolist(),
-        "count": count.tolist(),
-        "confidence": np.ma.divide(sure, count).tolist(),
-        "accuracy": np.ma.divide(right, count).tolist(),
-    }
+    ece = np.ma.divide(np.abs(sure - right).sum(), len(labels)).tolist()
+    confidence, accuracy = (np.ma.divide(values, count).tolist() for values in (sure, right))
+    return {"ece": ece, "count": count.tolist(), "confidence": confidence, "accuracy": accuracy}
 
 
 def report(probabilities, labels, groups=None):
@@ -122,16 +119,10 @@ def report(probabilities, labels, groups=None):
     attributes, hits = {}, {}
     for key, matrix in found["matrix"].items():
         hits[key] = probabilities[key].argmax(axis=1) == labels[key]
+        figures = {"images": int(matrix.sum()), "top1": found["top1"][key], "acsa": found["acsa"][key]}
         reliability = calibration(probabilities[key], labels[key])
-        attributes[key] = {
-            "images": int(matrix.sum()),
-            "top1": found["top1"][key],
-            "acsa": found["acsa"][key],
-            "macro_f1": macro_f1(matrix),
-            "ece": reliability.pop("ece"),
-            "matrix": matrix.tolist(),
-            "reliability": reliability,
-        }
+        figures.update(macro_f1=macro_f1(matrix), ece=reliability.pop("ece"), matrix=matrix.tolist())
+        attributes[key] = {**figures, "reliability": reliability}
         if len(matrix) == 2:
             attributes[key]["average_precision"] = average_precision(labels[key], probabilities[key][:, 1])
     numbers = _numbers(groups, labels)
@@ -208,18 +199,15 @@ def paired_tests(labels, first, second, groups=None, seed=0):
         by_class = count[values] * np.count_nonzero(count)
         gains.append([np.ma.divide(difference, divisor) for divisor in (known.sum(), by_class)])
         top1, acsa = (values.sum().tolist() for values in gains[-1])
-        only_first, only_second = int((difference > 0).sum()), int((difference < 0).sum())
+        alone = {"only_first": int((difference > 0).sum()), "only_second": int((difference < 0).sum())}
+        p = None
         if np.bincount(numbers[known]).max(initial=0) > 1:
             p = sign_flip_test(np.bincount(numbers, difference), seed=seed)
-        else:  # McNemar's: of the images that one alone had right, are as many the first's as the second's?
-            p = float(binomtest(only_first, max(only_first + only_second, 1)).pvalue)
-        result["attributes"][key] = {
-            "top1": top1,
-            "acsa": acsa,
-            "only_first": only_first,
-            "only_second": only_second,
-            "p": p if known.any() else None,
-        }
+        elif (
+            known.any()
+        ):  # McNemar's: of the images that one alone had right, are as many the first's as the second's?
+            p = float(binomtest(alone["only_first"], max(sum(alone.values()), 1)).pvalue)
+        result["attributes"][key] = {"top1": top1, "acsa": acsa, **alone, "p": p}
     resampled = [bootstrap(labels, hits, groups, seed=seed) for hits in (first, second)]
     for name, by_attribute in zip(("mean_top1", "mean_acsa"), zip(*gains)):
         by_image = np.ma.stack(by_attribute).mean(axis=0)
