@@ -15,6 +15,15 @@ from utils.data.attributes import MAX_CLASSES, UNKNOWN, plain_name
 from utils.data.photos import SUFFIXES, letterboxed_box
 
 SEPARATORS = ",;\t"
+SEPARATOR_LINE = re.compile(r'"?sep=([,;|\t])"?\s*', re.IGNORECASE)  # before the header, as Excel has it
+# How files begin that are no CSV, in whatever encoding.
+NO_TABLES = {
+    b"PK\x03\x04": "a workbook (.xlsx, .ods) or another zip",
+    b"\xd0\xcf\x11\xe0": "an old workbook (.xls)",
+    b"PAR1": "a Parquet file",
+    b"\x1f\x8b": "compressed, by gzip",
+    b"<": "HTML or XML",
+}
 MAX_CELL = 2**20  # characters of a cell, and of a line
 MAX_PROBLEMS = 1000  # of a table, until the rest is not looked at
 OPENED = "; a quotation that begins there may not be closed: close it, or remove its mark"
@@ -31,13 +40,16 @@ def read_rows(path, columns, encoding="utf-8", read=dict):
     found, problems = [], {}  # problem -> the first line that has it
     bad = last = 0  # number of rows with a problem; of the last line that was read whole
     try:
-        is_plain = codecs.lookup(encoding).name == "utf-8"
+        codec = codecs.lookup(encoding).name
+        _refuse_other_files(path, codec)
         csv.field_size_limit(MAX_CELL)  # for the whole process: not before a table is read
-        with open(path, newline="", encoding="utf-8-sig" if is_plain else encoding) as file:
+        with open(path, newline="", encoding="utf-8-sig" if codec == "utf-8" else encoding) as file:
             lines = _short_lines(file)
             begun = ((number, line) for number, line in enumerate(lines) if line.strip(SEPARATORS + " \r\n"))
             before, first = next(begun, (0, ""))
-            separator = max(SEPARATORS, key=first.count)
+            said = SEPARATOR_LINE.fullmatch(first)
+            separator = said[1] if said else max(SEPARATORS, key=first.count)
+            before, first = next(begun, (0, "")) if said else (before, first)
             reader = csv.reader(itertools.chain([first], lines), delimiter=separator)
             header = next(reader, [])
             name_at, last = _check_header(path, header, columns), before + reader.line_num
@@ -66,6 +78,17 @@ def read_rows(path, columns, encoding="utf-8", read=dict):
     if not found:
         raise UserError(f"{path}: no rows")
     return found
+
+
+def _refuse_other_files(path, codec):
+    with open(path, "rb") as file:
+        head = file.read(1024).lstrip(codecs.BOM_UTF8 + b" \t\r\n")
+    kind = next((kind for start, kind in NO_TABLES.items() if head.startswith(start)), None)
+    is_wide = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in head.split(b"\n")[0]
+    if is_wide and not codec.startswith(("utf-16", "utf-32")):
+        kind = kind or 'in UTF-16, whose "encoding" is utf-16, or no text at all'
+    if kind:
+        raise UserError(f'{path}: not a readable CSV file: it is {kind}; save it as "CSV UTF-8"')
 
 
 def _short_lines(file):
