@@ -65,7 +65,7 @@ class FashionCLIP(nn.Module):
         super().__init__()
         sentences = {key: [s for prompts in a.prompts for s in prompts] for key, a in attributes.items()}
         if name_or_path == "random":
-            clip = _build(_SMALL)
+            clip, self.title = _build(_SMALL), "a small CLIP with random weights"
             token_ids = {key: [_hash_words(s) for s in texts] for key, texts in sentences.items()}
         else:
             clip, token_ids = _load_pretrained(name_or_path, sentences)

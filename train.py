@@ -128,7 +128,9 @@ def parse_args(argv=None):
         of = "" if args.lr < args.min_lr else f", times --cos-gamma {args.cos_gamma:g} in each cycle,"
         parser.error(f"--lr {args.lr:g}{of} is below --min-lr {args.min_lr:g}: add a lower --min-lr")
     if args.distils and not (args.teacher or args.teacher_logits):
-        parser.error("distillation needs --teacher FILE (in model/) or zero-shot, or --teacher-logits FILE")
+        parser.error(
+            "distillation needs --teacher FILE or zero-shot, or --teacher-logits; else --distillation-type none"
+        )
     if args.logit_adjustment and args.loss_weight:
         parser.error(
             "--logit-adjustment and --loss-weight True both favour rare classes: give one of the two"

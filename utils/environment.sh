@@ -45,4 +45,4 @@ find_python() {
 }
 
 find_python || exit 2
-export PYTHON
+export PYTHON PYTHONUNBUFFERED=1  # so that lines come at once through a pipe, too
