@@ -292,6 +292,20 @@ CRAFTED = {
     "no score": (lambda c: c["progress"]["rows"][0].update(val_top1=None), "holds no state of a run"),
     "a wrong epoch": (lambda c: c["progress"]["rows"][0].update(epoch=7), "holds no state of a run"),
     "a row that is none": (lambda c: c["progress"]["rows"].append([1]), "holds no state of a run"),
+    "rows that are no list": (
+        lambda c: c["progress"].update(rows=tuple(c["progress"]["rows"])),
+        "holds no state of a run",
+    ),
+    "rows in a tensor": (lambda c: c["progress"].update(rows=torch.zeros(1, 2)), "holds no state of a run"),
+    "logits that are none": (
+        lambda c: c["progress"].update(teacher_logits=torch.ones(3)),
+        "holds no state of a run",
+    ),
+    "a teacher that is none": (
+        lambda c: c["progress"].update(teacher=["identity", "prior"]),
+        "holds no state of a run",
+    ),
+    "no progress": (lambda c: c.update(progress=torch.ones(3)), "holds no state of a run"),
     "no role": (lambda c: c["meta"].pop("role"), "holds no state of a run"),
     "a role that is none": (lambda c: c["meta"].update(role=["teacher"]), "holds no state of a run"),
     "logits of nothing": (

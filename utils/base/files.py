@@ -53,7 +53,8 @@ def atomic(path, binary=False, encoding="utf-8"):
 def remove_leftovers(beginning):
     """Remove what processes that were killed have left of files whose paths begin so. For whoever is their only writer."""
     for path in glob.glob(f"{glob.escape(beginning)}*.{'[0-9a-f]' * 8}.tmp"):
-        os.remove(path)
+        if os.path.isfile(path):
+            os.remove(path)
 
 
 def check_new(path, is_earlier, inputs=()):

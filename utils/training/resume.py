@@ -14,7 +14,6 @@ from utils.training.record import columns
 BEGIN_ANEW = "begin anew with --overwrite True"
 NO_STATE = f"holds no state of a run; {BEGIN_ANEW}"
 MAY_CHANGE = {*LOCAL, "epochs", "version"}  # options; a version's folders may be renamed
-FINGERPRINT = {"identity", "prior"}  # keys of what is kept of a teacher
 # What a last.pt must hold under "progress".
 KEYS = set(
     "cuda_random_state data epoch losses optimizer order_state random_state rows scheduler seconds teacher_logits".split()
@@ -120,20 +119,20 @@ def fingerprint(tables):
 
 def _is_state(meta, progress):
     """Whether a checkpoint's content is of the form that `Run.save` writes, as far as it is used before it is loaded."""
-    try:
-        rows, logits = progress["rows"], progress["teacher_logits"] or {}
-        return (
-            set(progress) >= KEYS
-            and [row["epoch"] for row in rows] == list(range(1, len(rows) + 1))
-            and {type(value) for row in rows for value in row.values()} <= {int, float, type(None)}
-            and None not in [row[name] for row in rows for name in ("val_top1", "val_acsa")]
-            and type(progress["epoch"]) is int
-            and progress["losses"].dim() == 2
-            and all(map(torch.is_tensor, logits.values()))
-            and set(progress.get("teacher") or FINGERPRINT) == FINGERPRINT
-            and isinstance(meta["options"], dict)
-            and meta["precision"] in ("fp32", "bf16")
-            and meta["role"] in ("teacher", "student")
-        )
-    except (AttributeError, KeyError, TypeError):  # of something else in a value's place
+    if not (isinstance(progress, dict) and set(progress) >= KEYS and isinstance(progress["rows"], list)):
         return False
+    rows, logits, teacher = (progress.get(name) for name in ("rows", "teacher_logits", "teacher"))
+    return (
+        all(isinstance(row, dict) for row in rows)
+        and [row.get("epoch") for row in rows] == list(range(1, len(rows) + 1))
+        and {type(value) for row in rows for value in row.values()} <= {int, float, type(None)}
+        and all(isinstance(row.get(name), (int, float)) for row in rows for name in ("val_top1", "val_acsa"))
+        and type(progress["epoch"]) is int
+        and torch.is_tensor(progress["losses"])
+        and progress["losses"].dim() == 2
+        and (logits is None or (isinstance(logits, dict) and all(map(torch.is_tensor, logits.values()))))
+        and (teacher is None or (isinstance(teacher, dict) and set(teacher) == {"identity", "prior"}))
+        and isinstance(meta.get("options"), dict)
+        and meta.get("precision") in ("fp32", "bf16")
+        and meta.get("role") in ("teacher", "student")
+    )
