@@ -79,10 +79,9 @@ class Student(nn.Module):
     def describe(self):
         """Plain values from which the network can be built again (see `from_meta`)."""
         about = {"role": self.role, "distillation": self.distillation, "backbone": self.backbone_name}
-        both = {*self.class_share.values()} == {
-            0.5
-        } or not self.distillation  # as in files of earlier versions
-        return about if both else {**about, "class_share": self.class_share}
+        # Where it is a half, it is not said, as in files of earlier versions.
+        is_usual = not self.distillation or {*self.class_share.values()} == {0.5}
+        return about if is_usual else {**about, "class_share": self.class_share}
 
     @classmethod
     def from_meta(cls, meta, attributes, source="checkpoint"):

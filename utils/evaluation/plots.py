@@ -82,18 +82,20 @@ def read_metrics(path):
     return table
 
 
-def draw_curves(runs):
+def draw_curves(runs, score="val_top1"):
     """Learning curves. One run: a panel for each score, a line for each attribute; several: a panel for each
     score of each attribute, a line for each run.
 
-    Args: `runs` dict name -> table from `read_metrics`.
+    Args: `runs` dict name -> table from `read_metrics`; `score`, the column whose best epoch is marked.
     Returns: matplotlib Figure, for `save`. Raises: UserError if matplotlib is not installed.
     """
     tables, best = list(runs.values()), []
     for name, table in runs.items():
-        row = table.loc[table["val_top1"].fillna(0).idxmax()]
-        scores = f"{row['val_top1']:.4f}, mean ACSA {row['val_acsa']:.4f}"
-        best.append(f"{shortened_name(name)}: epoch {row['epoch']:.0f} has the best mean Top-1, {scores}")
+        row, names = table.loc[table[score].fillna(0).idxmax()], {"val_top1": "Top-1", "val_acsa": "ACSA"}
+        scores = ", ".join(f"{names[one]} {row[one]:.4f}" for one in names)
+        best.append(
+            f"{shortened_name(name)}: epoch {row['epoch']:.0f} has the best mean {names[score]}: {scores}"
+        )
     start = len("train_loss_")
     attributes = [c[start:] for table in tables for c in table if c.startswith("train_loss_")]
     suffixes = {"": "all attributes", **{f"_{key}": shortened_name(key, 30) for key in attributes}}
@@ -113,7 +115,9 @@ def draw_curves(runs):
             kind, color = LINES[number // len(COLORS) % len(LINES)], COLORS[number % len(COLORS)]
             ax.plot(table["epoch"], values, label=label, marker=".", linestyle=kind, color=color)
         if one:
-            ax.axvline(row["epoch"], color="#999999", linestyle=":", linewidth=1.2, label="best Top-1")
+            ax.axvline(
+                row["epoch"], color="#999999", linestyle=":", linewidth=1.2, label=f"best {names[score]}"
+            )
         ax.set_title(title, fontsize=11)
         ax.set_xlabel("epoch", fontsize=9)
         ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)

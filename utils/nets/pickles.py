@@ -38,9 +38,8 @@ def load(path):
             return _read_archive(path)
         if tarfile.is_tarfile(path):
             raise ValueError("of a PyTorch older than 0.4")
-        options = (
-            {} if torch.__version__.startswith("1.") else {"weights_only": False}
-        )  # the reader is this one
+        # The reader is this one.
+        options = {} if torch.__version__.startswith("1.") else {"weights_only": False}
         return torch.load(path, map_location="cpu", pickle_module=_DataPickle, **options)
 
 

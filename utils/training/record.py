@@ -107,16 +107,13 @@ def summary(run, data):
 class Curves:
     """What can be watched of a run: curves.png and TensorBoard events, brought up to date after every epoch.
 
-    Args: `log_dir`, the run's folder, with its metrics.csv; `tensorboard`, whether to write events, into log_dir/tensorboard.
+    Args: `log_dir`, the run's folder, with its metrics.csv; `tensorboard`, whether to write events, into log_dir/tensorboard;
+        `score`, the column that best.pt follows.
     """
 
-    def __init__(self, log_dir, tensorboard=False):
-        self.folder, self.draws, self.tensorboard, self.writer = (
-            pathlib.Path(log_dir),
-            True,
-            tensorboard,
-            None,
-        )
+    def __init__(self, log_dir, tensorboard=False, score="val_top1"):
+        self.folder, self.score = pathlib.Path(log_dir), score
+        self.draws, self.tensorboard, self.writer = True, tensorboard, None
 
     def update(self, row):
         """Redraw the picture from metrics.csv, and write the events of `row`, the epoch's row of it."""
@@ -127,7 +124,8 @@ class Curves:
                 path.unlink(missing_ok=True)
         if self.draws:
             try:
-                save(draw_curves({self.folder.name: read_metrics(str(self.folder))}), str(picture))
+                runs = {self.folder.name: read_metrics(str(self.folder))}
+                save(draw_curves(runs, self.score), str(picture))
             except UserError as error:  # not worth stopping a run for
                 self.draws = False
                 logger.warning(f"warning: curves.png is not drawn: {error}")

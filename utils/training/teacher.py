@@ -81,9 +81,8 @@ class LogitsFile(Teacher):
         except KeyError as error:
             raise UserError(f"{path}: {error.args[0]}; it needs image_name, {', '.join(sizes)}") from error
         except Exception as error:  # what a damaged one raises depends on where it is damaged
-            way_out = (
-                "; save names as np.array(names, dtype=str)" if "pickle" in str(error) else ""
-            )  # objects
+            # NumPy says so of objects, which it would have to run as a program.
+            way_out = "; save names as np.array(names, dtype=str)" if "pickle" in str(error) else ""
             raise UserError(f"{path}: not a readable .npz file ({error}){way_out}") from error
         self.by_view = all(values.ndim == 3 for values in self.arrays.values())
         for key, values in self.arrays.items():
@@ -224,9 +223,8 @@ def load_teacher(path, attributes, clip_model, prompts, seed):
     local = os.path.join(MODEL_ROOT, path)
     if not (os.path.exists(local) or os.path.isdir(path) or is_hub_id(path)):
         raise UserError(f"--teacher {path}: no {local}; {_existing_checkpoints()}")
-    found = find_checkpoint(
-        local if os.path.exists(local) else path
-    )  # a folder of export.py --format hub, or the hub's
+    # Otherwise it is a folder of export.py --format hub, or the hub's.
+    found = find_checkpoint(local if os.path.exists(local) else path)
     net, meta = load_network(found, clip_model, prompts)
     differences = net.attributes.differences(attributes)
     if differences:
