@@ -164,7 +164,7 @@ def train(place, photos, monkeypatch):
     """
     import train as script
 
-    monkeypatch.setattr("utils.training.record.draw_curves", lambda _: Figure((1, 1)))
+    monkeypatch.setattr("utils.training.record.draw_curves", lambda *_: Figure((1, 1)))
 
     def run(*options, data_dir=photos):
         script.main([*SHORT, "--data-dir", str(data_dir), *options])
