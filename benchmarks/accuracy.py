@@ -132,7 +132,7 @@ def report(results, picture):
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_formatter("{x:g}")
     ax.grid(alpha=0.25)
-    ax.legend()
+    ax.legend(*ax.get_legend_handles_labels())
     plots.save(figure, picture)
 
 

@@ -99,7 +99,7 @@ def learned(options, labels, sizes, teacher=None, targets=None):
         log-shares of a teacher's decisions, None where these are not learned}.
     """
     own, shares = log_prior(options, labels, sizes), class_shares(options, labels)
-    smoothed = smoothed_away(options, labels, sizes)
+    gaining = smoothed_away(options, labels, sizes)
     decided, taught, unsure = None, own, []
     if options.kind == "hard":
         decisions = {key: targets[key].argmax(dim=1).cpu().numpy() for key in sizes}
@@ -111,10 +111,9 @@ def learned(options, labels, sizes, teacher=None, targets=None):
     if taught or min(shares.values()) == 1:
         both = {key: zip(own[key], (taught or own)[key]) for key in sizes}
         prior = {key: [shares[key] * a + (1 - shares[key]) * b for a, b in both[key]] for key in sizes}
-    heads = {
-        key: (key in smoothed and shares[key] > 0) or (key in unsure and shares[key] < 1) for key in sizes
-    }
-    smoothed = [key for key in sizes if heads[key]]
+    # Each head counts where it has a say.
+    smoothed = {key for key in gaining if shares[key] > 0} | {key for key in unsure if shares[key] < 1}
+    smoothed = [key for key in sizes if key in smoothed]
     return {"loss_version": LOSS_VERSION, "prior": prior, "smoothed": smoothed, "decided": decided}
 
 

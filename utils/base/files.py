@@ -17,6 +17,7 @@ from utils.base.errors import DiskFull, UserError, excerpt
 RECORD = ".fashion-attributes.json"  # of a folder that we write: what its files were then
 MARK = b"fashion-attributes"  # at the beginning of files that we write, where their form has room for it
 HEAD = 65_536  # bytes by which a file is known
+MAX_CHARACTERS = 2_000_000  # of a JSON file
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's quota, the largest file allowed
 
 
@@ -177,9 +178,6 @@ class _CountingFile(io.FileIO):
                 self.error = error
         self.needed += written
         return written
-
-
-MAX_CHARACTERS = 2_000_000  # of a JSON file
 
 
 def read_json(path, what):

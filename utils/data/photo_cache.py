@@ -157,7 +157,8 @@ class _Folder:
         except Exception as error:  # what a damaged one raises depends on where it is damaged
             raise UserError(f"{path}: cannot be read ({error}); {ANEW}") from error
         for number in {*photos["array"].tolist()} - {0}:
-            self._map(number)
+            if os.path.exists(self._path(number)):
+                self._map(number)
         there = np.isin(photos["array"], [0, *self.arrays])
         self.photos = {name: photo for name, photo, is_there in zip(names, photos, there) if is_there}
 
@@ -165,7 +166,7 @@ class _Folder:
         return f"{self.stem}-{number:08x}.npy"
 
     def _map(self, number):
-        """Map an array, unless it is gone; its shared lock tells `update` of other programs to leave it."""
+        """Map an array; its shared lock tells `update` of other programs to leave it."""
         path = self._path(number)
         try:
             with open(path, "rb") as file:
@@ -177,8 +178,6 @@ class _Folder:
             if dtype != np.uint8 or shape[1:] != SHAPE:
                 raise ValueError(f"{dtype} {shape}")
             self.arrays[number] = array
-        except FileNotFoundError:
-            pass
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{path}: cannot be read ({error}); {ANEW}") from error
 

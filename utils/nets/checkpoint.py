@@ -14,6 +14,16 @@ from utils.nets.hub import BEST, CONFIG, WEIGHTS, is_hub_id
 # Where a file may have its state dict, the first one counts: averages before what they are of, as in timm's own script.
 STATES = ("state_dict_ema", "model_ema", "state_dict", "model")
 
+MODEL_ROOT = "model"
+EPOCH_FILE = re.compile(r"model_(\d+)\.pt")
+# Options that say nothing about a network and how it was trained: they are not in its checkpoints.
+LOCAL = set(
+    "cache_dir data_dir device keep log_interval overwrite resume save_every_minutes save_teacher_logits "
+    "tensorboard".split()
+)
+PATHS = ("attributes", "prompts", "teacher_logits", "unlabelled")  # options that name a file, or folders
+SOURCES = ("clip_model", "student_weights")  # that may, or a repository of the hub
+
 # --- reading -----------------------------------------------------------------------------------------
 
 
@@ -122,23 +132,7 @@ def link(target, path):
         copy_file(target, path)
 
 
-MODEL_ROOT = "model"
-
-
-EPOCH_FILE = re.compile(r"model_(\d+)\.pt")
-
-
-# Options that say nothing about a network and how it was trained: they are not in its checkpoints.
-LOCAL = set(
-    "cache_dir data_dir device keep log_interval overwrite resume save_every_minutes save_teacher_logits "
-    "tensorboard".split()
-)
-
-
-PATHS = ("attributes", "prompts", "teacher_logits", "unlabelled")  # options that name a file, or folders
-
-
-SOURCES = ("clip_model", "student_weights")  # that may, or a repository of the hub
+# --- their names, and what they tell of a run ---------------------------------------------------------
 
 
 def public_options(options):

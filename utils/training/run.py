@@ -192,10 +192,8 @@ def save_or_stop(run, state, targets, world, signals, minutes):
 
     Of several processes all call it equally often; a signal that one of them got ends all of them at this step.
     """
-    received, where = (
-        world.all_reduce_max(signals.received or 0),
-        f"epoch {state.epoch}, after step {len(state.losses)}",
-    )
+    received = world.all_reduce_max(signals.received or 0)
+    where = f"epoch {state.epoch}, after step {len(state.losses)}"
     if received:
         run.save(state, targets)
         world.all_reduce_max(0)  # none ends before it is saved, since torchrun then ends the others
