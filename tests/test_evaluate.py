@@ -51,6 +51,18 @@ def test_macro_f1():
     assert metrics.macro_f1(metrics.confusion_matrix(labels[2:3], predictions[2:3], 4)) is None
 
 
+def test_majority():
+    """The share of the most frequent class among the labels that are known: the Top-1 of always naming it."""
+    labels = {"a": np.array([0, 2, 2, -1, 2, 1]), "b": np.full(6, -1)}
+    logits = {key: np.eye(4)[[0] * 6] for key in labels}
+    matrices = metrics.confusion_matrices(logits, labels)
+    assert metrics.scores(matrices)["majority"] == {"a": 3 / 5, "b": None}
+    result = metrics.report({key: values.astype(np.float32) for key, values in logits.items()}, labels)
+    found = {key: figures["majority"] for key, figures in result["attributes"].items()}
+    assert found == {"a": 3 / 5, "b": None} and result["mean_majority"] == 3 / 5
+    assert metrics.majority([4, 0, 1]) == 0.8 and metrics.majority([0, 0]) is None
+
+
 def test_average_precision():
     """Ranked by the probability of class 1: yes, no, yes; the precision at each yes is 1 and 2/3, the recall grows by half."""
     labels, shares = np.array([1, 1, 0, -1, -1]), np.array([0.9, 0.2, 0.5, 0.6, 0.1])

@@ -53,6 +53,11 @@ def accuracies(hits, counts):
     return np.ma.divide(hits.sum(axis=-1), counts.sum(axis=-1)), np.ma.divide(hits, counts).mean(axis=-1)
 
 
+def majority(counts):
+    """The share of the most frequent class, from a list of counts by class: the Top-1 of naming it for every image. None without any."""
+    return np.ma.divide(np.max(counts), np.sum(counts)).tolist()
+
+
 def mean(values):
     """The mean of those that are not None; None if all are."""
     return np.ma.masked_invalid(np.array(list(values), dtype=float)).mean().tolist()
@@ -62,15 +67,16 @@ def scores(matrix):
     """Metrics from the matrices.
 
     Args: `matrix` attribute -> matrix.
-    Returns: {"matrix": {attribute: matrix}, "top1": {attribute: float}, "acsa": {attribute: float},
+    Returns: {"matrix": {attribute: matrix}, "top1": {attribute: float}, "acsa": {attribute: float}, "majority": {attribute: float},
         "mean_top1": float, "mean_acsa": float}; an attribute without any label has None, and no part in the means.
     """
     top1, acsa = {}, {}
     for key, counts in matrix.items():
         both = accuracies(np.diag(counts), counts.sum(axis=1))
         top1[key], acsa[key] = (share.tolist() for share in both)
+    most = {key: majority(counts.sum(axis=1)) for key, counts in matrix.items()}
     means = {"mean_top1": mean(top1.values()), "mean_acsa": mean(acsa.values())}
-    return {"matrix": matrix, "top1": top1, "acsa": acsa, **means}
+    return {"matrix": matrix, "top1": top1, "acsa": acsa, "majority": most, **means}
 
 
 def macro_f1(matrix):
@@ -111,15 +117,18 @@ def report(probabilities, labels, groups=None):
 
     Args: dicts attribute -> probabilities, labels; `groups` of the images.
     Returns: plain values: {"images", "groups", "mean_top1", "mean_acsa", "mean_macro_f1", "mean_ece", "mean_average_precision",
-        "mean_top1_interval", "mean_acsa_interval", "attributes": {attribute: {"images" with a known label, "top1", "acsa", "macro_f1",
-        "ece", "matrix", "reliability", and "average_precision" where there are two classes}}}; the intervals are
+        "mean_majority", "mean_top1_interval", "mean_acsa_interval", "attributes": {attribute: {"images" with a known label, "top1",
+        "acsa", "majority", "macro_f1", "ece", "matrix", "reliability", and "average_precision" where there are two classes}}}; the intervals are
         [lower, upper] of 95 %. What has no label is None.
     """
     found = scores(confusion_matrices(probabilities, labels))
     attributes, hits = {}, {}
     for key, matrix in found["matrix"].items():
         hits[key] = probabilities[key].argmax(axis=1) == labels[key]
-        figures = {"images": int(matrix.sum()), "top1": found["top1"][key], "acsa": found["acsa"][key]}
+        figures = {
+            "images": int(matrix.sum()),
+            **{name: found[name][key] for name in ("top1", "acsa", "majority")},
+        }
         reliability = calibration(probabilities[key], labels[key])
         figures.update(macro_f1=macro_f1(matrix), ece=reliability.pop("ece"), matrix=matrix.tolist())
         attributes[key] = {**figures, "reliability": reliability}
@@ -127,7 +136,7 @@ def report(probabilities, labels, groups=None):
             attributes[key]["average_precision"] = average_precision(labels[key], probabilities[key][:, 1])
     numbers = _numbers(groups, labels)
     result = {"images": len(numbers), "groups": int(numbers.max()) + 1}
-    for name in ("top1", "acsa", "macro_f1", "ece", "average_precision"):
+    for name in ("top1", "acsa", "majority", "macro_f1", "ece", "average_precision"):
         result[f"mean_{name}"] = mean(figures.get(name) for figures in attributes.values())
     for name, values in bootstrap(labels, hits, groups).items():
         result[f"{name}_interval"] = interval(values)
