@@ -285,17 +285,19 @@ def begin(args, run, saved, task, world):
     net, table, images = task.net, task.tables["train"], task.images["train"]
     options, sizes = vars(args), net.attributes.sizes
     facts = learned_before(task.loss, saved.meta) if saved.meta else None
+    counts = record.class_counts(task.tables, sizes)
     run.open(options, sizes, saved.rows)
     record.header(net, options, task.tables, task.precision, world)
     if run.writes:
+        record.write_classes(run.classes_file, counts, net.attributes)
         unreadable(task.tables, os.path.join(run.log_dir, "unreadable.txt"))
     warn(args, task)
     state, targets = build_state(args, net, len(images)), Targets(task.teacher, world)
     if facts is None:  # the first last.pt has the teacher's logits, too
         facts = learned(task.loss, table.labels, sizes, task.teacher, targets.of(images))
     about = {"options": public_options(options), "precision": task.precision.name}
-    meta = {**about, "attributes": net.attributes.to_meta(), **facts, **net.describe()}
-    run.describe(meta, data=fingerprint(task.tables), processes=world.size)
+    meta = {**about, "attributes": net.attributes.to_meta(), "class_counts": counts["train"]}
+    run.describe({**meta, **facts, **net.describe()}, data=fingerprint(task.tables), processes=world.size)
     if args.save_teacher_logits and run.writes:
         how = task.teacher, table.names, images, task.views
         save_logits_of_views(args.save_teacher_logits, *how)

@@ -66,6 +66,14 @@ def test_teacher_then_students(train, photos, capsys):
     assert os.readlink("model/teacher/best.pt") == f"model_{best}.pt"
 
     net, meta = load_network("model/teacher/model_2.pt")  # neither hub nor --clip-model
+    with open("logs/teacher/classes.csv", newline="", encoding="utf-8") as file:
+        classes = list(csv.DictReader(file))
+    assert list(classes[0]) == ["attribute", "class", "train", "val"]
+    for key, attribute in ATTRIBUTES.items():
+        its = [row for row in classes if row["attribute"] == key]
+        assert [row["class"] for row in its] == list(attribute.classes)
+        assert [int(row["train"]) for row in its] == meta["class_counts"][key]
+        assert sum(meta["class_counts"][key]) == 16 and sum(int(row["val"]) for row in its) == 8
     assert meta["role"] == "teacher" and meta["epoch"] == 2 and meta["precision"] == "fp32"
     assert isinstance(net, FashionCLIP) and net.attributes == ATTRIBUTES
 

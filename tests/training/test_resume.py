@@ -95,7 +95,16 @@ def test_killed_before_any_file_takes_its_place(train, whole, name, every):
     options = RUNS[name]
     train(*TAUGHT_BY, "--epochs", "1")
     kept = whole(*OFTEN, *options)
-    files = {"args.json", "metrics.csv", "last.pt", "model_1.pt", "model_2.pt", "best.pt", "curves.png"}
+    files = {
+        "args.json",
+        "metrics.csv",
+        "last.pt",
+        "model_1.pt",
+        "model_2.pt",
+        "best.pt",
+        "curves.png",
+        "classes.csv",
+    }
     assert set(kept) == files and len(kept["last.pt"]) > 8
     folders = sorted((folder for each in kept.values() for folder in each), key=lambda one: int(one.name))
     for folder in folders[::every]:

@@ -1,16 +1,19 @@
 """What is told of a run: its log's header, each epoch's lines and row, the curves, the end."""
 
+import csv
 import itertools
 import os
 import pathlib
 
 from utils.base.errors import UserError
+from utils.base.files import atomic
 from utils.base.hardware import machine
 from utils.base.log import logger, score, table
 from utils.data.attributes import UNKNOWN
 from utils.data.tables import count_classes
 from utils.evaluation.metrics import CHOSEN, mean
 from utils.evaluation.plots import COLUMNS, draw_curves, read_metrics, save
+from utils.evaluation.predictions import table_text
 
 
 def header(net, options, tables, precision, world):
@@ -34,6 +37,24 @@ def _class_counts(part, sizes):
         unknown = len(part.names) - counts.sum()
         parts.append(f"{key} {'/'.join(map(str, counts))}" + (f" ({unknown} not known)" if unknown else ""))
     return "  ".join(parts)
+
+
+def class_counts(tables, sizes):
+    """Part -> attribute -> list of ints: how many of its known labels are of each class."""
+    return {
+        name: {key: count_classes(table.labels[key], size).tolist() for key, size in sizes.items()}
+        for name, table in tables.items()
+    }
+
+
+def write_classes(path, counts, attributes):
+    """A table with a row for each class: attribute, class, and its photos in training and validation, of `class_counts`."""
+    with atomic(path) as file:
+        writer = csv.writer(file)
+        writer.writerow(["attribute", "class", *counts])
+        for key, attribute in attributes.items():
+            each = zip(map(table_text, attribute.classes), *(part[key] for part in counts.values()))
+            writer.writerows([table_text(key), *row] for row in each)
 
 
 def columns(attributes):

@@ -66,6 +66,7 @@ class Run:
         self.model_dir, self.log_dir = os.path.join(MODEL_ROOT, version), os.path.join(LOG_ROOT, version)
         self.log_file = os.path.join(self.log_dir, f"{version}_training.log")
         self.metrics_file = os.path.join(self.log_dir, "metrics.csv")
+        self.classes_file = os.path.join(self.log_dir, "classes.csv")
         self.args_file = os.path.join(self.log_dir, "args.json")
         self.best_file = os.path.join(self.model_dir, BEST)
         self.last_file = os.path.join(self.model_dir, "last.pt")
