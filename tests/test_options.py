@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from conftest import script_options
 
-from train import parse_args, without_effect
 from utils.base import log
 from utils.base.cli import exit_code
 from utils.base.errors import UserError, shortened
+from utils.training.options import parse_args, without_effect
 
 ROOT = Path(__file__).parents[1]
 

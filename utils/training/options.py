@@ -1,0 +1,165 @@
+"""The options of train.py: their parser, what words among them stand for, and how they must fit each other."""
+
+import argparse
+from importlib.util import find_spec
+
+from utils.base.cli import Parser, new_file, number, version_name
+from utils.base.files import MARK, check_new
+from utils.nets.hub import CLIP_MODEL, STUDENT
+
+# Groups of options that mean something only with one of them.
+VIEWS = "views of the training photos, with --views above 1"
+STUDENTS = "a student, with --kd-learning True"
+SOFT = "soft distillation, with --distillation-type soft"
+SCHEDULE = "a learning rate schedule, with --scheduler True"
+
+
+def epochs_or_number(text):
+    """A whole number of at least 1, or the word "epochs", which `parse_args` resolves."""
+    return text if text == "epochs" else number(int, 1)(text)
+
+
+# fmt: off
+def get_args_parser():
+    about = "Train the teacher (FashionCLIP) or, with --kd-learning True, a student (TinyViT-5M, or another backbone)."
+    p = Parser(prog="train.py", description=about)
+
+    g = p.add_argument_group("the run")
+    g.add_argument("--version", type=version_name, required=True, help="name: the run writes logs/NAME/ and model/NAME/", metavar="NAME")
+    p.switch(g, "--overwrite", "remove the checkpoints and logs of an earlier run of this version first")
+    p.switch(g, "--resume", "go on with an interrupted run of this version, from model/NAME/last.pt; with none, begin")
+    g.add_argument("--save-every-minutes", type=number(float, 0, above=True), default=10.0, help="model/NAME/last.pt is written this often, and after every epoch", metavar="X")
+    g.add_argument("--keep", type=number(int, 1), help="keep the checkpoints of the newest N epochs and of the best; the default is all", metavar="N")
+    g.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=214, help="of the weights and of the order of images", metavar="N")
+    g.add_argument("--epochs", type=number(int, 1), default=100, help="passes over the training images", metavar="N")
+    g.add_argument("--log-interval", type=number(int, 1), default=10, help="steps between two lines of the log", metavar="N")
+    p.switch(g, "--tensorboard", "also write TensorBoard events, into logs/NAME/tensorboard; needs the package tensorboard")
+
+    g = p.add_argument_group("data")
+    p.data_options(g)
+    p.unlabelled_option(g)
+    g.add_argument("--batch-size", type=number(int, 1), default=64, help="images per training step", metavar="N")
+    g.add_argument("--val-batch-size", type=number(int, 1), default=32, help="images per step of validation and of the teacher's pass", metavar="N")
+
+    p.view_options(p.add_argument_group(VIEWS), epochs_or_number)
+
+    g = p.add_argument_group("model")
+    p.switch(g, "--kd-learning", "False trains the FashionCLIP teacher, True a student")
+    g.add_argument("--clip-model", default=CLIP_MODEL, help="hub name, local folder in Hugging Face layout, or 'random': a small CLIP with random weights", metavar="NAME")
+    g.add_argument("--prompts", help="JSON file, attribute -> for each class a sentence or a list of them; in place of those of --attributes", metavar="FILE")
+
+    g = p.add_argument_group(STUDENTS)
+    g.add_argument("--student", default=STUDENT, help="backbone of the student, by timm's name, with or without the tag of its weights", metavar="NAME")
+    g.add_argument("--student-weights", help="of the backbone: hub id, file, also of a student of ours, or 'none' for random ones; without it timm's own on the hub", metavar="NAME")
+    g.add_argument("--teacher", type=lambda name: None if name == "none" else name, help="checkpoint relative to model/, of a teacher or a student, or a folder of export.py --format hub, also as owner/name of the hub; 'zero-shot': FashionCLIP as it comes; 'none': not that of train.sh", metavar="FILE")
+    g.add_argument("--teacher-logits", help="in place of --teacher: .npz file with image_name and the logits of each attribute", metavar="FILE")
+    g.add_argument("--save-teacher-logits", type=new_file, help="write the teacher's logits of the training images, for --teacher-logits", metavar="FILE")
+    g.add_argument("--distillation-type", choices=("none", "soft", "hard"), default="hard", help="what is learned from the teacher: nothing, its logits, its decision")
+    g.add_argument("--distillation-alpha", type=number(float, 0, 1), default=0.5, help="the teacher's share of the loss, 0 to 1", metavar="X")
+
+    g = p.add_argument_group(SOFT)
+    g.add_argument("--distillation-tau", type=number(float, 0, above=True), default=1.0, help="temperature of soft distillation", metavar="X")
+    g.add_argument("--distillation-reduction", choices=("classes", "batch"), default="classes", help="what the soft divergence is divided by: images times classes, as published, or images")
+
+    training_options(p)
+
+    g = p.add_argument_group("hardware")
+    g.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA where there is one")
+    g.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of the networks; fp32 is TF32 on GPUs; auto: on CPUs bf16 where a short measurement finds it at least 1.3 x as fast")
+    return p
+
+
+def training_options(p):
+    """Loss, optimizer and schedule."""
+    g = p.add_argument_group("loss")
+    g.add_argument("--loss", choices=("CE",), default="CE", help="cross-entropy")
+    g.add_argument("--ls", type=number(float, 0, 1, below=True), default=0.0, help="label smoothing, 0 to 1", metavar="X")
+    p.switch(g, "--loss-weight", "weigh each class by 1 - its share of the training images")
+    g.add_argument("--logit-adjustment", type=number(float, 0), default=0.0, help="X * log(share of the class) is added to the logits within the cross-entropy: with 1 the network's own speak for classes of equal size", metavar="X")
+
+    g = p.add_argument_group("optimizer")
+    g.add_argument("--optimizer", choices=("Adam", "AdamW", "Muon"), default="Adam", help="betas: Adam (0.9, 0.98), AdamW (0.9, 0.999); Muon: for the matrices, and AdamW for the rest")
+    g.add_argument("--lr", type=number(float, 0, above=True), default=1e-4, help="learning rate; with --scheduler the first peak", metavar="X")
+    g.add_argument("--weight-decay", type=number(float, 0), default=0.0, help="L2 penalty with Adam, decoupled with AdamW and Muon", metavar="X")
+    p.switch(g, "--clipping", "clip the norm of the gradient to 5.0")
+    g.add_argument("--ema", type=number(float, 0, 1, above=True, below=True), help="keep a moving average of the weights with this decay, such as 0.999, and validate and save that", metavar="X")
+    g.add_argument("--best", choices=("top1", "acsa"), default="top1", help="the score, a mean over the attributes, that best.pt follows")
+
+    g = p.add_argument_group(SCHEDULE)
+    p.switch(g, "--scheduler", "warm-up and cosine, with restarts; False keeps --lr throughout")
+    g.add_argument("--schedule-by", choices=("epoch", "step"), default="epoch", help="how often the rate changes")
+    g.add_argument("--min-lr", type=number(float, 0), default=1e-6, help="where each cycle starts and ends", metavar="X")
+    g.add_argument("--warmup-epoch", type=number(int, 0), default=10, help="epochs of warm-up in each cycle", metavar="N")
+    g.add_argument("--decay-epoch", type=epochs_or_number, default=30, help="epochs of a cycle, warm-up included; 'epochs': all of --epochs, of which the last is no warm-up", metavar="N")
+    g.add_argument("--cos-gamma", type=number(float, 0, above=True), default=1.0, help="each peak is this many times the one before", metavar="X")
+# fmt: on
+
+
+class Options(argparse.Namespace):
+    """The options of a run."""
+
+    @property
+    def distils(self):
+        """Whether a student learns from a teacher."""
+        return self.kd_learning and self.distillation_type != "none"
+
+
+def parse_args(argv=None):
+    """The options, checked against each other."""
+    parser = get_args_parser()
+    args = parser.parse_args(argv, Options())
+    if args.views == "epochs":
+        args.views = args.epochs
+    if args.decay_epoch == "epochs":
+        args.decay_epoch, args.warmup_epoch = args.epochs, min(args.warmup_epoch, args.epochs - 1)
+    if args.resume and args.overwrite:
+        parser.error("--resume goes on with a run, --overwrite removes it: give one of the two")
+    if args.decay_epoch <= args.warmup_epoch:
+        parser.error(f"--decay-epoch {args.decay_epoch} must be above --warmup-epoch {args.warmup_epoch}")
+    peak = args.lr * min(1.0, args.cos_gamma) ** ((args.epochs - 1) // args.decay_epoch)
+    if args.scheduler and peak < args.min_lr:
+        of = "" if args.lr < args.min_lr else f", times --cos-gamma {args.cos_gamma:g} in each cycle,"
+        parser.error(f"--lr {args.lr:g}{of} is below --min-lr {args.min_lr:g}: add a lower --min-lr")
+    if args.distils and not (args.teacher or args.teacher_logits):
+        parser.error(
+            "distillation needs --teacher FILE or zero-shot, or --teacher-logits; else --distillation-type none"
+        )
+    if args.logit_adjustment and args.loss_weight:
+        parser.error(
+            "--logit-adjustment and --loss-weight True both favour rare classes: give one of the two"
+        )
+    if args.teacher and args.teacher_logits:
+        parser.error("--teacher-logits stands in for --teacher: add --teacher none, or give one of the two")
+    if (args.teacher or args.teacher_logits) and not args.kd_learning:
+        name = "--teacher" if args.teacher else "--teacher-logits"
+        parser.error(f"{name} is for training the student: add --kd-learning True")
+    if args.unlabelled and not args.distils:
+        parser.error("--unlabelled needs a teacher, who says what they are: --kd-learning True --teacher")
+    if args.save_teacher_logits and not (args.distils and args.teacher):
+        parser.error("--save-teacher-logits needs a --teacher to ask: --kd-learning True --teacher")
+    if args.save_teacher_logits:  # the same run may have written it
+        again = args.resume or args.overwrite
+        check_new(args.save_teacher_logits, lambda head: again and head[30:].startswith(MARK))
+    if args.tensorboard and find_spec("tensorboard") is None:
+        parser.error("--tensorboard needs a package: pip install tensorboard")
+    return args
+
+
+def without_effect(args):
+    """Lines: which options have other values than their defaults, and change nothing. No errors, since train.sh gives some that
+    further ones make void, and its sample gives its own to teacher and student."""
+    void = {
+        VIEWS: args.views == 1 < args.epochs,  # a run's first epoch sees the photos themselves
+        STUDENTS: not args.kd_learning,
+        SOFT: args.kd_learning and args.distillation_type != "soft",
+        SCHEDULE: not args.scheduler,
+    }
+    lines = []
+    for group in get_args_parser()._action_groups:
+        options = group._group_actions if void.get(group.title) else []
+        idle = [a.option_strings[0] for a in options if getattr(args, a.dest) != a.default]
+        if idle:
+            lines.append(f"{', '.join(idle)}: without effect; meant for {group.title}")
+    if args.scheduler and args.warmup_epoch >= args.epochs:
+        lines.append(f"--epochs {args.epochs}: ends within --warmup-epoch {args.warmup_epoch}, below --lr")
+    return lines
