@@ -121,6 +121,22 @@ def test_any_printable_name(name):
     assert attributes[name].prompts[0] == (f"a photo of a garment, {name}: {name}",)
 
 
+TITLES = {
+    "baseColour": "Base colour", "sub_category": "Sub category", "Daily": "Daily", "daily": "Daily", "RGB": "RGB",
+    "isUVProof": "IsUVProof", "productDisplayName": "Product display name", "T-shirt size": "T-shirt size",
+    "_": "_", "종류": "종류", "éLan": "ÉLan", "size2Fit": "Size2 fit", "__type__": "Type",
+}  # fmt: skip
+
+
+def test_a_title_is_the_name_as_people_read_it():
+    content = {"attributes": {name: {"classes": CLASSES} for name in TITLES}}
+    assert {name: one.title for name, one in Attributes(content, "a").items()} == TITLES
+    assert shop()["sleeve"].title == "Sleeve"
+    assert (
+        Attributes(one(title="how long the sleeves are"), "a")["sleeve"].title == "how long the sleeves are"
+    )
+
+
 CLASSES = {"a": {}, "b": {}}
 WRONG = {
     "no object": ([], "the file: must be an object", "attributes"),
@@ -151,6 +167,11 @@ WRONG = {
     "unknown is a class": ({**SHOP, "unknown": ["NONE "]}, "attributes.sleeve: 'none'", "unknown", "remove one"),
     "unknown is a text": ({**SHOP, "unknown": ""}, "unknown: must be a list"),
     "unknown is a number": ({**SHOP, "unknown": [0]}, "unknown: must be a list"),
+    "ignore is a class": (one(ignore=["x", "NONE "]), "attributes.sleeve: 'none' stands under ignore, too", "remove one"),
+    "ignore is unknown": (one(ignore=["N/A "]), "attributes.sleeve: 'N/A ' stands under unknown, too", "remove one"),
+    "ignore is a text": (one(ignore="x"), "attributes.sleeve.ignore: must be a list of cells", "not 'x'"),
+    "ignore is a number": (one(ignore=[0]), "attributes.sleeve.ignore: must be a list"),
+    "a title": (one(title=" "), "attributes.sleeve.title: must be a printable text"),
     **{f"val {v}": ({**SHOP, "val": v}, "val: ", "0.2") for v in (0, 1, -0.5, 20, float("nan"), float("inf"))},
     "val true": ({**SHOP, "val": True}, "val: must be an object"),
     "val enormous": ({**SHOP, "val": 10**5000}, "val: "),
@@ -184,6 +205,7 @@ WRONG = {
     "a value that is no text": (with_listed(contains=["a"]), "attributes.long.contains: must be", "not list"),
     "no value": (with_listed(contains=" "), "attributes.long.contains: must be"),
     "two values": (with_listed(contains="a|b"), "attributes.long.contains: must be one value"),
+    "a value that is ignored": (with_listed(ignore=["long sleeve"]), "attributes.long: 'Long  Sleeve' stands under ignore"),
     "a value that is unknown": (with_listed(contains=" N/A"), "attributes.long: ' N/A' stands under unknown"),
     "other classes": (with_listed(classes={"no": {}, "floral": {}}), "long.classes: unknown key 'floral'; there are no, yes"),
     "classes in capitals": (with_listed(classes={"Yes": {}}), "unknown key 'Yes'; there are no, yes"),
@@ -311,6 +333,20 @@ def test_cells_that_are_lists(products):
     assert list(found.values()) == [1, 1, 0, 0, 0, 0, UNKNOWN, UNKNOWN, UNKNOWN]
     with pytest.raises(UserError, match=r'line 9: tags is empty; "unknown": \[""\]'):
         labels(folder, Attributes({**with_listed(), "unknown": ["n/a"]}, "shop.json"))
+
+
+def test_cells_that_are_ignored_teach_nothing(products):
+    """They are compared as classes' names are, whole where cells are lists, and come before a class's number."""
+    cells = ["none", " Skirt", "SKIRT", "1", "0", "01", ""]
+    folder = products("file,sleeve_type\n" + "".join(f"{i}.jpg,{cell}\n" for i, cell in enumerate(cells)))
+    attributes = Attributes(one(ignore=["skirt", "1"]), "shop.json")
+    assert attributes["sleeve"].ignore == ("skirt", "1") and shop()["sleeve"].ignore == ()
+    assert list(labels(folder, attributes).values()) == [0, *[UNKNOWN] * 3, 0, UNKNOWN, UNKNOWN]
+    with pytest.raises(UserError, match=r'sleeve_type is  Skirt, which .* "ignore"'):
+        labels(folder, shop())
+    folder = products("file,tags\na.jpg,a|Long Sleeve\nb.jpg,A| long sleeve |b\nc.jpg,a\n")
+    attributes = Attributes(with_listed(ignore=["a|long sleeve", "a"]), "shop.json")
+    assert list(labels(folder, attributes).values()) == [UNKNOWN, 1, UNKNOWN]
 
 
 def test_a_separator_of_several_characters(products):

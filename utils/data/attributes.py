@@ -6,6 +6,7 @@ The file's form is described in docs/attributes.md. Without one, the attributes 
 import copy
 import math
 import os
+import re
 import unicodedata
 from typing import Dict, NamedTuple, Optional, Tuple
 
@@ -20,9 +21,10 @@ MAX_CLASSES = 1000
 MAX_NAME = 200  # characters
 # Keys of the file, and of an attribute.
 FILE = ("name", "image", "train", "val", "test", "group", "unknown", "box", "exif", "encoding", "attributes")
-ATTRIBUTE = ("column", "short", "names", "classes", "contains", "separator")
+ATTRIBUTE = ("column", "short", "title", "names", "classes", "contains", "separator", "ignore")
 PARTS = ("train", "val", "test")  # of a data set
 UNKNOWN = -1  # the label of a cell that says nothing
+HUMP = re.compile("(?<=[a-z0-9])[A-Z](?=[a-z])")  # where a new word begins in a name such as baseColour
 
 
 class Attribute(NamedTuple):
@@ -35,6 +37,8 @@ class Attribute(NamedTuple):
     names: Dict[str, Tuple[str, ...]]  # language -> name of each class; its own where it has none
     contains: Optional[str] = None  # the value that makes a cell "yes", where cells are lists
     separator: Optional[str] = None  # of such lists
+    title: str = ""  # its name as people read it
+    ignore: Tuple[str, ...] = ()  # cells that are no class, and teach nothing
 
     def numbers(self):
         """What a cell may hold, see `plain_name` -> the class's number."""
@@ -165,6 +169,8 @@ def _attribute(name, value):
         names={language: tuple(others) for language, others in names.items()},
         contains=value.get("contains"),
         separator=value.get("separator"),
+        title=value.get("title", title_of(name)),
+        ignore=tuple(value.get("ignore", ())),
     )
 
 
@@ -184,6 +190,13 @@ def attributes_of(meta, source):
 def plain_name(text):
     """A name without what does not tell it from others: case, blanks, and how Unicode composes its letters."""
     return unicodedata.normalize("NFC", " ".join(text.split()).casefold())
+
+
+def title_of(name):
+    """A name as people read it: of baseColour and sub_category, Base colour and Sub category."""
+    words = HUMP.sub(lambda found: f" {found[0].lower()}", name.replace("_", " ")).split()
+    title = " ".join(words) or name
+    return title[0].upper() + title[1:]
 
 
 def is_number(text):
@@ -218,12 +231,15 @@ def _check_file(content):
         _need("/" not in name, where, "a name must not hold '/'; give another, and the table's own as column")
         _check_attribute(value, where)
         short, seen = value.get("short", name), {}
+        ignored = set(map(plain_name, value.get("ignore", [])))
         other = shorts.setdefault(short, name)
         _need(other == name, f"{where}.short", f"{short!r} is that of {other}, too; change one of the two")
         for one in [value["contains"]] if "contains" in value else value["classes"]:
             other = seen.setdefault(plain_name(one), one)
             twice = f"{one!r} and {other!r} differ by case, blanks or Unicode form only"
             _need(other == one, f"{where}.classes", twice)
+            _need(plain_name(one) not in ignored, where, f"{one!r} stands under ignore, too; remove one")
+        for one in [*seen.values(), *value.get("ignore", [])]:
             _need(plain_name(one) not in unknown, where, f"{one!r} stands under unknown, too; remove one")
 
 
@@ -255,8 +271,8 @@ def _check(key, value, where):
     elif key in ("val", "test"):
         wanted = "an object, or a share of the training table above 0 and below 1, such as 0.2"
         fits = type(value) in (int, float) and 0 < value < 1
-    elif key == "unknown":
-        wanted = 'a list of the cells that mean "not known", such as ["", "n/a"]'
+    elif key in ("unknown", "ignore"):
+        wanted = 'a list of cells, such as ["", "n/a"]'
         fits = isinstance(value, list) and all(isinstance(cell, str) for cell in value)
     elif key == "box":
         wanted = "a list of the names of 4 columns"

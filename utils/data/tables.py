@@ -162,12 +162,13 @@ def read_table(path, photos, attributes, labelled=True, boxes=False):
 
 def _cell_reader(attribute, unknown):
     """A function of a cell that returns its class's number, or UNKNOWN, or raises ValueError if it is neither."""
-    numbers = {**attribute.numbers(), **dict.fromkeys(unknown, UNKNOWN)}
+    silent = unknown.union(map(plain_name, attribute.ignore))
+    numbers = {**attribute.numbers(), **dict.fromkeys(silent, UNKNOWN)}
 
     @functools.lru_cache(maxsize=MAX_CLASSES)
     def read(cell):
         name = plain_name(cell)
-        if attribute.contains and name not in unknown:
+        if attribute.contains and name not in silent:
             values = {plain_name(part) for part in cell.split(attribute.separator)} - {""}
             if values:
                 return int(plain_name(attribute.contains) in values)
@@ -180,7 +181,7 @@ def _cell_reader(attribute, unknown):
         if not name:
             raise ValueError(f'{attribute.column} is empty; "unknown": [""] in the attributes allows it')
         classes = excerpt(", ".join(f"{number} {one}" for number, one in enumerate(attribute.classes)), 150)
-        way_out = f'there are {classes}; "unknown" lists the cells that mean "not known"'
+        way_out = f'there are {classes}; "unknown" lists the cells that mean "not known", "ignore" others'
         raise ValueError(f"{attribute.column} is {excerpt(cell)}, which is no class; {way_out}")
 
     return read
