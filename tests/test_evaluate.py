@@ -63,6 +63,15 @@ def test_majority():
     assert metrics.majority([4, 0, 1]) == 0.8 and metrics.majority([0, 0]) is None
 
 
+def test_below_the_majority():
+    """Named in one line; as good as the majority is not below it, nor is an attribute without labels."""
+    top1, majorities = {"a": 0.5, "b": 0.7, "c": None, "d": 0.1}, {"a": 0.75, "b": 0.7, "c": None, "d": 0.2}
+    line = metrics.below_majority(top1, majorities)
+    assert line.startswith("below the majority: a (Top-1 0.5000, majority 0.7500), d (Top-1 0.1000")
+    assert "b (" not in line and "--logit-adjustment 0" in line and "\n" not in line
+    assert metrics.below_majority({"b": 0.7}, majorities) == ""
+
+
 def test_average_precision():
     """Ranked by the probability of class 1: yes, no, yes; the precision at each yes is 1 and 2/3, the recall grows by half."""
     labels, shares = np.array([1, 1, 0, -1, -1]), np.array([0.9, 0.2, 0.5, 0.6, 0.1])

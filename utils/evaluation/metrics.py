@@ -22,6 +22,12 @@ CHOSEN = (
     'with a "test" in the attributes, evaluate.py --split test measures it on others'
 )
 
+# What it means that an attribute's Top-1 is below the majority, and the way out.
+BELOW = (
+    "always naming the most frequent class would be right more often. Where classes count alike (ACSA), that may be "
+    "as it should; for Top-1 train with --logit-adjustment 0 --loss-weight False, longer or on more labels"
+)
+
 # Shares are computed as masked arrays: 0 / 0 is masked, has no part in a mean, and `tolist` makes it None.
 
 # --- figures -----------------------------------------------------------------------------------------
@@ -56,6 +62,16 @@ def accuracies(hits, counts):
 def majority(counts):
     """The share of the most frequent class, from a list of counts by class: the Top-1 of naming it for every image. None without any."""
     return np.ma.divide(np.max(counts), np.sum(counts)).tolist()
+
+
+def below_majority(top1, majorities):
+    """One line that names the attributes whose Top-1 is below the majority, and the way out; empty if none is.
+
+    Args: dicts attribute -> share, or None without labels.
+    """
+    low = [key for key, share in top1.items() if share is not None and share < majorities[key]]
+    named = ", ".join(f"{key} (Top-1 {top1[key]:.4f}, majority {majorities[key]:.4f})" for key in low)
+    return f"below the majority: {named}: {BELOW}" if low else ""
 
 
 def mean(values):
