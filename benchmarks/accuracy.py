@@ -24,8 +24,8 @@ HEADER = "| | Top-1 | ACSA | seeds | machine |\n| --- | --: | --: | --: | --- |"
 
 # Options of train.py; of two of the same name the last one counts.
 TEACHER = (
-    f"{recipe('best-teacher')} --kd-learning True --distillation-type none --student tf_efficientnet_lite0 "
-    "--student-weights ../lite0.pth --lr 5e-4 --min-lr 1e-6 --weight-decay 0.05 --batch-size 32 --epochs 6"
+    f"{recipe('best-teacher')} --kd-learning True --distillation-type none --student lite0 "
+    "--lr 5e-4 --min-lr 1e-6 --weight-decay 0.05 --batch-size 32 --epochs 6"
 )
 STUDENT = f"{recipe('student')} --student-weights none"
 BEST = f"{recipe('best')} --student-weights none --epochs 10 --batch-size 32 --optimizer Muon --lr 3e-3"
@@ -73,7 +73,7 @@ ROWS = [  # teachers before their students
 
 def get_args_parser():
     p = Parser(prog="python -m benchmarks.accuracy", description=__doc__)
-    p.add_argument("folder", nargs="?", help="with photos/ and skewed/ of benchmarks.photos, and lite0.pth of benchmarks.lite0; it gets the runs", metavar="FOLDER")
+    p.add_argument("folder", nargs="?", help="with photos/ and skewed/ of benchmarks.photos; it gets the runs", metavar="FOLDER")
     p.add_argument("--results", default="docs/accuracy.jsonl", help="a line a run; beside it goes the picture, .png", metavar="FILE")
     p.add_argument("--machine", default="", help="what the table calls this machine", metavar="TEXT")
     p.add_argument("--seeds", type=number(int, 1), default=3, help=f"of each row, from {SEED} on", metavar="N")

