@@ -715,7 +715,7 @@ def test_zero_shot_bad_input(place, capsys):
     Path("prompts.json").write_text(json.dumps({"kind": ["a"]}))
     for options, message in (
         (["zero-shot", "teacher.pt", "--attributes", "own.json"], "own.json and teacher.pt have different"),
-        (["zero-shot", "--attributes", "absent.json"], "absent.json: not a readable"),
+        (["zero-shot", "--attributes", "absent.json"], "absent.json: no such file"),
         (
             ["zero-shot", "--clip-model", "random", "--prompts", "prompts.json"],
             "prompts prompts.json: must be",

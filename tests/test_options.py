@@ -235,8 +235,25 @@ def test_an_error_of_the_system_is_one_line(tmp_path, capsys):
     assert exit_code(lambda: os.listdir(tmp_path / "absent")) == 2
     assert exit_code(full) == 4
     first, second = capsys.readouterr().err.splitlines()
-    assert first.startswith("error: ") and "absent" in first
-    assert second == f"error: [Errno {errno.ENOSPC}] No space left on device"
+    assert first == f"error: {tmp_path / 'absent'}: no such file"
+    assert second == "error: No space left on device"
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("--atributes a.json", "unrecognized arguments: --atributes; did you mean --attributes?"),
+        (
+            "--verison a --epoch=3",
+            "unrecognized arguments: --verison --epoch; did you mean --version, --epochs?",
+        ),
+        ("--version a --colour", "unrecognized arguments: --colour (see"),
+    ],
+)
+def test_a_slip_of_the_pen(line, said):
+    with pytest.raises(UserError) as error:
+        parse_args(line.split())
+    assert said in str(error.value)
 
 
 @pytest.mark.parametrize("kind", [MemoryError, RuntimeError])

@@ -334,7 +334,7 @@ def test_zero_shot_bad_input(photos, monkeypatch, capsys):
     for options, message in (
         ("--checkpoint any.pt --attributes shop.json", "--attributes, --clip-model: for zero-shot"),
         ("--checkpoint any.onnx --clip-model random", "--attributes, --clip-model: for zero-shot"),
-        ("--checkpoint zero-shot --attributes absent.json", "absent.json: not a readable JSON"),
+        ("--checkpoint zero-shot --attributes absent.json", "absent.json: no such file"),
         ("--checkpoint zero-shot --attributes shop.json", "attributes.flowers.separator: must be"),
         ("--checkpoint zero-shot --clip-model no_clip", "CLIP model no_clip cannot be loaded"),
         ("--checkpoint ./zero-shot", "checkpoint ./zero-shot: no such file"),

@@ -111,7 +111,7 @@ def test_a_class_that_nothing_is_held_out_of(shop, capsys):
 BAD = {
     "no table": (
         ["--image", "file"],
-        "table.csv: not a readable CSV file ([Errno 2] No such file or directory",
+        "table.csv: no such file",
     ),
     "no column": (["--image", "name"], "no column name; there are file, kind"),
     "no folder": (["--photos", "pictures"], "--photos pictures: no such folder"),

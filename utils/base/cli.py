@@ -1,7 +1,9 @@
 """What every command shares: strict options, and errors of one line with an exit code."""
 
 import argparse
+import difflib
 import io
+import itertools
 import logging
 import math
 import os
@@ -11,7 +13,7 @@ import sys
 import tempfile
 import traceback
 
-from utils.base.errors import DiskFull, Interrupted, LibraryError, UserError, cause_of, is_utf8
+from utils.base.errors import DiskFull, Interrupted, LibraryError, UserError, cause_of, is_utf8, reason_of
 from utils.base.files import NO_ROOM, is_device
 from utils.base.log import RunFile, logger
 
@@ -87,10 +89,22 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
 
     def parse_known_args(self, args=None, namespace=None):
-        for word in sys.argv[1:] if args is None else args:
+        words = sys.argv[1:] if args is None else args
+        for word in words:
             if not is_utf8(word):
                 self.error(f"{word!a} is not in UTF-8; rename that file or folder")
+        self._check_names(itertools.takewhile(lambda word: word != "--", words))
         return super().parse_known_args(args, namespace)
+
+    def _check_names(self, words):
+        """An error for options that are none, before others are missed. A word with a space is a value."""
+        known = self._option_string_actions
+        names = [word.partition("=")[0] for word in words if word.startswith("--")]
+        unknown = [name for name in names if name not in known and " " not in name]
+        if unknown:
+            near = [one for name in unknown for one in difflib.get_close_matches(name, known, 1, 0.75)]
+            hint = f"; did you mean {', '.join(near)}?" if near else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
 
     def error(self, message):
         raise UserError(f"{message} (see {self.prog} --help)")
@@ -176,6 +190,7 @@ def _end(error):
         message = f"the memory is full ({cause_of(error)}); {way_out}"
     elif isinstance(error, OSError):
         code = DiskFull.exit_code if error.errno in NO_ROOM else code
+        message = f"{error.filename}: {reason_of(error)}" if error.filename else reason_of(error)
     else:
         way_out = "look whether the packages are those of requirements.txt, otherwise please report it"
         message = f"unexpected: {cause_of(error)}; {way_out}, with the traceback, which is in "

@@ -56,6 +56,19 @@ def first_line(error):
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def reason_of(error):
+    """What an exception says; one of the system without its number."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    return getattr(error, "strerror", None) or str(error)
+
+
+def not_readable(path, kind, error):
+    """The UserError of an exception that reading a file raised; `kind`, such as "CSV file", is what it should be."""
+    problem = f"not a readable {kind} ({reason_of(error)})"
+    return UserError(f"{path}: {reason_of(error) if isinstance(error, FileNotFoundError) else problem}")
+
+
 def cause_of(error):
     """What an exception of a library says that began it all, on one line."""
     while error.__cause__ is not None:
@@ -70,6 +83,18 @@ def shortened(items, most=20):
     if len(items) > most:
         lines.append(f"  ... and {len(items) - most} more")
     return "\n".join(lines)
+
+
+def counted(count, one, several):
+    """A number with its noun, and the verb that belongs to it: counted(1, "photo is", "photos are")."""
+    return f"{count:,} {one if count == 1 else several}"
+
+
+def listed(names, most=10):
+    """Names for one line, cut after `most`."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(excerpt(name, 40) for name in names[:most]) + more
 
 
 def excerpt(text, most=80):

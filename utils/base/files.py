@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from utils.base.errors import DiskFull, UserError, excerpt
+from utils.base.errors import DiskFull, UserError, excerpt, not_readable
 
 RECORD = ".fashion-attributes.json"  # of a folder that we write: what its files were then
 MARK = b"fashion-attributes"  # at the beginning of files that we write, where their form has room for it
@@ -198,4 +198,4 @@ def read_json(path, what):
             raise ValueError(f"longer than {MAX_CHARACTERS:,} characters")
         return json.loads(text, object_pairs_hook=unique)
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{what} {path}: not a readable JSON file ({error})") from error
+        raise not_readable(f"{what} {path}", "JSON file", error) from error

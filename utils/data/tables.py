@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 
-from utils.base.errors import UserError, excerpt, shortened
+from utils.base.errors import UserError, excerpt, not_readable, shortened
 from utils.base.log import logger
 from utils.data.attributes import MAX_CLASSES, UNKNOWN, plain_name
 from utils.data.photos import SUFFIXES, letterboxed_box
@@ -70,7 +70,7 @@ def read_rows(path, columns, encoding="utf-8", read=dict):
     except csv.Error as error:
         raise UserError(f"{path}: not a readable CSV file (line {last + 1}: {error}{OPENED})") from error
     except (OSError, LookupError, UnicodeError) as error:
-        raise UserError(f"{path}: not a readable CSV file ({error})") from error
+        raise not_readable(path, "CSV file", error) from error
     if problems:
         count = f"{bad} bad rows{' or more' if bad == MAX_PROBLEMS else ''}, to be mended or removed"
         each = shortened(f"line {line}: {problem}" for problem, line in problems.items())
