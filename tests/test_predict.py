@@ -184,7 +184,7 @@ def test_a_list_whose_names_miss_by_a_little(photos, monkeypatch):
         run(folder / "list.csv")
     assert [row[0] for row in read()[1:]] == ["sub 2019\\C.jpg", "b.jpg"], "the table's own names"
     found, near = said
-    assert "1 photos are called otherwise" in found and "sub 2019\\C.jpg: SUB 2019/c.JPG" in found
+    assert "1 photo is called otherwise" in found and "sub 2019\\C.jpg: SUB 2019/c.JPG" in found
     assert near.endswith("c.jpg; there is SUB 2019/c.JPG")
 
 

@@ -777,7 +777,7 @@ def test_two_tables_over_the_same_photos_share_their_arrays(photographed):
 def test_unreadable_photos_are_left_out_where_that_is_asked_for(photographed):
     (photographed / "photos" / "3.jpg").write_bytes(b"no photo")
     (photographed / "photos" / "4.jpg").unlink()
-    with pytest.raises(UserError, match=r"1 photos .* missing; with --skip-unreadable"):
+    with pytest.raises(UserError, match=r"1 photo .* missing; with --skip-unreadable"):
         pixels(photographed, shop())
     tables, photos = pixels(photographed, shop(), skip=True)
     left_out = [line for table in tables.values() for line in table.unreadable]
@@ -797,7 +797,7 @@ def test_a_photo_that_may_be_read_again_is_read(photographed):
         path.write_bytes(bytes(len(content)))
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     path.chmod(0)
-    with pytest.raises(UserError, match=r"1 photos cannot be read"):
+    with pytest.raises(UserError, match=r"1 photo cannot be read"):
         pixels(photographed, shop())
     if os.access("/etc/shadow", os.R_OK):
         path.write_bytes(content)

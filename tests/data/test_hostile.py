@@ -387,7 +387,7 @@ def test_a_table_of_bad_lines(own, tmp_path):
     path = own / "Fashion-How24_sub1_val.csv"
     path.write_text(path.read_text().splitlines()[0] + "\n" + "x\n" * 50_000_000)
     message, megabytes, seconds = measured(own, tmp_path / "cache")
-    assert "1000 bad rows or more" in message and len(message) < 5000
+    assert "1,000 bad rows or more" in message and len(message) < 5000
     assert megabytes < 20 and seconds < 5, (megabytes, seconds)
 
 

@@ -106,7 +106,7 @@ def break_a_photo():
         (None, "none", "none/: cannot be read (No such file or directory)"),
         (lambda: os.mkdir("empty"), "empty", "empty: a folder without photos"),
         (lambda: shutil.copytree("some/val", "new/val"), "some/val", "are in the tables"),
-        (break_a_photo, "more", "1 photos cannot be read"),
+        (break_a_photo, "more", "1 photo cannot be read"),
     ],
 )
 def test_bad_folders(split, fails, prepare, folder, named):
@@ -122,7 +122,7 @@ def test_unreadable_photos_are_left_out_where_that_is_asked_for(run, place):
     break_a_photo()
     run("a", "some", "--unlabelled", "more", "--skip-unreadable", "True")
     log = Path("logs/a/a_training.log").read_text()
-    assert "train: 15 images" in log and "1 photos cannot be read" in log
+    assert "train: 15 images" in log and "1 photo cannot be read" in log
 
 
 def test_two_photos_of_one_name(split, fails):

@@ -281,7 +281,7 @@ def test_bad_boxes(fails, place, photos, column, cell, said):
     name = ATTRIBUTES.layout.box[column]
     with_rows(photos, lambda rows: rows[3].update({name: cell}))
     message = fails("--version", "a", "--views", "2", "--crop-to-box", data_dir="data")
-    assert f"{ATTRIBUTES.layout.parts['train'].table}: 1 bad rows" in message
+    assert f"{ATTRIBUTES.layout.parts['train'].table}: 1 bad row," in message
     assert "line 5: box " in message and said in message and len(message.splitlines()) == 2
     assert read_tables("data", ATTRIBUTES)["train"].boxes is None, "they are not looked at unasked"
 

@@ -136,7 +136,7 @@ def test_what_the_draft_points_out(shop, capsys):
     write(shop / "table.csv", [header, *rows, ["women/1.jpg", "a", "s1", "", 7000]], separator=";")
     assert exit_code(lambda: draft(shop)) == 2 and not (shop / "draft.json").exists()
     said = capsys.readouterr().err
-    assert "1 photos of the table are missing; with --skip-unreadable they are left out" in said
+    assert "1 photo of the table is missing; with --skip-unreadable such are left out" in said
     assert "women/1.jpg: No such file or directory; there is 1.jpg\n" in said
     draft(shop, "--skip-unreadable")
     said = capsys.readouterr().out

@@ -7,7 +7,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from utils.base.errors import UserError, shortened
+from utils.base.errors import UserError, counted, shortened
 from utils.base.files import atomic
 from utils.base.log import logger
 from utils.data.attributes import PARTS, UNKNOWN
@@ -18,7 +18,7 @@ from utils.data.twins import without_twins
 
 SPLITS = ("train", "val")
 FEW = 5  # photos of a class, of which some shall be held out
-LEAVE_OUT = "with --skip-unreadable they are left out"
+LEAVE_OUT = "with --skip-unreadable such are left out"
 
 
 class Table(NamedTuple):
@@ -83,7 +83,8 @@ def read_tables(data_dir, attributes, splits=SPLITS, skip_unreadable=False, boxe
         missing += _stamp(table)
         tables[name] = table
     if missing and not skip_unreadable:
-        raise UserError(f"{len(missing)} photos of the table are missing; {LEAVE_OUT}:\n{shortened(missing)}")
+        said = counted(len(missing), "photo of the table is missing", "photos of the table are missing")
+        raise UserError(f"{said}; {LEAVE_OUT}:\n{shortened(missing)}")
     return tables
 
 
@@ -184,7 +185,8 @@ def load_pixels(tables, cache_dir, skip_unreadable=False):
         tables[name] = table._replace(unreadable=tuple(problems.values()))
     problems = [line for table in tables.values() for line in table.unreadable]
     if problems and not skip_unreadable:
-        raise UserError(f"{len(problems)} photos cannot be read; {LEAVE_OUT}:\n{shortened(problems)}")
+        said = counted(len(problems), "photo cannot be read", "photos cannot be read")
+        raise UserError(f"{said}; {LEAVE_OUT}:\n{shortened(problems)}")
     for name, table in tables.items():
         if not table.names:
             raise UserError(f"none of the photos of {name} can be read:\n{shortened(table.unreadable)}")
@@ -229,6 +231,7 @@ def unreadable(tables, path):
     if os.path.exists(path):
         os.remove(path)
     if lines:
-        logger.warning(f"warning: {len(lines)} photos cannot be read and are left out, see {path}")
+        said = counted(len(lines), "photo cannot be read and is", "photos cannot be read and are")
+        logger.warning(f"warning: {said} left out, see {path}")
         with atomic(path) as file:
             file.writelines(f"{line}\n" for line in lines)

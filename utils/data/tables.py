@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 
-from utils.base.errors import UserError, excerpt, not_readable, shortened
+from utils.base.errors import UserError, counted, excerpt, not_readable, shortened
 from utils.base.log import logger
 from utils.data.attributes import MAX_CLASSES, UNKNOWN, plain_name
 from utils.data.photos import SUFFIXES, letterboxed_box
@@ -72,7 +72,8 @@ def read_rows(path, columns, encoding="utf-8", read=dict):
     except (OSError, LookupError, UnicodeError) as error:
         raise not_readable(path, "CSV file", error) from error
     if problems:
-        count = f"{bad} bad rows{' or more' if bad == MAX_PROBLEMS else ''}, to be mended or removed"
+        more = " or more" if bad == MAX_PROBLEMS else ""
+        count = f"{counted(bad, 'bad row', 'bad rows')}{more}, to be mended or removed"
         each = shortened(f"line {line}: {problem}" for problem, line in problems.items())
         raise UserError(f"{path}: {count}; each problem with its first line:\n{each}")
     if not found:
@@ -154,7 +155,7 @@ def read_table(path, photos, attributes, labelled=True, boxes=False):
     names, numbers, groups, found = zip(*read_rows(path, columns, layout.encoding, read))
     if photos.found:
         name, file = next(iter(photos.found.items()))
-        said = f"{len(photos.found)} photos are called otherwise on the disk"
+        said = counted(len(photos.found), "photo is called", "photos are called") + " otherwise on the disk"
         logger.warning(f"warning: {path}: {said}, such as {excerpt(name)}: {excerpt(file)}")
     labels = {key: np.array(column, dtype=np.int64) for key, column in zip(readers, zip(*numbers))}
     return list(names), labels, list(groups), np.array(found, np.float32) if boxes else None

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from utils.base.errors import UserError
+from utils.base.errors import UserError, counted
 from utils.base.log import logger
 from utils.data.attributes import PARTS, UNKNOWN
 
@@ -22,10 +22,11 @@ def without_twins(tables, pixels, shares):
 
     def leave_out(name, twins, others):
         example = tables[name].names[twins.argmax()]
-        said = f"{TITLES.get(name, name)}: {twins.sum()} photos have the pixels of others {others}, such as {example}"
+        count = counted(twins.sum(), "photo has the pixels of another", "photos have the pixels of others")
+        said = f"{TITLES.get(name, name)}: {count} {others}, such as {example}"
         if twins.all():
             raise UserError(f"{said}: none is left")
-        logger.info(f"{said}: they are left out")
+        logger.info(f"{said}: left out")
         left = np.flatnonzero(~twins)
         tables[name], pixels[name] = tables[name].rows(left), pixels[name].rows(left)
 
@@ -36,7 +37,8 @@ def without_twins(tables, pixels, shares):
             leave_out(first, twins, f"of {second}, held out of it")
         elif twins.any():
             count = np.isin(pixels[second].hashes, pixels[first].hashes).sum()
-            problem = f"{count} photos of {second} are in {TITLES[first]}, too, such as {tables[first].names[twins.argmax()]}"
+            also = counted(count, f"photo of {second} is", f"photos of {second} are")
+            problem = f"{also} in {TITLES[first]}, too, such as {tables[first].names[twins.argmax()]}"
             logger.warning(f"warning: {problem}: its figures are too good")
     for name in tables:
         twins = np.isin(pixels[name].hashes, seen)
@@ -56,5 +58,6 @@ def _warn_of_labels(table, photos):
                 differ.setdefault(photos[row], (table.names[one], table.names[row]))
     if differ:
         example = " and ".join(next(iter(differ.values())))
-        problem = f"{len(differ)} photos have more than one row in training, with different labels"
+        count = counted(len(differ), "photo has", "photos have")
+        problem = f"{count} more than one row in training, with different labels"
         logger.warning(f"warning: {problem}, such as {example}")
