@@ -7,7 +7,7 @@ from typing import Any, Dict, NamedTuple
 
 from utils.base.cli import exit_code
 from utils.base.signals import StopSignals
-from utils.training.options import parse_args, without_effect
+from utils.training.options import length_for, parse_args, without_effect
 
 # Torch is imported by main(), once the options are known to be right: --help and typing errors answer at once.
 
@@ -52,7 +52,11 @@ def main(argv=None):
             run = Run(args.version, world.is_first, args.best, args.keep)
             run.check_free(args.resume, args.overwrite)
             defaults = vars(parse_args(["--version", args.version]))
-            saved = read_last(run.last_file, vars(args), defaults, world) if args.resume else Saved()
+            saved = read_last(run.last_file, world) if args.resume else Saved()
+            if saved.meta:
+                began = saved.meta["options"]
+                args.choose(began["epochs"], began["batch_size"], "as the run began")
+                saved.check_options(vars(args), defaults, world.size)
             if saved.is_finished(args.epochs) and not args.save_teacher_logits:
                 done = f"all {len(saved.rows)} epochs are done; a higher --epochs goes on from there"
                 log.logger.info(f"{run.model_dir}: {done}")
@@ -89,6 +93,8 @@ def prepare(args, run, saved, world):
     precision = world.broadcast(choose_precision(saved.meta.get("precision", args.precision), world.device))
     attributes, loss = read_attributes(args.attributes, args.prompts), loss_options(args)
     tables = read_all_tables(args, attributes)
+    rows = len(tables["train"].names)
+    args.choose(*length_for(rows), f"chosen for {rows:,} photos")
     saved.check_attributes(attributes)
     net = build_network(args, attributes, saved.meta, saved.path)
     teacher = find_teacher(args, attributes, precision, saved.progress)
@@ -126,7 +132,7 @@ def begin(args, run, saved, task, world):
     facts = learned_before(task.loss, saved.meta) if saved.meta else None
     counts = record.class_counts(task.tables, sizes)
     run.open(options, sizes, saved.rows)
-    record.header(net, options, task.tables, task.precision, world)
+    record.header(net, options, task.tables, task.precision, world, args.notes)
     if run.writes:
         record.write_classes(run.classes_file, counts, net.attributes)
         unreadable(task.tables, os.path.join(run.log_dir, "unreadable.txt"))

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# bash train.sh teacher | student | best-teacher | best | sample [further options of train.py]
+# bash train.sh COMMAND [further options of train.py]; without a command it lists them
 set -euo pipefail
 [ "$PWD" -ef "$(dirname "$0")" ] || echo "train.sh: paths are relative to $(dirname "$0")" >&2
 cd "$(dirname "$0")"
@@ -15,6 +15,13 @@ student() {
         --decay-epoch 30 --optimizer AdamW --epochs 10 --batch-size 128 --weight-decay 0.01 --loss CE --ls 0.1 \
         --kd-learning True --teacher teacher/model_5.pt --distillation-type soft --distillation-tau 4 \
         --distillation-alpha 0.9 --loss-weight True --scheduler True "$@"
+}
+
+# A pretrained network learns one's own labels, without a teacher. Plain probabilities, so that --prior balanced is possible.
+own() {
+    exec "$PYTHON" train.py --version own --seed 214 --lr 5e-4 --min-lr 1e-6 --optimizer AdamW --epochs auto --batch-size auto \
+        --weight-decay 0.05 --kd-learning True --views epochs --scheduler True --schedule-by step --warmup-epoch 1 \
+        --decay-epoch epochs --best top1 "$@"
 }
 
 # Not the published procedure (docs/accuracy.md): a view of its own for each epoch, classes that count alike, and a rate
@@ -48,13 +55,32 @@ sample() {
     echo "sample photos: $data"
 }
 
+commands() {
+    cat <<'END'
+bash train.sh COMMAND [options of train.py]
+
+  own           a pretrained network learns your labels: --attributes FILE.json --data-dir DIR
+  best-teacher  a teacher, FashionCLIP, learns them: the better recipe
+  best          a student learns them, and from the teacher: --teacher VERSION/best.pt; alone with --teacher none
+  teacher       the published teacher
+  student       the published student, which learns from it
+  sample        draws garments, and trains a small teacher and a student: nothing is needed
+
+More: python train.py --help, and README.md.
+END
+}
+
 case "${1:-}" in
-teacher | student | best-teacher | best | sample)
+own | teacher | student | best-teacher | best | sample)
     source utils/environment.sh
     "$@"
     ;;
+-h | --help)
+    commands
+    ;;
 *)
-    echo "error: bash train.sh teacher | student | best-teacher | best | sample [options of train.py]" >&2
+    commands >&2
+    [ -z "${1:-}" ] || echo "error: there is no command $1" >&2
     exit 2
     ;;
 esac

@@ -9,15 +9,15 @@ import pytest
 import evaluate
 import export
 import predict
-import train
 from benchmarks import __main__ as benchmarks
 from benchmarks import accuracy, recipe
 from utils.data.attributes import Attributes
 from utils.tools import demo, draft, write_views
+from utils.training import options
 
 ROOT = Path(__file__).parent.parent
 TEXTS = [*ROOT.glob("README*.md"), *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = (train, evaluate, predict, export, draft, demo, benchmarks, accuracy, write_views)
+COMMANDS = (options, evaluate, predict, export, draft, demo, benchmarks, accuracy, write_views)
 FOREIGN = {
     "--all",
     "--hub",

@@ -14,7 +14,7 @@ from conftest import script_options
 from utils.base import log
 from utils.base.cli import exit_code
 from utils.base.errors import UserError, shortened
-from utils.training.options import parse_args, without_effect
+from utils.training.options import length_for, parse_args, without_effect
 
 ROOT = Path(__file__).parents[1]
 
@@ -89,7 +89,6 @@ def test_false(text):
         ("--version a --precision fp16", "--precision"),
         ("--version a --warmup-epoch 30", "--decay-epoch"),
         ("--version a --teacher t/model_1.pt", "--kd-learning"),
-        ("--version a --kd-learning True", "--teacher"),
         ("--version a --views 0", "--views"),
         ("--version a --views 1.5", "--views"),
         ("--version a --views-seed -1", "--views-seed"),
@@ -106,7 +105,6 @@ def test_false(text):
         ("--version a --logit-adjustment -1", "--logit-adjustment"),
         ("--version a --logit-adjustment 0.5 --loss-weight", "--logit-adjustment and --loss-weight"),
         (f"{SOFT} --teacher-logits a.npz", "one of the two"),
-        (f"{SOFT} --teacher none", "distillation needs --teacher"),
         ("--version a --teacher-logits a.npz", "--kd-learning"),
         (
             "--version a --kd-learning --teacher-logits a.npz --save-teacher-logits b.npz",
@@ -116,6 +114,7 @@ def test_false(text):
         (f"{SOFT} --save-teacher-logits nowhere/b.npz", "there is no folder nowhere"),
         (f"{SOFT} --save-teacher-logits=", "an empty name"),
         ("--version a --kd-learning True --distillation-type soft", "zero-shot"),
+        ("--version a --kd-learning True --distillation-type=hard", "distillation needs --teacher"),
     ],
 )
 def test_refused(line, named):
@@ -161,12 +160,18 @@ def test_a_schedule_that_is_not(tmp_path):
         ("student --flip 0.3 --crop-to-box", ["--flip, --crop-to-box: without effect; meant for views of the training photos, with --views above 1"]),
         ("teacher --warmup-epoch 2", ["--warmup-epoch: without effect; meant for a learning rate schedule, with --scheduler True"]),
         ("teacher --student resnet18", ["--student: without effect; meant for a student, with --kd-learning True"]),
-        ("student --distillation-type hard", ["--distillation-tau: without effect; meant for soft distillation, with --distillation-type soft"]),
+        ("student --distillation-type hard", []),  # what the recipe has besides, nobody typed
+        ("student --scheduler False", []),
+        ("best --teacher none", []),
+        ("own", []),
+        ("own --distillation-tau 2", ["--distillation-tau: without effect; meant for soft distillation, with --distillation-type soft"]),
         ("student --epochs 5", ["--epochs 5: ends within --warmup-epoch 5, below --lr"]),
     ],
 )  # fmt: skip
 def test_options_without_effect_are_told(tmp_path, words, expected):
-    assert without_effect(options_of(tmp_path, words.split())) == expected
+    args = options_of(tmp_path, words.split())
+    args.choose(10, 32, "of a table")
+    assert without_effect(args) == expected
 
 
 def test_logits_take_the_place_of_the_teacher_of_the_script(tmp_path):
@@ -174,10 +179,64 @@ def test_logits_take_the_place_of_the_teacher_of_the_script(tmp_path):
     assert (args.teacher, args.teacher_logits, args.distils) == (None, "a.npz", True)
 
 
-def test_none_needs_no_teacher():
-    args = parse_args(["--version", "a", "--kd-learning", "True", "--distillation-type", "none"])
-    assert args.kd_learning and not args.distils
-    assert parse_args(SOFT.split()).distils
+@pytest.mark.parametrize(
+    "words", ["--distillation-type none", "", "--teacher none", "--teacher none --distillation-type soft"]
+)
+def test_nothing_is_distilled_without_a_teacher(words):
+    args = parse_args(["--version", "a", "--kd-learning", "True", *words.split()])
+    assert args.distillation_type == "none" and not args.distils
+    assert args.notes == ["no teacher: learns from the labels"]
+
+
+def test_a_teacher_is_asked():
+    assert parse_args(SOFT.split()).distils and parse_args(SOFT.split()).notes == []
+    taught = parse_args("--version a --kd-learning True --teacher t/model_1.pt".split())
+    assert taught.distils and taught.distillation_type == "hard"
+    assert parse_args(["--version", "a"]).notes == []
+
+
+def test_best_without_its_teacher(tmp_path):
+    """As with --distillation-type none, which had to be typed."""
+    alone = options_of(tmp_path, "best --teacher none".split())
+    assert vars(alone) == vars(options_of(tmp_path, "best --teacher none --distillation-type none".split()))
+
+
+@pytest.mark.parametrize(
+    "rows, expected",
+    [(3, (40, 16)), (400, (40, 16)), (499, (40, 16)), (500, (40, 32)), (1920, (10, 32)), (2000, (10, 32)), (3900, (5, 32)), (9999, (5, 32)), (11000, (5, 64)), (10**6, (5, 64))],
+)  # fmt: skip
+def test_length_for_rows(rows, expected):
+    assert length_for(rows) == expected
+
+
+def test_auto_waits_for_the_table(tmp_path):
+    args = options_of(tmp_path, ["own"])
+    assert (args.epochs, args.batch_size, args.views, args.decay_epoch) == (
+        "auto",
+        "auto",
+        "epochs",
+        "epochs",
+    )
+    args.choose(10, 32, "chosen for 1,920 photos")
+    args.choose(5, 64, "not again")
+    assert (args.epochs, args.batch_size, args.views, args.decay_epoch, args.warmup_epoch) == (
+        10,
+        32,
+        10,
+        10,
+        1,
+    )
+    assert args.notes == [
+        "no teacher: learns from the labels",
+        "epochs 10, batch 32: chosen for 1,920 photos",
+    ]
+    args = options_of(tmp_path, "own --epochs 3".split())
+    assert (args.epochs, args.batch_size, args.views, args.decay_epoch) == (3, "auto", 3, 3)
+    args.choose(10, 32, "chosen for 1,920 photos")
+    assert (args.epochs, args.batch_size, args.notes[1]) == (3, 32, "batch 32: chosen for 1,920 photos")
+    late = parse_args("--version a --epochs auto --scheduler --lr 1e-7".split())
+    with pytest.raises(UserError, match="--min-lr"):
+        late.choose(10, 32, "")
 
 
 def options_of(folder, words):
@@ -195,11 +254,24 @@ def test_the_script_fits_views_and_schedule_to_the_epochs(tmp_path, recipe, defa
     assert options_of(tmp_path, [recipe, *given.split(), "--epochs", "1"]).warmup_epoch == 0
 
 
+@pytest.mark.parametrize("words, code", [([], 2), (["--help"], 0), (["owm"], 2)])
+def test_the_script_lists_its_commands(words, code):
+    done = subprocess.run(
+        ["bash", str(ROOT / "train.sh"), *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    said = done.stdout.decode()
+    assert done.returncode == code and ("error: there is no command owm" in said) == (words == ["owm"])
+    for name in "own best-teacher best teacher student sample".split():
+        assert re.search(rf"^  {name}  +\w", said, re.MULTILINE)
+
+
 def test_the_commands_of_readme_and_docs_are_taken(tmp_path):
     found, plain = set(), []
     for path in [*ROOT.glob("README*.md"), *(ROOT / "docs").glob("*.md")]:
         text = path.read_text(encoding="utf-8")
-        found |= set(re.findall(r"bash train\.sh ((?:teacher|student|best-teacher|best)\b[^`#|\n]*)", text))
+        found |= set(
+            re.findall(r"bash train\.sh ((?:own|teacher|student|best-teacher|best)\b[^`#|\n]*)", text)
+        )
         if path.name != "recovery.md":
             text = text.replace("\\\n", " ")
             for words in re.findall(r"^python train\.py (.*)$", text, re.MULTILINE):

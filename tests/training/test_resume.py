@@ -12,10 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ATTRIBUTES, SHORT, assert_same_run, rows, same
+from conftest import ATTRIBUTES, assert_same_run, rows, same
 
 from networks import load_network
-from train import parse_args
 from utils.base.cli import exit_code
 from utils.base.errors import UserError
 from utils.data.dataset import read_tables
@@ -385,10 +384,9 @@ def test_another_number_of_processes_is_refused(train, fails):
 
 def test_the_state_of_another_machine_is_refused(train):
     train("--version", "a", "--epochs", "1")
-    args = parse_args("--version a --resume True --epochs 2".split() + SHORT[2:])
     world = SimpleNamespace(rank=1, size=1, broadcast=lambda own: (own[0] + 1, *own[1:]))
     with pytest.raises(UserError, match=r"process 1: model/a/last\.pt is not that of the first process"):
-        read_last("model/a/last.pt", vars(args), vars(parse_args(["--version", "a"])), world)
+        read_last("model/a/last.pt", world)
 
 
 def test_two_runs_of_one_version(train, monkeypatch):

@@ -1,9 +1,11 @@
 """The options of train.py: their parser, what words among them stand for, and how they must fit each other."""
 
 import argparse
+import sys
 from importlib.util import find_spec
 
 from utils.base.cli import Parser, new_file, number, version_name
+from utils.base.errors import UserError
 from utils.base.files import MARK, check_new
 from utils.nets.hub import CLIP_MODEL, STUDENT
 
@@ -13,10 +15,12 @@ STUDENTS = "a student, with --kd-learning True"
 SOFT = "soft distillation, with --distillation-type soft"
 SCHEDULE = "a learning rate schedule, with --scheduler True"
 
+AUTO, ALL = "auto", "epochs"  # words for numbers
 
-def epochs_or_number(text):
-    """A whole number of at least 1, or the word "epochs", which `parse_args` resolves."""
-    return text if text == "epochs" else number(int, 1)(text)
+
+def number_or(word):
+    """A type: a whole number of at least 1, or this word, in whose place `Options` puts one."""
+    return lambda text: text if text == word else number(int, 1)(text)
 
 
 # fmt: off
@@ -31,17 +35,17 @@ def get_args_parser():
     g.add_argument("--save-every-minutes", type=number(float, 0, above=True), default=10.0, help="model/NAME/last.pt is written this often, and after every epoch", metavar="X")
     g.add_argument("--keep", type=number(int, 1), help="keep the checkpoints of the newest N epochs and of the best; the default is all", metavar="N")
     g.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=214, help="of the weights and of the order of images", metavar="N")
-    g.add_argument("--epochs", type=number(int, 1), default=100, help="passes over the training images", metavar="N")
+    g.add_argument("--epochs", type=number_or(AUTO), default=100, help="passes over the training images; auto: about 20,000 photos in all, in 5 to 40 epochs", metavar="N")
     g.add_argument("--log-interval", type=number(int, 1), default=10, help="steps between two lines of the log", metavar="N")
     p.switch(g, "--tensorboard", "also write TensorBoard events, into logs/NAME/tensorboard; needs the package tensorboard")
 
     g = p.add_argument_group("data")
     p.data_options(g)
     p.unlabelled_option(g)
-    g.add_argument("--batch-size", type=number(int, 1), default=64, help="images per training step", metavar="N")
+    g.add_argument("--batch-size", type=number_or(AUTO), default=64, help="images per training step; auto: 16 with fewer than 500 rows, 32 below 10,000, then 64", metavar="N")
     g.add_argument("--val-batch-size", type=number(int, 1), default=32, help="images per step of validation and of the teacher's pass", metavar="N")
 
-    p.view_options(p.add_argument_group(VIEWS), epochs_or_number)
+    p.view_options(p.add_argument_group(VIEWS), number_or(ALL))
 
     g = p.add_argument_group("model")
     p.switch(g, "--kd-learning", "False trains the FashionCLIP teacher, True a student")
@@ -54,7 +58,7 @@ def get_args_parser():
     g.add_argument("--teacher", type=lambda name: None if name == "none" else name, help="checkpoint relative to model/, of a teacher or a student, or a folder of export.py --format hub, also as owner/name of the hub; 'zero-shot': FashionCLIP as it comes; 'none': not that of train.sh", metavar="FILE")
     g.add_argument("--teacher-logits", help="in place of --teacher: .npz file with image_name and the logits of each attribute", metavar="FILE")
     g.add_argument("--save-teacher-logits", type=new_file, help="write the teacher's logits of the training images, for --teacher-logits", metavar="FILE")
-    g.add_argument("--distillation-type", choices=("none", "soft", "hard"), default="hard", help="what is learned from the teacher: nothing, its logits, its decision")
+    g.add_argument("--distillation-type", choices=("none", "soft", "hard"), default="hard", help="what is learned from the teacher: nothing, its logits, its decision; without a teacher, nothing")
     g.add_argument("--distillation-alpha", type=number(float, 0, 1), default=0.5, help="the teacher's share of the loss, 0 to 1", metavar="X")
 
     g = p.add_argument_group(SOFT)
@@ -90,40 +94,78 @@ def training_options(p):
     g.add_argument("--schedule-by", choices=("epoch", "step"), default="epoch", help="how often the rate changes")
     g.add_argument("--min-lr", type=number(float, 0), default=1e-6, help="where each cycle starts and ends", metavar="X")
     g.add_argument("--warmup-epoch", type=number(int, 0), default=10, help="epochs of warm-up in each cycle", metavar="N")
-    g.add_argument("--decay-epoch", type=epochs_or_number, default=30, help="epochs of a cycle, warm-up included; 'epochs': all of --epochs, of which the last is no warm-up", metavar="N")
+    g.add_argument("--decay-epoch", type=number_or(ALL), default=30, help="epochs of a cycle, warm-up included; 'epochs': all of --epochs, of which the last is no warm-up", metavar="N")
     g.add_argument("--cos-gamma", type=number(float, 0, above=True), default=1.0, help="each peak is this many times the one before", metavar="X")
 # fmt: on
 
 
+def length_for(rows):
+    """(Epochs, batch size) of --epochs auto and --batch-size auto, for a number of training rows.
+
+    About 20,000 photos are shown in all, in at least 5 and at most 40 epochs; in batches of 16 with fewer than 500 rows,
+    of 32 below 10,000, of 64 from there on.
+    """
+    epochs = min(40, max(5, round(20_000 / rows)))
+    return epochs, 16 if rows < 500 else 32 if rows < 10_000 else 64
+
+
 class Options(argparse.Namespace):
-    """The options of a run."""
+    """The options of a run, its `vars`.
+
+    Besides: `given`, those that stand on the command line, such as "--lr"; `notes`, lines on what follows from them.
+    """
+
+    __slots__ = ("given", "notes")
 
     @property
     def distils(self):
         """Whether a student learns from a teacher."""
         return self.kd_learning and self.distillation_type != "none"
 
+    def choose(self, epochs, batch_size, reason):
+        """Put these numbers in the place of "auto", and what follows from them; the notes tell it, with the reason."""
+        chosen = {"epochs": epochs, "batch_size": batch_size}
+        chosen = {name: number for name, number in chosen.items() if getattr(self, name) == AUTO}
+        if chosen:
+            vars(self).update(chosen)
+            what = ", ".join(f"{name.partition('_')[0]} {number}" for name, number in chosen.items())
+            self.notes.append(f"{what}: {reason}")
+            self.follow_epochs()
+
+    def follow_epochs(self):
+        """Put the number of epochs in the place of "epochs". Raises: UserError for a schedule that does not fit it."""
+        if self.views == ALL:
+            self.views = self.epochs
+        if self.decay_epoch == ALL:
+            self.decay_epoch, self.warmup_epoch = self.epochs, min(self.warmup_epoch, self.epochs - 1)
+        if self.decay_epoch <= self.warmup_epoch:
+            raise UserError(
+                f"--decay-epoch {self.decay_epoch} must be above --warmup-epoch {self.warmup_epoch}"
+            )
+        peak = self.lr * min(1.0, self.cos_gamma) ** ((self.epochs - 1) // self.decay_epoch)
+        if self.scheduler and peak < self.min_lr:
+            of = "" if self.lr < self.min_lr else f", times --cos-gamma {self.cos_gamma:g} in each cycle,"
+            raise UserError(f"--lr {self.lr:g}{of} is below --min-lr {self.min_lr:g}: add a lower --min-lr")
+
 
 def parse_args(argv=None):
-    """The options, checked against each other."""
-    parser = get_args_parser()
-    args = parser.parse_args(argv, Options())
-    if args.views == "epochs":
-        args.views = args.epochs
-    if args.decay_epoch == "epochs":
-        args.decay_epoch, args.warmup_epoch = args.epochs, min(args.warmup_epoch, args.epochs - 1)
+    """The options, checked against each other. Those that are "auto" wait for `Options.choose`."""
+    parser, args = get_args_parser(), Options()
+    parser.parse_args(argv, args)
+    args.given = {word.partition("=")[0] for word in (sys.argv[1:] if argv is None else argv)}
+    args.notes = []
+    if args.epochs != AUTO:
+        args.follow_epochs()
     if args.resume and args.overwrite:
         parser.error("--resume goes on with a run, --overwrite removes it: give one of the two")
-    if args.decay_epoch <= args.warmup_epoch:
-        parser.error(f"--decay-epoch {args.decay_epoch} must be above --warmup-epoch {args.warmup_epoch}")
-    peak = args.lr * min(1.0, args.cos_gamma) ** ((args.epochs - 1) // args.decay_epoch)
-    if args.scheduler and peak < args.min_lr:
-        of = "" if args.lr < args.min_lr else f", times --cos-gamma {args.cos_gamma:g} in each cycle,"
-        parser.error(f"--lr {args.lr:g}{of} is below --min-lr {args.min_lr:g}: add a lower --min-lr")
-    if args.distils and not (args.teacher or args.teacher_logits):
-        parser.error(
-            "distillation needs --teacher FILE or zero-shot, or --teacher-logits; else --distillation-type none"
-        )
+    if args.kd_learning and not (args.teacher or args.teacher_logits):
+        if args.distils and "--distillation-type" in args.given and "--teacher" not in args.given:
+            parser.error(
+                "distillation needs --teacher FILE or zero-shot, or --teacher-logits, or --teacher none"
+            )
+        args.distillation_type = "none"
+    if args.kd_learning and not args.distils:
+        args.notes.append("no teacher: learns from the labels")
     if args.logit_adjustment and args.loss_weight:
         parser.error(
             "--logit-adjustment and --loss-weight True both favour rare classes: give one of the two"
@@ -146,13 +188,13 @@ def parse_args(argv=None):
 
 
 def without_effect(args):
-    """Lines: which options have other values than their defaults, and change nothing. No errors, since train.sh gives some that
-    further ones make void, and its sample gives its own to teacher and student."""
+    """Lines: which options have other values than their defaults, and change nothing. No errors, since the sample of train.sh
+    gives its own to teacher and student. Who gives the option that makes others void, means it, and has no use for a line."""
     void = {
         VIEWS: args.views == 1 < args.epochs,  # a run's first epoch sees the photos themselves
         STUDENTS: not args.kd_learning,
-        SOFT: args.kd_learning and args.distillation_type != "soft",
-        SCHEDULE: not args.scheduler,
+        SOFT: args.distillation_type != "soft" and "--distillation-type" not in args.given,
+        SCHEDULE: not args.scheduler and "--scheduler" not in args.given,
     }
     lines = []
     for group in get_args_parser()._action_groups:

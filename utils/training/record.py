@@ -16,10 +16,13 @@ from utils.evaluation.plots import COLUMNS, draw_curves, read_metrics, save
 from utils.evaluation.predictions import table_text
 
 
-def header(net, options, tables, precision, world):
-    """Everything that one needs to know to run it again. Args: `options` of train.py, a dict; `tables`, of both parts."""
+def header(net, options, tables, precision, world, notes=()):
+    """Everything that one needs to know to run it again. Args: `options` of train.py, a dict, and `notes` on them, lines; `tables`, of
+    both parts."""
     say = logger.info
     say(f"training the {net.role}: {net.title}")
+    for note in notes:
+        say(note)
     say("options: " + "  ".join(f"--{name.replace('_', '-')} {value}" for name, value in options.items()))
     machine(world.device, precision, world.size)
     say(f"seed: {options['seed']}")

@@ -36,6 +36,23 @@ class Saved(NamedTuple):
     def is_finished(self, epochs):
         return bool(self.progress) and len(self.rows) >= epochs
 
+    def check_options(self, options, defaults, processes):
+        """UserError that lists the options that are not those the run began with.
+
+        Args: `options` of train.py, a dict; `defaults` of those that an earlier version did not know; number of `processes`.
+        """
+        now = {**public_options(options), "processes": processes}
+        before = public_options({**defaults, **self.meta["options"]})
+        before["processes"] = self.progress.get("processes", processes)
+        differences = [
+            f"{'' if name == 'processes' else '--'}{name.replace('_', '-')} is {value}, was {before[name]}"
+            for name, value in now.items()
+            if name not in MAY_CHANGE and value != before[name]
+        ]
+        if differences:
+            folder = os.path.dirname(self.path)
+            raise UserError(f"--resume: {folder} began with other options: {'; '.join(differences)}")
+
     def check_attributes(self, attributes):
         """UserError unless attributes are those that the run began with."""
         if self.meta.get("attributes") not in (None, attributes.to_meta()):
@@ -69,38 +86,20 @@ class Saved(NamedTuple):
         self.progress.clear()
 
 
-def read_last(path, options, defaults, world):
-    """The Saved of a last.pt, an empty one where there is no such file.
-
-    Args: `options` of train.py, a dict; `defaults` of those that an earlier version did not know.
-    Raises: UserError if it is none, or lists the options that are not those the run began with.
-    """
+def read_last(path, world):
+    """The Saved of a last.pt, an empty one where there is no such file. Raises: UserError if it is none, or not the first process's."""
     saved = Saved()
     if os.path.exists(path):
         content = checkpoint.read_file(path)
         saved = Saved(path, *checkpoint.split(content, path), content.get("progress"))
         if not _is_state(saved.meta, saved.progress):
             raise UserError(f"{path}: {NO_STATE}")
-        _check_options(saved, {**public_options(options), "processes": world.size}, defaults)
     progress = saved.progress
     at = progress and (progress["epoch"], len(progress["losses"]), progress["data"])
     if world.broadcast(at) != at:
         problem = "is not that of the first process; every machine needs its model/, to --resume"
         raise UserError(f"process {world.rank}: {path} {problem}")
     return saved
-
-
-def _check_options(saved, now, defaults):
-    before = public_options({**defaults, **saved.meta["options"]})
-    before["processes"] = saved.progress.get("processes", now["processes"])
-    differences = [
-        f"{'' if name == 'processes' else '--'}{name.replace('_', '-')} is {value}, was {before[name]}"
-        for name, value in now.items()
-        if name not in MAY_CHANGE and value != before[name]
-    ]
-    if differences:
-        folder = os.path.dirname(saved.path)
-        raise UserError(f"--resume: {folder} began with other options: {'; '.join(differences)}")
 
 
 def fingerprint(tables):
@@ -133,6 +132,7 @@ def _is_state(meta, progress):
         and (logits is None or (isinstance(logits, dict) and all(map(torch.is_tensor, logits.values()))))
         and (teacher is None or (isinstance(teacher, dict) and set(teacher) == {"identity", "prior"}))
         and isinstance(meta.get("options"), dict)
+        and all(type(meta["options"].get(name)) is int for name in ("epochs", "batch_size"))
         and meta.get("precision") in ("fp32", "bf16")
         and meta.get("role") in ("teacher", "student")
     )
