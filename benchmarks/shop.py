@@ -14,36 +14,30 @@ from utils.base.cli import Parser, exit_code
 
 WORDS = {"colour": "black white grey blue warm".split(), "pattern": "plain structured busy".split()}
 EMPTY = 0.2  # share of the cells
-RARE = {
-    "kind": ("outwear", "cape", 12),
-    "colour": ("warm", "gold", 4),
-}  # column -> of a class, another, photos
+RARE = (("kind", "outwear", "cape", 12), ("colour", "warm", "gold", 4))  # column, class, part of it, photos
 
 
 def main(argv=None):
     parser = Parser(prog="python -m benchmarks.shop", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "photos", type=Path, help="folder of the photos and their two tables", metavar="PHOTOS"
-    )
+    parser.add_argument("photos", type=Path, help="folder of photos and tables", metavar="PHOTOS")
     parser.add_argument("output", type=Path, help="new folder", metavar="OUT")
     args = parser.parse_args(argv)
-    parts, rng = ("train", "val"), np.random.default_rng(0)
-    tables = [pd.read_csv(args.photos / f"Fashion-How24_sub1_{part}.csv") for part in parts]
-    for part, table in zip(parts, tables):
-        table["file"] = f"{part}/" + table["image_name"]
+    rng, parts = np.random.default_rng(0), []
+    for part in ("train", "val"):
         shutil.copytree(args.photos / part, args.output / "photos" / part)
-    table = pd.concat(tables, ignore_index=True)
-    table["kind"] = [name.rpartition(" ")[0].lower() for name in table["image_name"].str.split("/").str[0]]
+        parts.append(pd.read_csv(args.photos / f"Fashion-How24_sub1_{part}.csv"))
+        parts[-1]["file"] = f"{part}/" + parts[-1]["image_name"]
+    table = pd.concat(parts, ignore_index=True)
+    table["kind"] = table["image_name"].str.extract("^(.*) 2019/")[0].str.lower()
     for column, source in zip(WORDS, ("Gender", "Embellishment")):
         table[column] = [WORDS[column][number] for number in table[source]]
     # About two photos of each product, which are of one kind.
-    table["product"] = table["kind"].rank(method="dense").astype(int) * 10_000 + rng.integers(
-        0, 120, len(table)
-    )
+    table["product"] = table["kind"].rank(method="dense").astype(int) * 10_000
+    table["product"] += rng.integers(0, 120, len(table))
     table["year"] = rng.integers(2015, 2020, len(table)).astype(float)
     for column in ("kind", *WORDS):
         table.loc[rng.random(len(table)) < EMPTY, column] = ""
-    for column, (common, rare, photos) in RARE.items():
+    for column, common, rare, photos in RARE:
         rows = np.flatnonzero(table[column] == common)
         table.loc[rng.choice(rows, photos, replace=False), column] = rare
     table[["file", "product", "year", "kind", *WORDS]].to_csv(args.output / "products.csv", index=False)
