@@ -213,6 +213,35 @@ def test_a_signal_saves_and_ends_the_run(train, monkeypatch, name, capfd):
     assert_same_run("a", "whole", 2)
 
 
+def test_what_the_table_chose_is_not_chosen_again(train, monkeypatch, capsys):
+    """A run whose epochs and batch followed from its rows goes on with them, and is as if they had been typed."""
+    alone = (
+        "--kd-learning True --views epochs --scheduler --decay-epoch epochs --warmup-epoch 1 --resume".split()
+    )
+    train("--version", "whole", *alone)
+    monkeypatch.setattr("train.length_for", lambda rows: (2, 8) if rows == 16 else None)
+    auto = ["--version", "a", *alone, "--epochs", "auto", "--batch-size", "auto"]
+    at_first_step(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert exit_code(lambda: train(*auto)) == 143
+    assert (
+        "no teacher: learns from the labels\nepochs 2, batch 8: chosen for 16 photos\n"
+        in capsys.readouterr().out
+    )
+    monkeypatch.setattr("train.length_for", lambda rows: (1, 4))
+    train(*auto)
+    assert "\nepochs 2, batch 8: as the run began\n" in capsys.readouterr().out
+    assert_same_run("a", "whole", 2)
+    kept = (
+        json.loads(Path("logs/a/args.json").read_text()),
+        checkpoint.read_file("model/a/best.pt")["meta"]["options"],
+    )
+    assert [(one["epochs"], one["batch_size"], one["views"], one["decay_epoch"]) for one in kept] == [
+        (2, 8, 2, 2)
+    ] * 2
+    train(*auto)
+    assert "all 2 epochs are done" in capsys.readouterr().out
+
+
 def test_a_signal_before_training(train, monkeypatch, capsys):
     from utils.data import photos
 
@@ -314,6 +343,10 @@ CRAFTED = {
         "holds no state of a run",
     ),
     "no progress": (lambda c: c.update(progress=torch.ones(3)), "holds no state of a run"),
+    "a batch that is none": (
+        lambda c: c["meta"]["options"].update(batch_size="auto"),
+        "holds no state of a run",
+    ),
     "no role": (lambda c: c["meta"].pop("role"), "holds no state of a run"),
     "a role that is none": (lambda c: c["meta"].update(role=["teacher"]), "holds no state of a run"),
     "logits of nothing": (
