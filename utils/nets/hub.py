@@ -1,6 +1,8 @@
 """The Hugging Face hub: files of its repositories, from its local cache or fetched into it."""
 
+import functools
 import os
+import threading
 
 from utils.base.errors import UserError, first_line
 
@@ -10,6 +12,7 @@ FILE_ENDS = (".pth", ".pt", ".bin", ".safetensors", ".onnx", ".tar", ".ckpt")
 CLIP_MODEL = "patrickjohncyh/fashion-clip"  # the hub's FashionCLIP
 ZERO_SHOT = "zero-shot"  # in place of a checkpoint: FashionCLIP as it comes
 STUDENT = "tiny_vit_5m_224"  # timm's name of the recipe's backbone
+ANSWERS_WITHIN = 5  # seconds, the hub
 
 
 def is_hub_id(name):
@@ -17,28 +20,61 @@ def is_hub_id(name):
     return name.count("/") == 1 and name[0] not in "./~" and name[-1] != "/" and not name.endswith(FILE_ENDS)
 
 
-def fetch(hub_id, names, what, way_out):
-    """Path of the first of the files `names` that a hub repository has.
+@functools.lru_cache(maxsize=None)
+def silence():
+    """Why the hub does not answer, on one line; "" if it does. It is asked once, for a few seconds: its own client, and that of
+    transformers, would try again for half a minute."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
 
-    Raises: UserError if it has none of them, is none, or cannot be reached. Its line begins with `what`, such as
-        "checkpoint", and ends with the `way_out`.
+    reasons = [f"not within {ANSWERS_WITHIN} s"]
+
+    def ask():
+        try:
+            get_session().head(constants.ENDPOINT, timeout=ANSWERS_WITHIN)
+            reasons.append("")
+        except Exception as error:  # the hub client's, the HTTP library's or the system's, which says most
+            while error.__context__:
+                error = error.__context__
+            reasons.append(first_line(error))
+
+    thread = threading.Thread(target=ask, daemon=True)  # the lookup of a name takes no timeout
+    thread.start()
+    thread.join(ANSWERS_WITHIN)
+    return reasons[-1] and f"{constants.ENDPOINT} does not answer: {reasons[-1]}"
+
+
+def out_of_reach(hub_id, names, what, way_out):
+    """The UserError for files of a repository that are not in the cache while the hub is silent. Args: as of `fetch`."""
+    command = f"hf download {hub_id} {' '.join(names)} --local-dir {hub_id.rpartition('/')[2]}"
+    elsewhere = f"elsewhere, `{command}` makes a folder to copy to this machine"
+    return UserError(f"{what} {hub_id} cannot be fetched ({silence()}); {elsewhere}; {way_out}")
+
+
+def fetch(hub_id, names, what, way_out, needed=()):
+    """Path of the first of the files `names` that a hub repository has; without a network, that the cache has.
+
+    Args: `what`, such as "checkpoint", with which an error's line begins, and the `way_out`, with which it ends; files that are
+        `needed`, if these are more than the first of the names.
+    Raises: UserError if it has none of them, is none, or cannot be reached.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    reason = f"it holds no {' and no '.join(names)}"
+    reason, is_silent = f"it holds no {' and no '.join(names)}", bool(silence())
     try:
         for name in names:
             try:
-                return hf_hub_download(hub_id, name)
-            except LocalEntryNotFoundError:  # no network: a kind of the next, but no answer about the file
-                raise
-            except EntryNotFoundError:
-                continue
+                return hf_hub_download(hub_id, name, local_files_only=is_silent)
+            except EntryNotFoundError as error:
+                if isinstance(error, LocalEntryNotFoundError) and not is_silent:  # the network has gone
+                    raise
     except RepositoryNotFoundError:
         reason = "there is no such repository, or it is not public"
-    except Exception as error:  # without a network: the hub client's, the HTTP library's or the system's
+    except Exception as error:  # the hub client's, the HTTP library's or the system's
         reason = first_line(error)
+    if is_silent:
+        raise out_of_reach(hub_id, needed or names[:1], what, way_out)
     raise UserError(f"{what} {hub_id} cannot be fetched from the hub ({reason}); {way_out}")
 
 
@@ -51,8 +87,8 @@ def find_checkpoint(path):
     if os.path.exists(path) or not is_hub_id(path):
         return path
     way_out = "there is no file or folder of that name either; name one"
-    fetch(path, [CONFIG], "checkpoint", way_out)
-    return os.path.dirname(fetch(path, [WEIGHTS], "checkpoint", way_out))
+    found = [fetch(path, [name], "checkpoint", way_out, [CONFIG, WEIGHTS]) for name in (CONFIG, WEIGHTS)]
+    return os.path.dirname(found[-1])
 
 
 def weights_file(path):
