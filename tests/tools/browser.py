@@ -88,11 +88,17 @@ class Browser:
             )
             time.sleep(0.05)
 
-    def choose_file(self, selector, path):
-        """What choosing a file in the dialog of an <input type=file> does."""
+    def choose_files(self, selector, *paths):
+        """What choosing files, or a folder, in the dialog of an <input type=file> does."""
         root = self.call("DOM.getDocument")["root"]["nodeId"]
         node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
-        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+        self.call("DOM.setFileInputFiles", nodeId=node, files=list(map(str, paths)))
+
+    def drop_files(self, x, y, *paths):
+        """What dropping files and folders at a place of the window does."""
+        data = {"items": [], "files": list(map(str, paths)), "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.call("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
 
     def press(self, key, code):
         """One key; `code` is its Windows virtual key code."""
@@ -107,6 +113,11 @@ class Browser:
         picture = self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]
         with open(path, "wb") as file:
             file.write(base64.b64decode(picture))
+
+    def emulate(self, **features):
+        """Media features, as the visitor's system has them: `prefers_color_scheme="dark"`."""
+        named = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
+        self.call("Emulation.setEmulatedMedia", features=named)
 
     def resize(self, width, height, mobile=False):
         self.call(

@@ -5,8 +5,10 @@ import csv
 import functools
 import http.server
 import io
+import re
 import tarfile
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ import export
 import predict
 from utils.base.errors import UserError
 from utils.data.attributes import Attributes, read_attributes
+from utils.data.folders import find_photos
 from utils.data.photos import letterbox, read_rgb
 from utils.tools import demo
 
@@ -61,6 +64,7 @@ def browser(site, tmp_path_factory):
         pytest.skip("no Chromium or Chrome on this machine")
     browser = Browser(chromium, tmp_path_factory.mktemp("profile"))
     browser.resize(1100, 900)
+    browser.call("Emulation.setFocusEmulationEnabled", enabled=True)  # a clipboard is the focused window's
     visit(browser, site[1])
     yield browser
     browser.close()
@@ -74,20 +78,41 @@ def visit(browser, address):
 
 
 def classified(browser, name):
-    """Wait until the page has the classes of a photo; for each attribute (class, probabilities as shown, in percent)."""
+    """Wait until the page has the classes of one photo; for each attribute its class, and [class, percent] of all, as shown."""
     browser.wait_for(f"document.querySelector('#status').textContent.startsWith('{name}: read')")
+    browser.wait_for("document.querySelector('.photo section') !== null")
     return browser.run(
-        "[...document.querySelectorAll('section')].map(section => [+section.dataset.best,"
-        "[...section.querySelectorAll('.number')].map(x => parseFloat(x.textContent))])"
+        "[...document.querySelector('.photo').querySelectorAll('section')].map(section => [+section.dataset.best,"
+        "[...section.querySelectorAll('.class')].map(row => [+row.dataset.number,"
+        "parseFloat(row.querySelector('.number').textContent)])])"
     )
 
 
-def seen(browser):
-    """The page's letterboxed photo, int64 `(224, 224, 3)`."""
+def many_seen(browser, count):
+    """Wait until the page has seen so many photos; what it says."""
+    browser.wait_for(
+        "document.querySelector('progress').hidden && !document.querySelector('.several').hidden"
+    )
+    browser.wait_for(f"document.querySelector('#status').textContent.startsWith('{count} photos seen')")
+    return browser.run("document.querySelector('#status').textContent")
+
+
+def rows(browser):
+    """(name, what stands below it) of each photo on the page."""
+    return browser.run(
+        "[...document.querySelectorAll('.photo')].map(row => [row.querySelector('h2').textContent,"
+        "row.querySelector('.answers').textContent])"
+    )
+
+
+def seen(browser, exif=False):
+    """The letterboxed photo that the page makes of the file that was chosen, int64 `(224, 224, 3)`."""
     values = browser.run(
-        "[...document.querySelector('canvas').getContext('2d').getImageData(0, 0, 224, 224).data]"
+        "import('./photo.js').then(async ({ letterbox, pixelsOf, read }) => {"
+        f"  const canvas = await read(document.querySelector('#file').files[0], {str(exif).lower()});"
+        "  return [...letterbox(pixelsOf(canvas), 224)]; })"
     )
-    return np.array(values).reshape(224, 224, 4)[:, :, :3]
+    return np.array(values).reshape(224, 224, 3)
 
 
 @pytest.fixture(scope="module")
@@ -122,12 +147,13 @@ def test_classes_equal_predict(browser, site, exported_tiny_vit, photos, tmp_pat
         rows = list(csv.DictReader(file))
     assert len(rows) == 10
     for row in rows:
-        browser.choose_file("#file", photos / row["image_name"])
+        browser.choose_files("#file", photos / row["image_name"])
         shown = classified(browser, row["image_name"])
         difference = np.abs(seen(browser) - letterbox(read_rgb(photos / row["image_name"])))
         assert difference.max() <= 2 and difference.mean() < 0.2, row["image_name"]
         for (best, percents), attribute in zip(shown, ATTRIBUTES.values()):
             expected = [float(row[f"{attribute.short}_{i}"]) for i in range(len(attribute.classes))]
+            percents = [percent for _, percent in sorted(percents)]
             assert np.abs(np.array(percents) / 100 - expected).max() < CLOSE, (row, shown)
             assert best == int(row[attribute.short]), (row, shown)
     assert len({tuple(row[a.short] for a in ATTRIBUTES.values()) for row in rows}) > 2  # not one for all
@@ -135,16 +161,141 @@ def test_classes_equal_predict(browser, site, exported_tiny_vit, photos, tmp_pat
 
 
 @pytest.mark.thorough
-def test_keyboard(browser):
-    """Tab goes to the file input and from sample to sample; Enter takes one."""
-    browser.run("document.activeElement.blur(), scrollTo(0, 0)")
-    for tag in ("INPUT", "BUTTON", "BUTTON"):
+def test_table(browser, site, exported_tiny_vit, photos, tmp_path):
+    """The table of several photos is predict.py's, for names that need quoting, too."""
+    odd = ("=1+1.png", 'a "b", c.png', "-3.png", "한글.png")
+    for name, photo in zip(odd, sorted(photos.iterdir())):
+        Image.open(photo).save(tmp_path / name)
+    (tmp_path / "bad.jpg").write_text("not a picture")
+    visit(browser, site[1])
+    browser.choose_files("#file", *(tmp_path / name for name in (*odd, "bad.jpg")))
+    assert ", 1 could not be read" in many_seen(browser, 5)
+    browser.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path / "down"))
+    browser.run("document.querySelector('#csv').click()")
+    browser.wait_for("document.querySelector('a[download]') !== null")
+    written, end = tmp_path / "down" / "predictions.csv", time.monotonic() + 20
+    while not written.exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    content = written.read_bytes().decode("utf-8-sig")
+    header, *lines = csv.reader(io.StringIO(content, newline=""))
+    named = [str(tmp_path / name) for name in odd]
+    student = ["--checkpoint", str(exported_tiny_vit["fp32"])]
+    predict.main([*named, *student, "--names", "en", "--output", f"{tmp_path}/out.csv"])
+    with open(tmp_path / "out.csv", newline="", encoding="utf-8") as file:
+        expected = list(csv.reader(file))
+    assert header == expected[0] and sorted(lines) == sorted(expected[1:])
+    same = io.StringIO(newline="")
+    csv.writer(same).writerows([header, *lines])
+    assert same.getvalue() == content  # quoted as Python's
+
+
+@pytest.mark.thorough
+def test_keyboard(browser, site):
+    """Tab goes to the two choices, from sample to sample, to the answers; Enter takes a sample, and copies."""
+    visit(browser, site[1])
+    for tag in ("INPUT", "INPUT", "BUTTON", "BUTTON"):
         browser.press("Tab", 9)
         assert browser.run("document.activeElement.tagName") == tag
     browser.press("Enter", 13)
     shown = classified(browser, "Sample 2")
-    assert all(sum(percents) == pytest.approx(100, abs=0.5) for _, percents in shown)
+    assert all(sum(percent for _, percent in row) == pytest.approx(100, abs=0.5) for _, row in shown)
     assert browser.run("document.querySelector('[aria-pressed=true] img').alt") == "sample 2"
+    for _ in range(5):
+        browser.press("Tab", 9)
+    browser.call("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
+    browser.press("Enter", 13)
+    browser.wait_for("document.querySelector('#status').textContent.startsWith('Copied: ')")
+    names = [attribute.classes[best] for (best, _), attribute in zip(shown, ATTRIBUTES.values())]
+    answers = " · ".join(f"Embellishment: {name}" if name == "none" else name for name in names)
+    assert browser.run("navigator.clipboard.readText()") == answers
+    assert browser.run("document.querySelector('.answers').textContent").replace("\xa0", " ") == answers
+    browser.press("Tab", 9)
+    assert browser.run("document.activeElement.textContent") == "Probabilities of Sample 2"
+    browser.press("Enter", 13)
+    browser.wait_for("!document.querySelector('.photo').classList.contains('open')")
+
+
+@pytest.mark.thorough
+def test_screen_reader(browser, site, photos):
+    """Whatever can be used has a name, the answers are said, and there is a heading for each photo."""
+    visit(browser, site[1])
+    browser.choose_files("#file", *sorted(photos.iterdir())[:2])
+    many_seen(browser, 2)
+    browser.run("document.querySelector('.samples button').click()")
+    shown = classified(browser, "Sample 1")
+    said = browser.run("document.querySelector('#status[role=status]').textContent")
+    assert all(ATTRIBUTES[key].classes[best] in said for key, (best, _) in zip(ATTRIBUTES, shown))
+    tree = [
+        (node["role"]["value"], node.get("name", {}).get("value"))
+        for node in browser.call("Accessibility.getFullAXTree")["nodes"]
+        if not node["ignored"]
+    ]
+    used = [name for role, name in tree if role in ("button", "DisclosureTriangle", "progressbar", "list")]
+    assert {"Choose photos", "Download CSV", "Copy the answers of Sample 1"} < set(used)
+    unnamed = [role for role, name in tree if role in ("button", "DisclosureTriangle") and not name]
+    assert not unnamed and ("heading", "Sample 1") in tree and ("heading", "Daily 일상성") in tree
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("scheme", ("light", "dark"))
+def test_contrast(browser, site, scheme):
+    """WCAG's 4.5 for text, 3 for the edges of what can be used; and nothing moves for those who want that."""
+    browser.emulate(prefers_color_scheme=scheme, prefers_reduced_motion="reduce")
+    visit(browser, site[1])
+    browser.run("document.querySelector('.samples button').click()")
+    classified(browser, "Sample 1")
+    assert browser.run("getComputedStyle(document.querySelector('.track div')).animationName") == "none"
+
+    def luminance(name):
+        value = browser.run(f"getComputedStyle(document.documentElement).getPropertyValue('--{name}').trim()")
+        digits = value[1:] if len(value) == 7 else "".join(digit * 2 for digit in value[1:])
+        parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return np.dot(linear, (0.2126, 0.7152, 0.0722))
+
+    for name, least in {"ink": 4.5, "soft": 4.5, "best": 4.5, "bad": 4.5, "edge": 3}.items():
+        for ground in ("paper", "card"):
+            low, high = sorted((luminance(name), luminance(ground)))
+            assert (high + 0.05) / (low + 0.05) >= least, (name, ground)
+    browser.emulate()
+
+
+@pytest.mark.thorough
+def test_folder(browser, site, photos, tmp_path):
+    """Of a folder, chosen or dropped, what predict.py takes, by the names that it has there; others beside."""
+    folder = tmp_path / "shop"
+    (folder / "sub").mkdir(parents=True)
+    (folder / ".thumbs").mkdir()
+    for name in ("10.jpg", "2.jpg", "sub/2.jpg", ".thumbs/2.jpg"):
+        Image.open(photos / "1.png").save(folder / name)
+    (folder / "list.csv").write_text("a,b")
+    visit(browser, site[1])
+    browser.choose_files("#folder", folder)
+    assert many_seen(browser, 3).endswith("2 other files left out.")
+    assert [name for name, _ in rows(browser)] == ["2.jpg", "10.jpg", "sub/2.jpg"]
+    assert sorted(find_photos(str(folder))) == sorted(name for name, _ in rows(browser))
+    visit(browser, site[1])
+    browser.drop_files(300, 150, folder, photos / "1.png")
+    many_seen(browser, 4)
+    assert [name for name, _ in rows(browser)] == ["1.png", "2.jpg", "10.jpg", "sub/2.jpg"]
+
+
+@pytest.mark.thorough
+def test_stop(browser, site, photos):
+    """The page answers while it looks at photos; it stops after one, and goes on."""
+    visit(browser, site[1])
+    browser.choose_files("#file", *sorted(photos.iterdir()))
+    browser.run("document.querySelector('#stop').click()")
+    browser.wait_for("document.querySelector('#status').textContent.startsWith('Stopped. ')")
+    waiting = [name for name, text in rows(browser) if text == "waiting …"]
+    assert 0 < len(waiting) < 10 and "of 10 photos" in browser.run("document.body.innerText")
+    assert browser.run("document.querySelector('#stop').textContent") == "Go on"
+    browser.run("document.querySelector('#stop').click()")
+    many_seen(browser, len(waiting))
+    assert all(" · " in text.replace("\xa0", " ") for _, text in rows(browser))
+    browser.run("document.querySelector('#clear').click()")
+    assert rows(browser) == [] and browser.run("document.activeElement.id") == "file"
 
 
 @pytest.mark.thorough
@@ -158,24 +309,34 @@ def test_dropped(browser):
 
 
 @pytest.mark.thorough
-def test_unreadable_file(browser, tmp_path):
+def test_unreadable_file(browser, site, tmp_path):
+    visit(browser, site[1])
+    assert not browser.run("document.querySelectorAll('.photo, .track').length")  # no bars yet
     (tmp_path / "letter.jpg").write_text("not a picture")
-    browser.choose_file("#file", tmp_path / "letter.jpg")
+    browser.choose_files("#file", tmp_path / "letter.jpg")
     browser.wait_for("document.querySelector('#status').classList.contains('bad')")
     said = browser.run("document.querySelector('#status').textContent")
     formats = "Please try a JPEG, PNG or WebP file, or a smaller one."
     assert said == f"letter.jpg could not be read as a photo. {formats}"
+    assert rows(browser) == [["letter.jpg", f"It could not be read as a photo. {formats}"]]
     browser.run("document.querySelector('.samples button').click()")
     classified(browser, "Sample 1")
     assert not browser.run("document.querySelector('#status').classList.contains('bad')")
 
 
 @pytest.mark.thorough
-def test_phone(browser):
+def test_phone(browser, site, photos):
     """Nothing is wider than a small phone's screen, and all class names are there, in both languages."""
     browser.resize(360, 740, mobile=True)
-    assert browser.run("document.documentElement.scrollWidth") <= 360
+    visit(browser, site[1])
+    browser.choose_files("#file", photos / "1.png")
+    classified(browser, "1.png")
+    browser.run("document.querySelectorAll('details').forEach(one => { one.open = true; })")
     text = browser.run("document.body.innerText")
+    assert browser.run("document.documentElement.scrollWidth") <= 360
+    browser.choose_files("#file", *sorted(photos.iterdir()))
+    many_seen(browser, 10)
+    assert browser.run("document.documentElement.scrollWidth") <= 360
     browser.resize(1100, 900)
     for attribute in ATTRIBUTES.values():
         assert all(name in text for name in (*attribute.classes, *attribute.names["ko"]))
@@ -194,31 +355,34 @@ def test_any_attributes(browser, photos, tmp_path, kind):
         row = next(csv.DictReader(file))
     with served(student, tmp_path / "page") as (_, address):
         visit(browser, address)
-        browser.choose_file("#file", photo)
+        browser.choose_files("#file", photo)
         shown = classified(browser, "2.jpg")
-        names = browser.run("[...document.querySelectorAll('section')].map(x => [...x.querySelectorAll('h2,.row')]"
+        names = browser.run("[...document.querySelectorAll('section')].map(x => [...x.querySelectorAll('h3,.class')]"
                             ".map(y => y.firstChild.firstChild ? y.firstChild.textContent : y.textContent))")  # fmt: skip
         others = browser.run("[...document.querySelectorAll('.other')].map(x => [x.lang, x.textContent])")
         browser.run("document.querySelectorAll('details').forEach(one => { one.open = true; })")
         browser.resize(360, 740, mobile=True)
         assert browser.run("document.documentElement.scrollWidth") <= 360
         browser.resize(1100, 900)
-    difference = np.abs(seen(browser) - letterbox(read_rgb(photo, attributes.layout.exif)))
+        pixels = seen(browser, attributes.layout.exif)
+    difference = np.abs(pixels - letterbox(read_rgb(photo, attributes.layout.exif)))
     assert difference.max() <= 2 and difference.mean() < 0.2
     assert len(shown) == len(attributes) == len(names)
     for (best, percents), (title, *classes), (key, attribute) in zip(shown, names, attributes.items()):
         expected = [float(row[f"{key}_{i}"]) for i in range(len(attribute.classes))]
         own = attributes.content["attributes"][key].get("names", {}).values()
-        assert best == int(row[key]) and title in (key, *(f"{key} {one}" for one in own))
+        title_of = attribute.title
+        assert best == int(row[key]) and title in (title_of, *(f"{title_of} {one}" for one in own))
+        numbers, percents = zip(*percents)
+        order = sorted(range(len(expected)), key=lambda one: -expected[one])
         if len(expected) > 12:  # the likeliest first
-            order = np.argsort(expected)[::-1]
-            assert classes[0].startswith(attribute.classes[order[0]]) and percents == sorted(percents)[::-1]
-            expected = sorted(expected)[::-1]
-        else:
-            assert [one.startswith(name) for one, name in zip(classes, attribute.classes)] == [True] * len(
-                classes
-            )
-        assert np.abs(np.array(percents) / 100 - expected).max() < CLOSE
+            assert numbers[0] == order[0] and list(percents) == sorted(percents)[::-1]
+        else:  # those of 1 % and more first, both in the file's order
+            folded = [expected[one] < 0.01 and one != best for one in numbers]
+            assert numbers == tuple(sorted(numbers, key=lambda one: (folded[numbers.index(one)], one)))
+        for number, percent, name in zip(numbers, percents, classes):
+            assert name.startswith(attribute.classes[number])
+            assert abs(percent / 100 - expected[number]) < CLOSE
     # The second names are those of the first other language.
     languages, count = {"seven": ({"de"}, 1 + 50), "lists": ({"ko"}, 1 + 1)}.get(kind, (set(), 0))
     assert {language for language, _ in others} == languages and len(others) == count
@@ -247,6 +411,15 @@ def test_samples_are_small():
 def test_page_holds_any_names():
     attributes = Attributes({"attributes": {"<!--": {"classes": {"</script>": {}, "&amp;": {}}}}}, "test")
     assert demo.page(attributes, []).count("</script>") == demo.page(ATTRIBUTES, []).count("</script>")
+
+
+def test_title():
+    content = {"name": "Shoes & <hats>", "attributes": {"a": {"classes": {"b": {}, "c": {}}}}}
+    text = demo.page(Attributes(content, "test"), [])
+    assert text.count("Shoes &amp; &lt;hats&gt;") == 2 and demo.TITLE not in text.split("<title>")[1]
+    del content["name"]
+    assert f"<h1>{demo.TITLE}</h1>" in demo.page(Attributes(content, "test"), [])
+    assert not re.search(r"/\*[A-Z]+\*/", text)
 
 
 def test_a_folders_own_page_stays(tmp_path):

@@ -4,14 +4,17 @@ python -m utils.tools.demo student.onnx --output demo/
 python -m http.server --bind 127.0.0.1 --directory demo 8000      # then open http://localhost:8000
 """
 
+import html
 import io
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
 import tarfile
 import tempfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +24,15 @@ from utils.base.cli import Parser, exit_code
 from utils.base.errors import UserError
 from utils.base.files import atomic, check_folder, record
 from utils.data.folders import find_photos
-from utils.data.photos import SIZE, read_photos
+from utils.data.photos import SIZE, SUFFIXES, read_photos
 from utils.evaluation.inference import load_classifier
+from utils.evaluation.predictions import prediction_header
 
 HERE = Path(__file__).parent
 PACKAGE = "onnxruntime-web@1.30.0"  # MIT licence
 RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+SCRIPTS = ("page.js", "worker.js", "photo.js")
+TITLE = "Fashion attributes of a photo"  # of attributes without a name
 SAMPLES = 6
 SPACE = "---\ntitle: {}\nsdk: static\n---\n"  # head of a README.md by which the hub knows a Space
 LONGEST = 800  # pixels, of a sample photo
@@ -55,10 +61,10 @@ def main(argv=None):
     samples = {f"samples/{i}.jpg": photo for i, photo in enumerate(photos, 1)}
     files = {"student.onnx": Path(args.student).read_bytes(), **samples}
     files.update((f"ort/{name}", content) for name, content in runtime.items())
+    files.update((name, (HERE / name).read_bytes()) for name in SCRIPTS)
     files["index.html"] = page(attributes, list(samples)).encode()
     if args.space:
-        title = json.dumps(attributes.content.get("name", "Attributes of a garment"))
-        files["README.md"] = SPACE.format(title).encode()
+        files["README.md"] = SPACE.format(json.dumps(attributes.content.get("name", TITLE))).encode()
     write_page(args.output, files)
     folder = shlex.quote(args.output)
     print(f"{args.output}: the page; to see it, run:")
@@ -71,7 +77,7 @@ def write_page(folder, files):
     """Write a page's files, name -> bytes, into a folder, where others may be. Raises: UserError if some are not of an earlier
     page."""
     samples = [f"samples/{number}.jpg" for number in range(1, SAMPLES + 1)]
-    check_folder(folder, dict.fromkeys([*files, *samples]), ("index.html", b"Fashion attributes of a photo"))
+    check_folder(folder, dict.fromkeys([*files, *samples]), ("index.html", TITLE.encode()))
     for name, content in files.items():
         Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
         with atomic(Path(folder, name), binary=True) as file:
@@ -86,13 +92,21 @@ def page(attributes, samples):
     language = next(iter(attributes.languages()), None)
     described = []
     for name, attribute in attributes.items():
-        names = [name, attributes.content["attributes"][name].get("names", {}).get(language)]
+        names = [attribute.title, attributes.content["attributes"][name].get("names", {}).get(language)]
         classes = list(zip(attribute.classes, attribute.names.get(language, attribute.classes)))
         described.append({"names": names, "classes": classes})
     data = {"size": SIZE, "exif": attributes.layout.exif, "samples": samples, "attributes": described}
     data["language"] = language  # of the second names
-    text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
-    return (HERE / "page.html").read_text(encoding="utf-8").replace("/*DATA*/", text)
+    data["endings"] = SUFFIXES
+    data["columns"] = prediction_header(attributes)
+    parts = {
+        "TITLE": html.escape(attributes.content.get("name", TITLE)),
+        "DATA": json.dumps(data, ensure_ascii=False).replace("<", "\\u003c"),
+        # Part of the scripts' addresses: a browser keeps no earlier ones beside a new page.
+        "VERSION": str(zlib.crc32(b"".join((HERE / script).read_bytes() for script in SCRIPTS))),
+    }
+    text = (HERE / "page.html").read_text(encoding="utf-8")
+    return re.sub(r"/\*([A-Z]+)\*/", lambda found: parts[found[1]], text)
 
 
 def read_samples(folder, exif):
