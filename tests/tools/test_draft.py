@@ -60,12 +60,15 @@ def test_what_becomes_an_attribute(shop, capsys):
     assert content["val"] == 0.2 and content["unknown"] == [""] and content["exif"] is True
     assert content["train"] == {"table": "table.csv", "photos": "photos"} and content["image"] == "file"
     said = capsys.readouterr().out
-    assert "left out: price: numbers that look like a measure or an id" in said
+    assert "left out: price: numbers that look like a measure\n" in said
     assert "left out: id: numbers that look like a measure or an id" in said
     assert "left out: only: fewer than 2 different values" in said
-    assert f"left out: text: {ROWS} different values, more than 50" in said
+    assert (
+        f"left out: text: {ROWS} different values, 0 of them on 10 photos or more: text 0 1, text 1 1,"
+        in said
+    )
     kind = next(line.split() for line in said.splitlines() if line.startswith("kind"))
-    # Classes, share of the largest among known cells, cells that are not known, classes under 10 photos, none held out.
+    # Classes, share of the largest among known cells, cells that are not known, ignored, classes with few held out.
     assert kind == ["kind", "3", "50%", "40", "0", "0"]
 
 
@@ -100,12 +103,101 @@ def test_another_encoding_and_separator(shop):
     assert len(read_tables(str(shop), attributes)["train"].names) > 60
 
 
-def test_a_class_that_nothing_is_held_out_of(shop, capsys):
-    rows = [["file", "kind"], *([f"{i}.jpg", ("a", "b")[i < 2]] for i in range(ROWS))]
+def test_classes_that_little_is_held_out_of(shop, capsys):
+    rows = [["file", "kind"], *([f"{i}.jpg", "b" if i < 2 else "c" if i < 5 else "a"] for i in range(ROWS))]
     write(shop / "table.csv", rows)
+    draft(shop, "--min-photos", "1")
+    said = capsys.readouterr().out.splitlines()
+    assert said[1].split() == ["kind", "3", "96%", "0", "0", "2"] and said[2] == "kind: a 115, c 3, b 2"
+    tables = read_tables(str(shop), read_attributes(str(shop / "draft.json")))
+    held_out = [(tables["val"].labels["kind"] == number).sum() for number in (1, 2)]
+    assert max(held_out) < 3
+    assert said[3] == f"under 3 held out: kind: b {held_out[0]} of 2, c {held_out[1]} of 3"
+    assert "take more photos, merge classes" in said[4] and "ignore" in said[4]
+
+
+def test_classes_of_few_photos_are_ignored(shop, capsys):
+    """Under whatever spelling; they are named, and are not counted among the cells that are not known."""
+    rare = ["cape", " Cape", "CAPE", "Cape", "Skin", "skin", ""]
+    kinds = [*rare, *("coat" if i % 2 else "dress" for i in range(ROWS - len(rare)))]
+    skin = [["Dry", "Skin"][i % 2] for i in range(ROWS)]
+    write(shop / "table.csv", [["file", "kind", "hue"], *zip(map("{}.jpg".format, range(ROWS)), kinds, skin)])
     draft(shop)
-    kind = next(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("kind"))
-    assert kind[1] == "2" and kind[4] == "1"
+    content = json.loads((shop / "draft.json").read_text(encoding="utf-8"))
+    kind = content["attributes"]["kind"]
+    assert list(kind["classes"]) == ["coat", "dress"] and kind["ignore"] == ["Cape", "Skin"]
+    assert list(content["attributes"]["hue"]["classes"]) == ["Dry", "Skin"] and content["unknown"] == [""]
+    assert "ignore" not in content["attributes"]["hue"]
+    said = capsys.readouterr().out
+    assert next(line for line in said.splitlines() if line.startswith("kind")).split()[1:5] == [
+        "2",
+        "50%",
+        "1",
+        "6",
+    ]
+    assert "\nkind: dress 57, coat 56; ignored, under 10 photos: Cape 4, Skin 2\n" in said
+    tables = read_tables(str(shop), read_attributes(str(shop / "draft.json")))
+    assert sum((part.labels["kind"] == UNKNOWN).sum() for part in tables.values()) == len(rare)
+    (shop / "draft.json").unlink()
+    draft(shop, "--min-photos", "4")
+    content = json.loads((shop / "draft.json").read_text(encoding="utf-8"))
+    assert content["attributes"]["kind"]["ignore"] == ["Skin"]
+
+
+def test_columns_without_classes_of_enough_photos(shop, capsys):
+    """One class is none, and names of few rows are no classes."""
+    header = ["file", "kind", "one", "name", "many"]
+    rows = [
+        [f"{i}.jpg", "ab"[i % 2], "x" if i > 5 else "y", f"n{max(i - 20, 0)}", f"v{i % 101}"]
+        for i in range(1010)
+    ]
+    for i in range(ROWS, 1010):
+        (shop / "photos" / f"{i}.jpg").touch()
+    write(shop / "table.csv", [header, *rows])
+    draft(shop)
+    assert list(read_attributes(str(shop / "draft.json"))) == ["kind"]
+    said = capsys.readouterr().out
+    assert "left out: one: 2 different values, 1 of them on 10 photos or more: x 1004, y 6\n" in said
+    assert "left out: name: 990 different values, 1 of them on 10 photos or more: n0 21, n1 1," in said
+    assert "left out: many: 101 different values, more than 100" in said
+
+
+NUMBERS = {
+    "numbers with a unit": [
+        ["12 cm", "9cm", "100 CM"], ["EUR 30", "EUR 1.299,00"], ["180g", "1,5 kg"], ["$1,299.00", "$5"], ["5%", "10%"],
+        ["30 €", "€ 40"], ["20,000원", "9,000원"], ["3 in", "4 in"], ["2 l", "3 l"],
+    ],
+    "years or dates": [
+        ["2012", "2013"], ["2012.0", "2015.0", "1900.0"], ["2012-05-01", "2013-11-30"], ["1.5.2012", "30.11.12"],
+        ["2012/05/01 10:30", "2013/05/01 9:00"], ["2012-05", "2012-06"],
+    ],
+    "numbers that look like a measure": [["1.5", "2"], ["0,125", "12,25"]],
+    "numbers that look like a measure or an id": [["1299", "1899", "999"], ["1", "1.000"]],
+    None: [
+        ["0", "1", "2"], ["0.0", "1.0"], ["36", "38", "40"], ["EU 36", "EU 38"], ["5L", "3L"], ["1 button", "2 buttons"],
+        ["2XL", "XL"], ["summer 2012", "fall 2013"], ["W32 L34", "W30 L30"], ["1990s", "1980s"], ["12 x 30 cm", "9 x 9 cm"],
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "reason, cells", [(reason, cells) for reason in NUMBERS for cells in NUMBERS[reason]]
+)
+def test_columns_of_numbers(shop, capsys, reason, cells):
+    """Some cells may be no numbers."""
+    dirt = [] if reason is None else ["n/a"]
+    attributes = drafted(
+        shop,
+        "x",
+        lambda i: (dirt or cells)[0] if i < 10 else cells[i % len(cells)],
+        ("kind", lambda i: "ab"[i % 2]),
+    )
+    said = capsys.readouterr().out
+    if reason is None:
+        assert sorted(attributes["x"]["classes"]) == sorted(cells)
+    else:
+        assert list(attributes) == ["kind"] and f"left out: x: {reason}" in said
+        assert f"left out: x: {reason}\n" in said or reason.endswith("id")
 
 
 BAD = {
@@ -140,13 +232,206 @@ def test_what_the_draft_points_out(shop, capsys):
     assert "women/1.jpg: No such file or directory; there is 1.jpg\n" in said
     draft(shop, "--skip-unreadable")
     said = capsys.readouterr().out
-    assert "1 photos of the table are missing and left out" in said
-    assert 'more than 50; if it tells products, each with several photos, add "group": "sku"' in said
-    assert "left out: price: numbers that look like a measure or an id\n" in said
+    assert "1 photo is missing and left out" in said
+    assert (
+        's1 3, s0 2, s10 2, s11 2, s12 2 and 55 more; if it tells products, each with several photos, add "group": "sku"'
+        in said
+    )
+    assert "left out: price: numbers with a unit\n" in said
     assert (
         'style: numbers that look like a measure or an id; if it tells products, each with several photos, add "group": "style"'
         in said
     )
+
+
+# --- products ----------------------------------------------------------------------------------------
+
+
+def with_products(**others):
+    """Rows of which about three are of one product, in one kind; `others`, name of a column -> its cell for (row, product)."""
+    rows = [["file", "kind", "colour", *others]]
+    for i in range(ROWS):
+        product = i * 7 % 40
+        cells = [other(i, product) for other in others.values()]
+        rows.append([f"{i}.jpg", ("coat", "dress", "hat")[product % 3], ("red", "blue", "")[i % 3], *cells])
+    return rows
+
+
+PRODUCTS = {
+    "a number": {"id": lambda i, p: 1000 + 13 * p},
+    "a code": {"sku": lambda i, p: f"SK-{p}"},
+    "a name": {"name": lambda i, p: f"Men's Plain {'ABCDEFGHIJ'[p % 10]} {'KLMN'[p // 10]} Shirt"},
+    "with empty cells": {"sku": lambda i, p: "" if i % 5 == 0 else f"SK-{p}"},
+    "besides a price": {"price": lambda i, p: 500 + i * 37 % 61 * 10, "sku": lambda i, p: f"SK-{p}"},
+    "a few, shared": {"name": lambda i, p: f"Shirt {p if i > 60 else 100 + i}"},
+}
+
+
+@pytest.mark.parametrize("kind", PRODUCTS)
+def test_a_column_that_tells_products_becomes_the_group(shop, capsys, kind):
+    write(shop / "table.csv", with_products(**PRODUCTS[kind]))
+    draft(shop)
+    column = list(PRODUCTS[kind])[-1]
+    attributes = read_attributes(str(shop / "draft.json"))
+    assert attributes.layout.group == column and list(attributes) == ["kind", "colour"]
+    said = capsys.readouterr().out
+    assert f"\ngroup: {column}, " in said and "--group none" in said and f"left out: {column}" not in said
+    train, val = read_tables(str(shop), attributes).values()
+    assert not set(train.groups) & set(val.groups)
+    (shop / "draft.json").unlink()
+    draft(shop, "--group", "none")
+    assert "group" not in json.loads((shop / "draft.json").read_text(encoding="utf-8"))
+    assert f"left out: {column}: " in capsys.readouterr().out
+
+
+def test_of_several_columns_that_of_the_largest_groups(shop, capsys):
+    several = {
+        "sku": lambda i, p: f"SK-{p}-{i // 40 % 2}",
+        "style": lambda i, p: f"ST-{p}",
+        "id": lambda i, p: i,
+    }
+    write(shop / "table.csv", with_products(**several))
+    draft(shop)
+    assert read_attributes(str(shop / "draft.json")).layout.group == "style"
+    said = capsys.readouterr().out
+    assert "group: style, 40 values" in said and 'add "group": "sku"' in said and '"group": "id"' not in said
+    (shop / "draft.json").unlink()
+    draft(shop, "--group", "sku")
+    assert read_attributes(str(shop / "draft.json")).layout.group == "sku"
+    assert "left out: sku" not in capsys.readouterr().out
+    (shop / "draft.json").unlink()
+    assert exit_code(lambda: draft(shop, "--group", "nix")) == 2
+    assert "no column nix; there are file, kind, colour, sku, style, id" in capsys.readouterr().err
+
+
+NO_PRODUCTS = {
+    "a price": lambda i, p: 500 + i * 37 % 61 * 10,
+    "a finer kind": lambda i, p: ("coat", "dress", "hat")[p % 3] + " " + "abcdefghijklmn"[p // 3],
+    "a day": lambda i, p: f"2012-05-{1 + p % 30:02}",
+    "one each": lambda i, p: f"item {i}",
+    "few": lambda i, p: f"style {p % 3}",
+}
+
+
+@pytest.mark.parametrize("kind", NO_PRODUCTS)
+def test_columns_that_tell_no_products(shop, kind):
+    """Rows share a price by chance; a kind in fewer words is a word; what each row has alone groups nothing."""
+    write(shop / "table.csv", with_products(x=NO_PRODUCTS[kind]))
+    draft(shop)
+    assert "group" not in json.loads((shop / "draft.json").read_text(encoding="utf-8"))
+
+
+# --- a folder of folders -----------------------------------------------------------------------------
+
+
+def folders(root, *parts):
+    """Photos in folders of classes, with nothing in them: 40 of a dress, 20 of a coat, 4 of a cape."""
+    for part in parts:
+        for i in range(64):
+            photo = root / part / ("dress" if i < 40 else "Long coat" if i < 60 else "cape") / f"{i}.jpg"
+            photo.parent.mkdir(parents=True, exist_ok=True)
+            photo.touch()
+
+
+def test_a_folder_of_folders(tmp_path, capsys):
+    folders(tmp_path / "photos", "")
+    (tmp_path / "photos" / "cover.jpg").touch()
+    (tmp_path / "photos" / "notes.txt").touch()
+    (tmp_path / "photos" / "dress" / "long").mkdir()
+    (tmp_path / "photos" / "dress" / "long" / "1.jpg").touch()
+    arguments = [str(tmp_path / "photos"), "--output", str(tmp_path / "shop.json")]
+    main(arguments)
+    content = json.loads((tmp_path / "shop.json").read_text(encoding="utf-8"))
+    assert content["train"] == {"table": "shop.train.csv", "photos": "photos"} and content["val"] == 0.2
+    assert list(content["attributes"]) == ["class"] and content["attributes"]["class"]["ignore"] == ["cape"]
+    assert list(content["attributes"]["class"]["classes"]) == ["dress", "Long coat"]
+    said = capsys.readouterr().out
+    assert "shop.train.csv: 66 photos and the folders they are in\n" in said
+    assert said.splitlines()[1].split() == ["class", "2", "67%", "1", "4", "0"]
+    with open(tmp_path / "shop.train.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert (
+        rows[0] == ["file", "class"] and ["dress/long/1.jpg", "dress"] in rows and ["cover.jpg", ""] in rows
+    )
+    tables = read_tables(str(tmp_path), read_attributes(str(tmp_path / "shop.json")))
+    assert sum(len(part.names) for part in tables.values()) == 66
+    # Nothing is overwritten.
+    (tmp_path / "shop.json").unlink()
+    assert exit_code(lambda: main(arguments)) == 2
+    assert (
+        "shop.train.csv: is there already" in capsys.readouterr().err
+        and not (tmp_path / "shop.json").exists()
+    )
+
+
+def test_a_folder_with_parts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders(tmp_path / "data", "train", "valid", "test")
+    (tmp_path / "elsewhere").mkdir()
+    main(["data/", "--output", "elsewhere/shop.json"])
+    content = json.loads((tmp_path / "elsewhere" / "shop.json").read_text(encoding="utf-8"))
+    tables = {part: content[part] for part in ("train", "val", "test")}
+    assert tables == {part: {"table": f"shop.{part}.csv", "photos": "data"} for part in tables}
+    found = read_tables(".", read_attributes("elsewhere/shop.json"), tuple(tables))
+    assert {part: len(table.names) for part, table in found.items()} == dict.fromkeys(tables, 64)
+    assert all(name.startswith("valid/") for name in found["val"].names)
+
+
+def test_a_class_may_be_called_train(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for i in range(60):
+        (tmp_path / "toys" / ("train", "car")[i % 2]).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "toys" / ("train", "car")[i % 2] / f"{i}.jpg").touch()
+    main(["toys", "--output", "toys.json"])
+    assert read_attributes("toys.json")["class"].classes == ("car", "train")
+
+
+def loose(folder):
+    (folder / "photos").mkdir()
+    (folder / "photos" / "1.jpg").touch()
+
+
+def leads_out(folder):
+    folders(folder / "photos", "")
+    (folder / "1.jpg").touch()
+    (folder / "photos" / "dress" / "x.jpg").symlink_to(folder / "1.jpg")
+
+
+@pytest.mark.parametrize(
+    "make, problem",
+    [
+        (lambda folder: (folder / "photos").mkdir(), "a folder without photos"),
+        (loose, "photos: no column can be an attribute:\n  class: fewer than 2 different values"),
+        (leads_out, "dress/x.jpg leads out of"),
+    ],
+)
+def test_a_folder_that_is_refused_leaves_nothing_behind(tmp_path, capsys, make, problem):
+    make(tmp_path)
+    assert exit_code(lambda: main([str(tmp_path / "photos"), "--output", str(tmp_path / "shop.json")])) == 2
+    assert problem in capsys.readouterr().err
+    assert not list(tmp_path.glob("shop*"))
+
+
+def test_a_table_needs_its_photos(shop, capsys):
+    assert exit_code(lambda: main([str(shop / "table.csv"), "--output", str(shop / "draft.json")])) == 2
+    assert "a table needs --image" in capsys.readouterr().err
+
+
+# --- what training would refuse ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", [[], ["--skip-unreadable"]])
+def test_names_without_an_ending_say_what_to_write(shop, capsys, more):
+    """If all photos are missing, none can be left out, as in training."""
+    (shop / "photos" / "a.5.jpg").touch()
+    (shop / "photos" / "1.png").touch()
+    names = ["a.5", *range(1, 10)] * 12
+    write(shop / "table.csv", [["file", "kind"], *([name, "ab"[i % 2]] for i, name in enumerate(names))])
+    assert exit_code(lambda: draft(shop, *more)) == 2 and not (shop / "draft.json").exists()
+    said = capsys.readouterr().err
+    assert f"{ROWS} photos of the table are missing; none is in {shop}/photos/:\n" in said
+    assert "photos/2: No such file or directory; write 2.jpg, with its ending\n" in said
+    assert "write a.5.jpg, with its ending\n" in said and "there is 1.jpg, 1.png\n" in said
 
 
 def links(shop):
@@ -267,7 +552,7 @@ def test_each_frequent_value_of_a_list_is_an_attribute(shop, capsys):
         },
     }  # fmt: skip
     said = capsys.readouterr().out
-    assert "left out: tags: 37 of its 40 values: under 20 photos, or all\n" in said
+    assert "left out: tags: 37 of its 40 values: too few photos have them, or have not\n" in said
     known = [i for i in range(ROWS) if i % 10 != 9]
     yes = [i for i in known if i % 3 > 0]
     row = next(line for line in said.splitlines() if line.startswith("tags Floral")).split()

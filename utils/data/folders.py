@@ -110,8 +110,12 @@ class PhotoFolder:
         return os.path.join(self._real[folder], last)
 
     def near(self, name):
-        """For a message about a photo that is not there: those with nearly its name."""
-        near = [one for one in self._by_trunk[_trunk(name)] if one.isprintable()]
+        """For a message about a photo that is not there: those with nearly its name, or with an ending that this lacks."""
+        trunks = {_trunk(name), _trunk(f"{name}.jpg")}  # what stands behind a dot may be no ending
+        near = [one for trunk in trunks for one in self._by_trunk[trunk] if one.isprintable()]
+        whole = [one for one in near if os.path.splitext(_plain_path(one))[0] == _plain_path(name)]
+        if len(whole) == 1:
+            return f"; write {excerpt(whole[0])}, with its ending"
         return f"; there is {excerpt(', '.join(near[:3]))}" if near else ""
 
     @functools.cached_property

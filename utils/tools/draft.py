@@ -1,8 +1,11 @@
-"""Drafts a file of attributes from a table.
+"""Drafts a file of attributes from a table, or from a folder that has a folder of photos for each class.
 
 python -m utils.tools.draft TABLE.csv --image COLUMN --photos FOLDER --output FILE.json
+python -m utils.tools.draft FOLDER --output FILE.json
 """
 
+import contextlib
+import csv
 import json
 import os
 import shlex
@@ -10,74 +13,127 @@ import sys
 
 import pandas
 
-from utils.base.cli import Parser, exit_code, new_file
-from utils.base.errors import UserError, shortened, visible
+from utils.base.cli import Parser, exit_code, new_file, number
+from utils.base.errors import UserError, counted, listed, shortened, visible
 from utils.base.files import atomic
 from utils.base.log import table
-from utils.data.attributes import MAX_NAME, UNKNOWN, Attributes, is_text, plain_name
+from utils.data.attributes import MAX_NAME, Attributes, is_text, plain_name
 from utils.data.dataset import MISSING, read_tables
+from utils.data.folders import find_photos
 from utils.data.tables import count_classes, read_rows
 
 SHARE = 0.2  # held out for validation
-MOST = 50  # different values of a column that becomes an attribute
-FEW = 10  # photos of a class: fewer are pointed out
+MOST = 100  # classes of a column that becomes an attribute
+FEW = 3  # held-out photos of a class: fewer are pointed out
+SHOWN = 20  # names in a line
+HEADER = ("attribute", "classes", "largest", "not known", "ignored", f"under {FEW} held out")
+# Folders that may stand above those of the classes, and the parts of the data set that they are.
+PARTS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
+
+# Columns of lists.
 SEPARATORS = "|;,"  # of the values of one cell
-SEVERAL = 0.1  # share of the cells that hold one, in a column whose cells are lists
-OFTEN = 20  # photos that have a value of such a list, for it to become an attribute
-HEADER = ("attribute", "classes", "largest", "not known", f"under {FEW} photos", "none held out")
+SEVERAL = 0.1  # share of the cells that hold one
+OFTEN = 20  # photos of a value that comes again
+
+# Columns of numbers, some with a unit, or with a sign between thousands.
+UNIT = r"(?:[€$£¥₩₹%\"]|(?i:eur|usd|gbp|krw|jpy|chf|[mck]m|inch|in|[mk]?g|oz|lbs?|[mc]l|den)|[ml]|원|円|元)"
+AMOUNT = rf"^(?:{UNIT} ?)?([+-]?[\d.,' ]*\d)(?: ?{UNIT})?$"
+THOUSANDS = r"[.,' ](?=\d{3}(?:\D|$))"
+DATE = r"(?:(?:19|20)\d\d[-./]\d\d?|\d\d?[-./]\d\d?[-./](?:19|20)?\d\d)(?!\d).*"
+MOSTLY = 0.9  # share of a column's cells that are such
+MEASURES = "years or dates", "numbers with a unit", "numbers that look like a measure"
+IDS = "numbers that look like a measure or an id"
+
+# Columns that tell products.
+NAMES = r"\d|\S+ \S+ \S"  # numbers, or several words
+MOST_ROWS = 20  # of one product, on average
+NO_GROUP = None, "none"
+AGREE = 0.8  # how far they agree in another column: 0, as any two rows do, to 1, always
 
 
-def draft(path, image, photos, encoding="utf-8"):
-    """A file of attributes for a table: each column with 2 to 50 different values becomes an attribute; of a column
-    whose cells are lists, each value that 20 photos or more have.
+def draft(source, frame, content, min_photos=10, group=None):
+    """A file of attributes for the rows of a table: each column with 2 to 100 classes becomes an attribute; of a column
+    whose cells are lists, each value that some photos have, and others have not.
 
-    Args: `image`, the column with the photo's name; `photos`, their folder, relative to the table's.
-    Returns: (content of the file, a line for each column that is left out). Raises: UserError if it would hold no attribute.
+    Args: `source`, for messages; `frame`, texts; `content`, what the file says of tables and photos; `min_photos`,
+        classes of fewer are ignored; `group`, the column that tells products, "none" for none; without, it is looked for.
+    Returns: (content of the file, lines about the columns that are no attributes).
+    Raises: UserError if the file would hold no attribute.
     """
-    frame = pandas.DataFrame(read_rows(path, [image], encoding), dtype=str)
-    attributes, left_out = {}, []
-    for column in frame.columns.drop(image, errors="ignore"):
-        cells = frame[column].str.split().str.join(" ")
-        known = cells[cells != ""]
-        separator, values = _lists(known)
-        reason = _why_not(column, known, separator)
-        if reason:
-            left_out.append(f"{column or '(no name)'}: {reason}")
-            continue
-        # Of spellings that `plain_name` does not tell apart, the most frequent stands for all.
-        groups = values.groupby(values.map(plain_name).to_numpy())
-        spellings = {one.value_counts().index[0]: one.index for _, one in groups}
-        found = {column: {"column": column, "classes": {key: {} for key in spellings}}}
-        if separator is not None:
-            about, known_photos = {"column": column, "separator": separator}, values.index.nunique()
-            often = [one for one, rows in spellings.items() if OFTEN <= rows.nunique() < known_photos]
-            named = {f"{column} {one}": {**about, "contains": one} for one in often}
-            found = {name: attribute for name, attribute in named.items() if is_text(name)}
-            if len(found) < len(spellings):
-                rare = f"{len(spellings) - len(found)} of its {len(spellings)} values"
-                left_out.append(f"{column}: {rare}: under {OFTEN} photos, or all")
+    attributes, left_out, cells = {}, {}, {}
+    for column in frame.columns.drop([content["image"], group], errors="ignore"):
+        known = frame[column].str.split().str.join(" ")
+        known = known[known != ""]
+        cells[column] = known.map(plain_name)
+        found, reason = _found(column, known, cells[column], min_photos)
+        left_out.update({column: reason} if reason else {})
         for text, attribute in found.items():
             name = text.replace("/", " ")
             while name in attributes:
                 name += " 2"
             attributes[name] = attribute
     if not attributes:
-        raise UserError(f"{path}: no column can be an attribute:\n{shortened(left_out)}")
-    content = {"image": image, "train": {"table": os.path.basename(path), "photos": photos}, "val": SHARE}
+        reasons = shortened(map(": ".join, left_out.items()))
+        raise UserError(f"{source}: no column can be an attribute:\n{reasons}")
+    others = {one["column"] for one in attributes.values()}
+    ids = {name: cells[name] for name, why in left_out.items() if name not in others and why not in MEASURES}
+    products = [name for name, own in ids.items() if any(_agree(own, cells[other]) for other in others)]
+    lines = []
+    if group is None and products:
+        # Of the fewest values: a product on both sides of the split is worse than two that stay together.
+        group = min(products, key=lambda name: ids[name].nunique())
+        count = counted(ids[group].nunique(), "value", "values")
+        said = "rows that share one agree as photos of one product do, and are held out together"
+        lines = [f"group: {group}, {count}: {said}; --group none or --group COLUMN if that is wrong"]
+    for name, reason in left_out.items():
+        rows = len(cells[name]) / max(1, cells[name].nunique())
+        asks = name in products or (name in ids and 1.5 < rows <= MOST_ROWS)
+        hint = f'; if it tells products, each with several photos, add "group": "{name}"' if asks else ""
+        lines += [f"left out: {name or '(no name)'}: {reason}{hint}"] if name != group else []
+    content = {**content, **({} if group in NO_GROUP else {"group": group})}
     content.update({"unknown": [""], "exif": True, "attributes": attributes})
-    for name, one in Attributes(content, path).items():
-        attributes[name]["classes"] = {
-            key: {"prompt": said} for key, (said,) in zip(one.classes, one.prompts)
-        }
-    return content if encoding == "utf-8" else {"encoding": encoding, **content}, left_out
+    for name, one in Attributes(content, source).items():
+        prompts = zip(one.classes, one.prompts)
+        attributes[name]["classes"] = {key: {"prompt": said} for key, (said,) in prompts}
+    return content, lines
 
 
-def _lists(known):
+def _found(column, known, plain, min_photos):
+    """What a column becomes: (name -> attribute of the file, why it or something of it is left out, or None).
+
+    Args: its cells that say something, and these as `plain_name` makes them.
+    """
+    if not is_text(column):
+        return {}, "its name is empty or cannot be used"
+    if plain.nunique() < 2:
+        return {}, "fewer than 2 different values"
+    reason = _why_numbers(known)
+    if reason:
+        return {}, reason
+    separator, values = _lists(known, plain)
+    # Of spellings that `plain_name` does not tell apart, the most frequent stands for all.
+    groups = values.groupby(values.map(plain_name).to_numpy())
+    photos = {one.value_counts().index[0]: one.index.nunique() for _, one in groups}
+    if separator:
+        most, about = values.index.nunique() - min_photos, {"column": column, "separator": separator}
+        often = [name for name, count in photos.items() if min_photos <= count <= most]
+        named = {f"{column} {name}": {**about, "contains": name} for name in often}
+        found = {name: attribute for name, attribute in named.items() if is_text(name)}
+        rare = f"{len(photos) - len(found)} of its {len(photos)} values"
+        return found, f"{rare}: too few photos have them, or have not" if len(found) < len(photos) else None
+    often = {name: {} for name, count in photos.items() if count >= min_photos}
+    reason = _why_words(photos, often, min_photos)
+    if reason:
+        return {}, reason
+    rare = {"ignore": [name for name in photos if name not in often]} if len(often) < len(photos) else {}
+    return {column: {"column": column, "classes": often, **rare}}, None
+
+
+def _lists(known, plain):
     """Whether a column's cells are lists: (separator, values of all cells, by the cell's row), or (None, cells) if not.
 
     Most values of a list come again, in other company, too. Parts of sentences do not, nor those of one class's name.
     """
-    plain = known.map(plain_name)
     # Lists in the form of a program's would be taken apart with their quotation marks.
     for separator in "" if known.str.startswith("[").any() else SEPARATORS:
         values = known.str.split(separator).explode().str.strip()
@@ -92,49 +148,121 @@ def _lists(known):
     return None, known
 
 
-def _why_not(column, known, separator):
-    """Why a column is no attribute; None if it is one. Args: its cells that say something; as of `_lists`."""
-    count = known.map(plain_name).nunique()
-    hint = f'; if it tells products, each with several photos, add "group": "{column}"'
-    hint = hint if len(known) > 1.5 * count else ""
-    amounts = known.str.replace(",", ".", regex=False).str.replace(r"[€$£¥₩]|EUR|USD|KRW", "", regex=True)
-    numbers = pandas.to_numeric(amounts, errors="coerce")
-    if not is_text(column):
-        return "its name is empty or cannot be used"
-    if count < 2:
-        return "fewer than 2 different values"
-    if numbers.notna().all():
-        apart = numbers.max() - numbers.min() >= 2 * count
-        parts = (numbers % 1 != 0).any()
-        if parts or apart or len(known) < 5 * count:
-            return f"numbers that look like a measure or an id{'' if parts else hint}"
-    if separator is not None:
+def _why_numbers(known):
+    """Why a column of numbers is no attribute; None for one of words, or of codes."""
+    amounts = known.str.extract(AMOUNT, expand=False)
+    plain = amounts.str.replace(THOUSANDS, "", regex=True).str.replace(",", ".", regex=False)
+    numbers = pandas.to_numeric(plain, errors="coerce")
+    if (numbers.between(1900, 2100) | known.str.fullmatch(DATE)).mean() >= MOSTLY:
+        return MEASURES[0]
+    if numbers.notna().mean() < MOSTLY:
         return None
-    if count > MOST:
-        return f"{count} different values, more than {MOST}{hint}"
-    if len(known) < 2 * count:
-        return "nearly every row has a value of its own"
-    if not all(map(is_text, known.unique())):
+    if (amounts != known)[numbers.notna()].any():
+        return MEASURES[1]
+    if (numbers % 1 > 0).any():
+        return MEASURES[2]
+    apart = numbers.max() - numbers.min() >= 2 * numbers.nunique()
+    return IDS if apart or len(known) < 5 * numbers.nunique() else None
+
+
+def _why_words(photos, often, min_photos):
+    """Why a column of words is no attribute; None if it is one. Args: value -> its photos; the values that are classes."""
+    total = sum(photos.values())
+    if len(often) < 2 or 2 * sum(photos[name] for name in often) < total:
+        few = f"{len(often)} of them on {min_photos} photos or more"
+        return f"{len(photos)} different values, {few}: {_listed(photos, 5)}"
+    if len(often) > MOST or total < 2 * len(often):
+        return f"{len(often)} different values, more than {MOST} or one for nearly every row"
+    if not all(map(is_text, often)):
         return f"values that are longer than {MAX_NAME} characters or cannot be printed"
     return None
 
 
-def _figures(name, attributes, tables):
-    """The row of an attribute in the table that is shown."""
-    train, val = (count_classes(one.labels[name], attributes.sizes[name]) for one in tables.values())
-    counts, unknown = train + val, sum((one.labels[name] == UNKNOWN).sum() for one in tables.values())
-    share = f"{counts.max() / counts.sum():.0%}"
-    return name, len(counts), share, unknown, (counts < FEW).sum(), (val == 0).sum()
+def _agree(names, other):
+    """Whether rows of one name agree in another column, far more than any two rows do; never if it is no such name."""
+    if names.str.contains(NAMES).mean() < MOSTLY or len(names) > MOST_ROWS * names.nunique():
+        return False
+    both = pandas.DataFrame({"name": names, "other": other}).dropna().sort_values("name", kind="stable")
+    same = (both == both.shift())[both["name"] == both["name"].shift()]["other"].mean()
+    chance = (both["other"].value_counts(normalize=True) ** 2).sum()
+    return same - chance > AGREE * (1 - chance)  # False for NaN, of names that no two rows share
+
+
+# --- the program -------------------------------------------------------------------------------------
+
+
+def _from_folder(args):
+    """Of a folder of folders: (folder of the data set, what the file says of tables and photos, all rows, the tables to write).
+
+    There is a table for each part, path -> rows, beside the folder, and called like the file of attributes.
+    """
+    names = [name.split("/") for name in find_photos(args.table, args.follow_links)]
+    tops = {name[0] for name in names if len(name) > 1}
+    apart = "train" in tops and tops <= set(PARTS)
+    above, photos = os.path.split(os.path.normpath(args.table))
+    table, header = os.path.splitext(os.path.basename(args.output))[0], ("file", "class")
+    content, tables = {"image": "file", "train": {}, "val": SHARE}, {}
+    for name in names:
+        part = PARTS.get(name[0], "train") if apart else "train"
+        content[part] = {"table": f"{table}.{part}.csv", "photos": photos}
+        rows = tables.setdefault(os.path.join(above, content[part]["table"]), [header])
+        rows.append(("/".join(name), (name[:-1][apart:] or [""])[0]))
+    for path in filter(os.path.lexists, tables):
+        raise UserError(f"{path}: is there already, where a table would be written; name another --output")
+    rows = [row for table in tables.values() for row in table[1:]]
+    return above or ".", content, pandas.DataFrame(rows, columns=header), tables
+
+
+def _from_table(args):
+    """The same of a table."""
+    if not (args.image and args.photos):
+        raise UserError("a table needs --image, its column of the photos' names, and --photos, their folder")
+    data_dir = os.path.dirname(args.table) or "."
+    if not os.path.isdir(os.path.join(data_dir, args.photos)):
+        raise UserError(f"--photos {args.photos}: no such folder in {data_dir}, the table's")
+    content = {} if args.encoding == "utf-8" else {"encoding": args.encoding}
+    train = {"table": os.path.basename(args.table), "photos": args.photos}
+    content.update({"image": args.image, "train": train, "val": SHARE})
+    columns = [args.image, *([] if args.group in NO_GROUP else [args.group])]
+    return data_dir, content, pandas.DataFrame(read_rows(args.table, columns, args.encoding), dtype=str), {}
+
+
+def _listed(counts, most=SHOWN):
+    """Names and counts for one line, the largest first."""
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    return listed([f"{name} {count}" for name, count in ordered], most)
+
+
+def _show(attributes, frame, tables, min_photos):
+    """Print what the attributes are: their classes with their photos, what is ignored, and which classes have few held out."""
+    rows, lines, few = [], [], []
+    for name, one in attributes.items():
+        known = [count_classes(part.labels[name], len(one.classes)) for part in tables.values()]
+        held_out, photos = known[1], sum(known)
+        cells = frame[one.column].map(plain_name).value_counts()
+        ignored = {cell: cells[plain_name(cell)] for cell in one.ignore}
+        unknown = len(frame) - photos.sum() - sum(ignored.values())
+        low = [f"{key} {n} of {all_}" for key, n, all_ in zip(one.classes, held_out, photos) if n < FEW]
+        share = f"{photos.max() / photos.sum():.0%}"
+        rows.append((name, len(photos), share, unknown, sum(ignored.values()), len(low)))
+        also = f"; ignored, under {min_photos} photos: {_listed(ignored)}" if ignored else ""
+        lines.append(f"{name}: {_listed(dict(zip(one.classes, photos)))}{also}")
+        few += [f"under {FEW} held out: {name}: {listed(low, MOST)}"] if low else []
+    way_out = 'take more photos, merge classes in the table, or ignore them (--min-photos, "ignore")'
+    few += [f"  the scores of such classes say little: {way_out}"] if few else []
+    print("\n".join(map(visible, [*table(rows, HEADER), *lines, *few])))
 
 
 # fmt: off
 def get_args_parser():
     p = Parser(prog="python -m utils.tools.draft", description=__doc__.splitlines()[0])
-    p.add_argument("table", help="CSV file with a header, a row for each photo", metavar="TABLE.csv")
-    p.add_argument("--image", required=True, help="column with the photo's name", metavar="COLUMN")
-    p.add_argument("--photos", required=True, help="folder of the photos, relative to the table's", metavar="FOLDER")
+    p.add_argument("table", help="CSV file with a header, a row for each photo; or a folder that has a folder of photos for each class", metavar="TABLE.csv|FOLDER")
+    p.add_argument("--image", help="column of the table with the photo's name", metavar="COLUMN")
+    p.add_argument("--photos", help="folder of the photos, relative to the table's", metavar="FOLDER")
     p.add_argument("--output", type=new_file, required=True, help="file to write", metavar="FILE.json")
     p.add_argument("--encoding", default="utf-8", help="of the table, such as cp949", metavar="NAME")
+    p.add_argument("--min-photos", type=number(int, 1), default=10, help="classes of fewer photos are ignored", metavar="N")
+    p.add_argument("--group", help="column that tells products, each with several photos, or 'none'; without, it is looked for", metavar="COLUMN")
     p.photo_options(p)
     return p
 # fmt: on
@@ -142,23 +270,32 @@ def get_args_parser():
 
 def main(argv=None):
     args = get_args_parser().parse_args(argv)
-    data_dir = os.path.dirname(args.table) or "."
-    if not os.path.isdir(os.path.join(data_dir, args.photos)):
-        raise UserError(f"--photos {args.photos}: no such folder in {data_dir}, the table's")
-    if os.path.exists(args.output):
+    if os.path.lexists(args.output):
         raise UserError(f"--output {args.output}: is there already, perhaps edited; name another file")
-    content, left_out = draft(args.table, args.image, args.photos, args.encoding)
-    how = {"skip_unreadable": args.skip_unreadable, "follow_links": args.follow_links}
-    attributes = Attributes(content, args.output)
-    tables = read_tables(data_dir, attributes, **how)  # as training will
-    print("\n".join(table([_figures(name, attributes, tables) for name in attributes], HEADER)))
-    print("".join(f"left out: {visible(line)}\n" for line in left_out), end="")
+    data_dir, content, frame, written = (_from_folder if os.path.isdir(args.table) else _from_table)(args)
+    content, lines = draft(args.table, frame, content, args.min_photos, args.group)
+    attributes, parts = Attributes(content, args.output), [part for part in PARTS if part in content]
+    with contextlib.ExitStack() as undo:
+        for path, rows in written.items():
+            with atomic(path) as file:
+                csv.writer(file).writerows(rows)
+            undo.callback(os.remove, path)
+        # As training will.
+        tables = read_tables(
+            data_dir, attributes, parts, args.skip_unreadable, follow_links=args.follow_links
+        )
+        undo.pop_all()
+    _show(attributes, frame, tables, args.min_photos)
+    print("".join(f"{visible(line)}\n" for line in lines), end="")
     missing = sum(split.stamps.count(MISSING) for split in tables.values())
     if missing:
-        print(f"{missing} photos of the table are missing and left out")
+        print(f"{counted(missing, 'photo is', 'photos are')} missing and left out")
     with atomic(args.output) as file:
         file.write(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
-    print(f"{args.output}: {len(attributes)} attributes; mend its prompts, in English. Then train with")
+    for path, rows in written.items():
+        print(f"{path}: {len(rows) - 1} photos and the folders they are in")
+    said = counted(len(attributes), "attribute", "attributes")
+    print(f"{args.output}: {said}; mend its prompts, in English. Then train with")
     print(f"  --attributes {shlex.quote(args.output)} --data-dir {shlex.quote(data_dir)}")
 
 
