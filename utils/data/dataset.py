@@ -56,8 +56,7 @@ def read_tables(data_dir, attributes, splits=SPLITS, skip_unreadable=False, boxe
     Args: `attributes` with the layout of `data_dir`; with `skip_unreadable`, photos may be missing; with
         `boxes`, those of the table are read, too; with `follow_links`, links may lead out of the photos' folder.
     Returns: dict part -> Table.
-    Raises: UserError for what is wrong with a table, and one that lists all missing photos of all splits,
-        with `skip_unreadable` if none is there of one.
+    Raises: UserError for what is wrong with a table, and one that lists all missing photos of all splits.
     """
     layout = attributes.layout
     if boxes and not layout.box:
@@ -83,11 +82,9 @@ def read_tables(data_dir, attributes, splits=SPLITS, skip_unreadable=False, boxe
             table = table.rows(np.flatnonzero(chosen))
         missing += _stamp(table)
         tables[name] = table
-    gone = [table.photos.prefix for table in tables.values() if set(table.stamps) == {MISSING}]
-    if missing and (gone or not skip_unreadable):
+    if missing and not skip_unreadable:
         said = counted(len(missing), "photo of the table is missing", "photos of the table are missing")
-        way_out = f"none is in {gone[0]}" if gone else LEAVE_OUT
-        raise UserError(f"{said}; {way_out}:\n{shortened(missing)}")
+        raise UserError(f"{said}; {LEAVE_OUT}:\n{shortened(missing)}")
     return tables
 
 

@@ -284,6 +284,9 @@ def main(argv=None):
         tables = read_tables(
             data_dir, attributes, parts, args.skip_unreadable, follow_links=args.follow_links
         )
+        for part in (one for one in tables.values() if set(one.stamps) == {MISSING}):
+            name, folder = part.names[0], part.photos
+            raise UserError(f"none of the photos is in {folder.prefix}, such as {name}{folder.near(name)}")
         undo.pop_all()
     _show(attributes, frame, tables, args.min_photos)
     print("".join(f"{visible(line)}\n" for line in lines), end="")
