@@ -41,8 +41,7 @@ AMOUNT = rf"^(?:{UNIT} ?)?([+-]?[\d.,' ]*\d)(?: ?{UNIT})?$"
 THOUSANDS = r"[.,' ](?=\d{3}(?:\D|$))"
 DATE = r"(?:(?:19|20)\d\d[-./]\d\d?|\d\d?[-./]\d\d?[-./](?:19|20)?\d\d)(?!\d).*"
 MOSTLY = 0.9  # share of a column's cells that are such
-MEASURES = "years or dates", "numbers with a unit", "numbers that look like a measure"
-IDS = "numbers that look like a measure or an id"
+YEARS, UNITS, MEASURE = "years or dates", "numbers with a unit", "numbers that look like a measure"
 
 # Columns that tell products.
 NAMES = r"\d|\S+ \S+ \S"  # numbers, or several words
@@ -76,20 +75,22 @@ def draft(source, frame, content, min_photos=10, group=None):
         reasons = shortened(map(": ".join, left_out.items()))
         raise UserError(f"{source}: no column can be an attribute:\n{reasons}")
     others = {one["column"] for one in attributes.values()}
-    ids = {name: cells[name] for name, why in left_out.items() if name not in others and why not in MEASURES}
-    products = [name for name, own in ids.items() if any(_agree(own, cells[other]) for other in others)]
+    names = [
+        name for name, why in left_out.items() if name not in others and why not in (YEARS, UNITS, MEASURE)
+    ]
+    values = {name: cells[name].nunique() for name in names}
+    shared = [name for name in names if values[name] < len(cells[name]) <= MOST_ROWS * values[name]]
+    products = [name for name in shared if any(_agree(cells[name], cells[other]) for other in others)]
     lines = []
     if group is None and products:
         # Of the fewest values: a product on both sides of the split is worse than two that stay together.
-        group = min(products, key=lambda name: ids[name].nunique())
-        count = counted(ids[group].nunique(), "value", "values")
+        group = min(products, key=values.get)
         said = "rows that share one agree as photos of one product do, and are held out together"
-        lines = [f"group: {group}, {count}: {said}; --group none or --group COLUMN if that is wrong"]
+        lines = [f"group: {group}, {values[group]} values: {said} (--group none, or another)"]
     for name, reason in left_out.items():
-        rows = len(cells[name]) / max(1, cells[name].nunique())
-        asks = name in products or (name in ids and 1.5 < rows <= MOST_ROWS)
-        hint = f'; if it tells products, each with several photos, add "group": "{name}"' if asks else ""
-        lines += [f"left out: {name or '(no name)'}: {reason}{hint}"] if name != group else []
+        hint = f'; if it tells products, each with several photos, add "group": "{name}"'
+        line = f"left out: {name or '(no name)'}: {reason}{hint if name in shared else ''}"
+        lines += [line] if name != group else []
     content = {**content, **({} if group in NO_GROUP else {"group": group})}
     content.update({"unknown": [""], "exif": True, "attributes": attributes})
     for name, one in Attributes(content, source).items():
@@ -103,30 +104,23 @@ def _found(column, known, plain, min_photos):
 
     Args: its cells that say something, and these as `plain_name` makes them.
     """
-    if not is_text(column):
-        return {}, "its name is empty or cannot be used"
-    if plain.nunique() < 2:
-        return {}, "fewer than 2 different values"
-    reason = _why_numbers(known)
-    if reason:
-        return {}, reason
     separator, values = _lists(known, plain)
     # Of spellings that `plain_name` does not tell apart, the most frequent stands for all.
     groups = values.groupby(values.map(plain_name).to_numpy())
     photos = {one.value_counts().index[0]: one.index.nunique() for _, one in groups}
-    if separator:
-        most, about = values.index.nunique() - min_photos, {"column": column, "separator": separator}
-        often = [name for name, count in photos.items() if min_photos <= count <= most]
-        named = {f"{column} {name}": {**about, "contains": name} for name in often}
-        found = {name: attribute for name, attribute in named.items() if is_text(name)}
-        rare = f"{len(photos) - len(found)} of its {len(photos)} values"
-        return found, f"{rare}: too few photos have them, or have not" if len(found) < len(photos) else None
-    often = {name: {} for name, count in photos.items() if count >= min_photos}
-    reason = _why_words(photos, often, min_photos)
+    reason = _why_not(column, known, separator, photos, min_photos)
     if reason:
         return {}, reason
-    rare = {"ignore": [name for name in photos if name not in often]} if len(often) < len(photos) else {}
-    return {column: {"column": column, "classes": often, **rare}}, None
+    if separator is None:
+        often = {name: {} for name, count in photos.items() if count >= min_photos}
+        rare = [name for name in photos if name not in often]
+        return {column: {"column": column, "classes": often, "ignore": rare}}, None
+    most, about = values.index.nunique() - min_photos, {"column": column, "separator": separator}
+    often = [name for name, count in photos.items() if min_photos <= count <= most]
+    named = {f"{column} {name}": {**about, "contains": name} for name in often}
+    found = {name: attribute for name, attribute in named.items() if is_text(name)}
+    rare = f"{len(photos) - len(found)} of its {len(photos)} values"
+    return found, f"{rare}: too few photos have them, or have not" if len(found) < len(photos) else None
 
 
 def _lists(known, plain):
@@ -148,44 +142,38 @@ def _lists(known, plain):
     return None, known
 
 
-def _why_numbers(known):
-    """Why a column of numbers is no attribute; None for one of words, or of codes."""
+def _why_not(column, known, separator, photos, min_photos):
+    """Why a column is no attribute; None if it is one. Args: its cells that say something; as of `_lists`; value -> its photos."""
     amounts = known.str.extract(AMOUNT, expand=False)
     plain = amounts.str.replace(THOUSANDS, "", regex=True).str.replace(",", ".", regex=False)
     numbers = pandas.to_numeric(plain, errors="coerce")
-    if (numbers.between(1900, 2100) | known.str.fullmatch(DATE)).mean() >= MOSTLY:
-        return MEASURES[0]
-    if numbers.notna().mean() < MOSTLY:
-        return None
-    if (amounts != known)[numbers.notna()].any():
-        return MEASURES[1]
-    if (numbers % 1 > 0).any():
-        return MEASURES[2]
-    apart = numbers.max() - numbers.min() >= 2 * numbers.nunique()
-    return IDS if apart or len(known) < 5 * numbers.nunique() else None
-
-
-def _why_words(photos, often, min_photos):
-    """Why a column of words is no attribute; None if it is one. Args: value -> its photos; the values that are classes."""
-    total = sum(photos.values())
-    if len(often) < 2 or 2 * sum(photos[name] for name in often) < total:
-        few = f"{len(often)} of them on {min_photos} photos or more"
-        return f"{len(photos)} different values, {few}: {_listed(photos, 5)}"
-    if len(often) > MOST or total < 2 * len(often):
-        return f"{len(often)} different values, more than {MOST} or one for nearly every row"
-    if not all(map(is_text, often)):
-        return f"values that are longer than {MAX_NAME} characters or cannot be printed"
-    return None
+    mostly, count = numbers.notna().mean() >= MOSTLY, numbers.nunique()
+    apart = numbers.max() - numbers.min() >= 2 * count or len(known) < 5 * count
+    words, often = separator is None, [name for name, its in photos.items() if its >= min_photos]
+    few = len(often) < 2 or 2 * sum(map(photos.get, often)) < len(known)
+    several = f"{len(photos)} different values, {len(often)} of them on {min_photos} photos or more"
+    reasons = {
+        "its name is empty or cannot be used": not is_text(column),
+        "fewer than 2 different values": len(photos) < 2,
+        YEARS: (numbers.between(1900, 2100) | known.str.fullmatch(DATE)).mean() >= MOSTLY,
+        UNITS: mostly and (amounts != known)[numbers.notna()].any(),
+        MEASURE: mostly and (numbers % 1 > 0).any(),
+        f"{MEASURE} or an id": mostly and apart,
+        f"{several}: {_listed(photos, 5)}": words and few,
+        f"{several}, but {MOST} at most": words and len(often) > MOST,
+        "nearly every row has a value of its own": words and len(known) < 2 * len(often),
+        f"values longer than {MAX_NAME} characters, or unprintable": words and not all(map(is_text, often)),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def _agree(names, other):
     """Whether rows of one name agree in another column, far more than any two rows do; never if it is no such name."""
-    if names.str.contains(NAMES).mean() < MOSTLY or len(names) > MOST_ROWS * names.nunique():
-        return False
     both = pandas.DataFrame({"name": names, "other": other}).dropna().sort_values("name", kind="stable")
     same = (both == both.shift())[both["name"] == both["name"].shift()]["other"].mean()
     chance = (both["other"].value_counts(normalize=True) ** 2).sum()
-    return same - chance > AGREE * (1 - chance)  # False for NaN, of names that no two rows share
+    agree = same - chance > AGREE * (1 - chance)  # False for NaN, where no two rows that share one are known
+    return agree and names.str.contains(NAMES).mean() >= MOSTLY
 
 
 # --- the program -------------------------------------------------------------------------------------
@@ -272,7 +260,7 @@ def main(argv=None):
     args = get_args_parser().parse_args(argv)
     if os.path.lexists(args.output):
         raise UserError(f"--output {args.output}: is there already, perhaps edited; name another file")
-    data_dir, content, frame, written = (_from_folder if os.path.isdir(args.table) else _from_table)(args)
+    folder, content, frame, written = (_from_folder if os.path.isdir(args.table) else _from_table)(args)
     content, lines = draft(args.table, frame, content, args.min_photos, args.group)
     attributes, parts = Attributes(content, args.output), [part for part in PARTS if part in content]
     with contextlib.ExitStack() as undo:
@@ -281,12 +269,11 @@ def main(argv=None):
                 csv.writer(file).writerows(rows)
             undo.callback(os.remove, path)
         # As training will.
-        tables = read_tables(
-            data_dir, attributes, parts, args.skip_unreadable, follow_links=args.follow_links
-        )
+        tables = read_tables(folder, attributes, parts, args.skip_unreadable, follow_links=args.follow_links)
         for part in (one for one in tables.values() if set(one.stamps) == {MISSING}):
-            name, folder = part.names[0], part.photos
-            raise UserError(f"none of the photos is in {folder.prefix}, such as {name}{folder.near(name)}")
+            name = part.names[0]
+            said = f"none of the photos is in {part.photos.prefix}, such as {name}"
+            raise UserError(said + part.photos.near(name))
         undo.pop_all()
     _show(attributes, frame, tables, args.min_photos)
     print("".join(f"{visible(line)}\n" for line in lines), end="")
@@ -299,7 +286,7 @@ def main(argv=None):
         print(f"{path}: {len(rows) - 1} photos and the folders they are in")
     said = counted(len(attributes), "attribute", "attributes")
     print(f"{args.output}: {said}; mend its prompts, in English. Then train with")
-    print(f"  --attributes {shlex.quote(args.output)} --data-dir {shlex.quote(data_dir)}")
+    print(f"  --attributes {shlex.quote(args.output)} --data-dir {shlex.quote(folder)}")
 
 
 if __name__ == "__main__":
