@@ -7,20 +7,21 @@ import sys
 
 from utils.base import log
 from utils.base.cli import Parser, exit_code, number
-from utils.base.errors import UserError
+from utils.base.errors import UserError, excerpt
 from utils.base.files import atomic, check_folder
 from utils.base.log import logger, score
-from utils.data.attributes import PARTS, UNKNOWN, read_attributes
+from utils.data.attributes import PARTS, read_attributes
 from utils.data.dataset import load_pixels, unreadable
 from utils.evaluation import metrics, pictures, plots
 from utils.evaluation.as_trained import read_as_trained
 from utils.evaluation.inference import load_classifier
-from utils.evaluation.predictions import prediction_header, probability_columns
+from utils.evaluation.predictions import PredictionTable, table_text
 from utils.nets.hub import ZERO_SHOT, weights_file
 
 PICTURES = ("confusion.png", "reliability.png", "mistakes.png")
-FILES = ("evaluation.json", "predictions.csv", "unreadable.txt", *PICTURES)
+FILES = ("evaluation.json", "predictions.csv", "classes.csv", "unreadable.txt", *PICTURES)
 MAX_MB = 25  # of the competition, 10^6 bytes
+MOST = 30  # classes of an attribute whose figures by class are printed
 
 
 # fmt: off
@@ -72,8 +73,10 @@ def figures_of(classifier, table, probabilities, **about):
         size = sum(weight.numel() for weight in classifier.net.parameters()) * 4
     else:
         size = os.path.getsize(weights_file(classifier.path))
-    about = {"checkpoint": classifier.path, "role": classifier.role, **about, "size_mb": size / 1e6}
-    about["score"] = figures["mean_top1"]  # as the competition counts it
+    for key, attribute in classifier.attributes.items():
+        figures["attributes"][key]["classes"] = attribute.classes  # names of the matrix's rows and columns
+    about = {"checkpoint": classifier.path, "role": classifier.role, "network": classifier.network, **about}
+    about.update(size_mb=size / 1e6, score=figures["mean_top1"])  # the score as the competition counts it
     return {**about, "unreadable": len(table.unreadable), **figures}
 
 
@@ -100,20 +103,42 @@ def draw_pictures(folder, result, attributes, labels, pixels, probabilities):
 
 def write_predictions(path, attributes, table, probabilities, encoding):
     """CSV, one row an image: name, predictions, labels (empty where not known), probabilities."""
-    said = [probabilities[key].argmax(axis=1) for key in attributes]
-    known = [["" if label == UNKNOWN else label for label in table.labels[key]] for key in attributes]
+    written = PredictionTable(attributes, labels=True, probabilities=True)
     with atomic(path, encoding=encoding) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(prediction_header(attributes, labels=True, probabilities=True))
-        writer.writerows(zip(table.names, *said, *known, *probability_columns(probabilities)))
+        writer.writerow(written.header)
+        writer.writerows(written.rows(table.names, probabilities, table.labels))
+
+
+def write_classes(path, result, encoding):
+    """CSV, one row a class: how many photos have its label, precision, recall and F1, empty where there is no photo to tell."""
+    with atomic(path, encoding=encoding) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["attribute", "class", "photos", "precision", "recall", "f1"])
+        for key, figures in result["attributes"].items():
+            for name, *values in zip(figures["classes"], *figures["by_class"].values()):
+                writer.writerow([table_text(key), table_text(name), *values])
 
 
 # --- on the terminal ---------------------------------------------------------------------------------
 
 
+def say_classes(result):
+    """The figures of each class, of attributes that have few."""
+    for key, figures in result["attributes"].items():
+        if len(figures["classes"]) <= MOST:
+            rows = [
+                [excerpt(name, 40), photos, *(score(share, ".3f") for share in shares)]
+                for name, photos, *shares in zip(figures["classes"], *figures["by_class"].values())
+            ]
+            logger.info("\n".join(["", *log.table(rows, [key, "photos", "precision", "recall", "F1"])]))
+    logger.info("")
+
+
 def say_evaluation(result, attributes):
     """The figures of one network."""
-    names = {"top1": "Top-1", "acsa": "ACSA", "macro_f1": "macro-F1", "ece": "calibration error"}
+    names = {"top1": "Top-1", "majority": "majority", "acsa": "ACSA", "macro_f1": "macro-F1"}
+    names["ece"] = "calibration error"
     if 2 in attributes.sizes.values():
         names["average_precision"] = "AP"
     rows = [[key, *(score(result["attributes"][key].get(name)) for name in names)] for key in attributes]
@@ -122,12 +147,13 @@ def say_evaluation(result, attributes):
     size = f"{result['size_mb']:.1f} MB on disk"
     if not read_attributes().differences(attributes):
         excess = "" if result["size_mb"] <= MAX_MB else ": too large to hand in"
-        size = (
-            f"competition's score (mean Top-1): {score(result['score'])}; {size}, of {MAX_MB} allowed{excess}"
-        )
+        best = f"competition's score (mean Top-1): {score(result['score'])}"
+        size = f"{best}; {size}, of {MAX_MB} allowed{excess}"
     images = f"{result['images']} images of {result['split']}{shown_groups(result)}"
-    logger.info(f"{result['checkpoint']}: {result['role']}, {images}")
+    logger.info(f"{result['checkpoint']}: {result['network']}, {images}")
     logger.info("\n".join(log.table(rows, ["", *names.values()])))
+    if result["warning"]:
+        logger.info(result["warning"])
     if result["split"] == "val" and result["checkpoint"] != ZERO_SHOT:
         logger.info(metrics.CHOSEN)
     logger.info(f"{size}\n")
@@ -145,7 +171,8 @@ def say_comparison(first, second):
         both, mean = [score(result[name]) for result in (first, second)], comparison[name]
         between = [score(mean["difference"], "+.4f"), shown_interval(mean["interval"], "+.4f")]
         rows.append([f"{title} mean", *both, *between, shown_p(mean["p"])])
-    logger.info(f"first:  {first['checkpoint']}\nsecond: {second['checkpoint']}")
+    for name, result in (("first: ", first), ("second:", second)):
+        logger.info(f"{name} {result['checkpoint']}: {result['network']}")
     logger.info("\n".join(log.table(rows, ["", "first", "second", "difference", "95 % interval", "p"])))
     tests = "attributes by McNemar's exact test, means by permutation of the pairs"
     tests = "by permutation of whole groups" if shown_groups(first) else tests
@@ -188,9 +215,12 @@ def main(argv=None):
         results.append(figures_of(classifier, table, said, split=args.split, prior=args.prior))
         # By its own labels: a class may have another number in the other network.
         hits.append({key: values.argmax(axis=1) == table.labels[key] for key, values in said.items()})
+        if len(classifiers) == 1:
+            say_classes(results[-1])
         say_evaluation(results[-1], attributes)
         write_figures(folder, results[-1])
         write_predictions(os.path.join(folder, FILES[1]), attributes, table, said, args.encoding)
+        write_classes(os.path.join(folder, FILES[2]), results[-1], args.encoding)
         draw_pictures(folder, results[-1], attributes, table.labels, photos, said)
     if len(results) == 2:
         tests = metrics.paired_tests(tables[0].labels, *hits, tables[0].groups)

@@ -5,6 +5,7 @@ import csv
 import hashlib
 import itertools
 import os
+import shlex
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.base.cli import Parser, cache_folder, exit_code, new_file, number
-from utils.base.errors import SkippedPhotos, UserError, shortened, visible
+from utils.base.errors import SkippedPhotos, UserError, counted, excerpt, shortened, visible
 from utils.base.files import atomic, check_new
 from utils.base.log import logger
 from utils.data.attributes import read_attributes
@@ -21,7 +22,7 @@ from utils.data.folders import PhotoFolder, find_photos
 from utils.data.photos import read_photos
 from utils.data.tables import read_table
 from utils.evaluation.inference import load_classifier
-from utils.evaluation.predictions import prediction_header, probability_columns, table_text
+from utils.evaluation.predictions import NUMBERS, PredictionTable, table_text
 from utils.nets.hub import CLIP_MODEL, ZERO_SHOT
 
 
@@ -34,8 +35,8 @@ def get_args_parser():
     p.add_argument("--clip-model", help=f"with zero-shot: hub name or local folder; without it, {CLIP_MODEL}", metavar="NAME")
     p.add_argument("--images", help="folder that the names in a CSV start from; without it, the CSV's own", metavar="DIR")
     p.add_argument("--output", type=new_file, default="predictions.csv", help="CSV file to write, a row for each photo", metavar="FILE")
-    p.switch(p, "--probabilities", "also write the probability of each class, 0 to 1")
-    p.add_argument("--names", help="write the classes' names: en their own, another language those of the attributes' file; without it their numbers", metavar="LANG")
+    p.switch(p, "--probabilities", "also write the probability of each class, 0 to 1, in a column that has its name")
+    p.add_argument("--names", help=f"how classes are written: en by their own names, another language by those of the attributes' file, {NUMBERS} by number; without it, own attributes have names, and the competition's numbers", metavar="LANG")
     p.prior_option(p)
     p.encoding_option(p)
     p.photo_options(p, skip=False)
@@ -52,7 +53,7 @@ def main(argv=None):
     options = {"clip_model": args.clip_model, "attributes": attributes, "prior": args.prior}
     classify = load_classifier(args.checkpoint, **options)
     attributes = classify.attributes
-    texts = class_texts(attributes, args.names)
+    table = PredictionTable(attributes, args.names, probabilities=args.probabilities)
     how = (args.images, attributes, args.follow_links)
     check_new(args.output, lambda head: note_of(args.output).exists(), args.paths)
     photos = [photo for path in args.paths for photo in photos_of(path, *how)]
@@ -60,17 +61,20 @@ def main(argv=None):
     good = readable(photos, attributes.layout.exif, skipped)
     with atomic(args.output, encoding=args.encoding) as file:
         writer = csv.writer(file)
-        writer.writerow(prediction_header(attributes, probabilities=args.probabilities))
+        writer.writerow(table.header)
         for batch in iter(lambda: list(itertools.islice(good, args.batch_size)), []):
             names, pixels = zip(*batch)
-            writer.writerows(zip(names, *columns(classify(np.stack(pixels)), texts, args.probabilities)))
+            writer.writerows(table.rows(names, classify(np.stack(pixels))))
+        if len(skipped) == len(photos):
+            raise SkippedPhotos(f"{args.output}: not written, since no photo can be read")
     with contextlib.suppress(OSError):
         note = note_of(args.output)
         note.parent.mkdir(parents=True, exist_ok=True)
         note.touch()
-    print(f"{len(photos) - len(skipped)} photos: {args.output}")
+    print(f"{counted(len(photos) - len(skipped), 'photo', 'photos')}: {args.output}")
     if skipped:
-        raise SkippedPhotos(f"{len(skipped)} of {len(photos)} photos cannot be read and were skipped")
+        unread = f"of {len(photos)} photos cannot be read and"
+        raise SkippedPhotos(counted(len(skipped), f"{unread} was skipped", f"{unread} were skipped"))
 
 
 def note_of(path):
@@ -82,7 +86,8 @@ def note_of(path):
 def photos_of(path, images, attributes, follow_links=False):
     """(name in the output, path of the file) of every photo that `path` stands for, folders in order of names.
 
-    Raises: UserError for a path that does not exist, a folder without photos, a CSV without their column.
+    Raises: UserError for a path that does not exist, a folder without photos, a CSV without their column, or none of whose photos
+        is there.
     """
     if not os.path.exists(path):
         raise UserError(f"{path}: no such file or folder")
@@ -96,12 +101,24 @@ def photos_of(path, images, attributes, follow_links=False):
     there = PhotoFolder(folder, follow_links)
     names = read_table(path, there, attributes, labelled=False)[0]
     photos = [(name, there.path(name)) for name in names]
-    near = [
-        f"{file}{there.near(name)}" for name, file in photos if not os.path.exists(file) and there.near(name)
-    ]
+    absent = [(name, file) for name, file in photos if not os.path.exists(file)]
+    near = [f"{file}{there.near(name)}" for name, file in absent if there.near(name)]
+    if len(absent) == len(photos):
+        fits = fitting_folder(folder, names[0])
+        example = near[0] if near and not fits else absent[0][1]
+        way_out = (
+            f"--images {shlex.quote(fits)} has them" if fits else "--images names the folder of such names"
+        )
+        raise UserError(f"{path}: none of its photos is there, such as {excerpt(example, 300)}; {way_out}")
     if near:
         logger.warning(f"warning: {path}: photos that are not there, and what is:\n{shortened(near)}")
     return photos
+
+
+def fitting_folder(folder, name):
+    """The folder that has a photo of a list: the working directory, or one below `folder`; None without."""
+    folders = itertools.chain(["."], (above for above, _, _ in os.walk(folder or ".")))
+    return next((one for one in folders if os.path.isfile(os.path.join(one, name))), None)
 
 
 def told_apart(photos):
@@ -121,27 +138,6 @@ def readable(photos, exif, skipped):
             skipped.append(problem)
         else:
             yield name, pixels
-
-
-def class_texts(attributes, language):
-    """Attribute -> what stands for each class: its number; its own name; its name in a `language`, if it has one."""
-    if language is None:
-        return {key: range(size) for key, size in attributes.sizes.items()}
-    known = attributes.languages()
-    if language not in ("en", *known):
-        others = ", ".join(dict.fromkeys(["en", *known]))
-        raise UserError(f"--names {language}: there are no such names; there are {others}")
-    texts = {}
-    for key, attribute in attributes.items():
-        names = {**attribute.names, "en": attribute.classes}
-        texts[key] = list(map(table_text, names.get(language, attribute.classes)))
-    return texts
-
-
-def columns(results, texts, probabilities):
-    """Columns of the CSV but for the name. Args: `results` attribute -> probabilities `(B, classes)`."""
-    written = [[texts[key][index] for index in values.argmax(axis=1)] for key, values in results.items()]
-    return written + (probability_columns(results) if probabilities else [])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,11 +17,12 @@ import evaluate
 from utils.base.cli import exit_code
 from utils.data.attributes import Attributes, read_attributes
 from utils.evaluation import metrics
+from utils.evaluation.inference import Classifier
 
 ATTRIBUTES = read_attributes()
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = {"confusion.png", "reliability.png", "mistakes.png"}
-FILES = {"evaluation.json", "predictions.csv"}
+FILES = {"evaluation.json", "predictions.csv", "classes.csv"}
 COUNTS = {"train": 4, "val": 7}
 
 
@@ -146,6 +148,13 @@ def test_resamples_are_scored_like_a_data_set():
     found = metrics.bootstrap(labels, hits, resamples=1, seed=7)
     assert found["mean_top1"][0] == pytest.approx(expected["mean_top1"])
     assert found["mean_acsa"][0] == pytest.approx(expected["mean_acsa"])
+
+
+def test_an_interval_that_begins_at_the_score():
+    """The one photo of a class is wrong, all others are right: a draw without it is better, and none is worse."""
+    labels = {"a": np.array([0] * 20 + [1] * 20 + [2])}
+    low, high = metrics.interval(metrics.bootstrap(labels, {"a": labels["a"] < 2})["mean_acsa"])
+    assert (low, high) == pytest.approx((2 / 3, 1))
 
 
 def test_equal_networks_do_not_differ():
@@ -364,13 +373,79 @@ def test_student(place, capsys):
         assert figures["matrix"] == metrics.confusion_matrix(labels, said, classes).tolist()
         assert shares.sum(axis=1) == pytest.approx(1, abs=1e-5) and said == shares.argmax(axis=1).tolist()
         assert 0 <= figures["ece"] <= 1 and 0 <= figures["macro_f1"] <= 1
+        assert figures["classes"] == list(attribute.classes)
+        for column, numbers in (("name", said), ("label_name", labels)):
+            names = [row[f"{attribute.short}_{column}"] for row in rows]
+            assert names == [attribute.classes[number] for number in numbers]
     assert [row["image_name"] for row in rows] == [f"T SHIRT/{i}.png" for i in range(len(rows))]
     assert list(rows[0])[:4] == ["image_name", *(attribute.short for attribute in ATTRIBUTES.values())]
     assert {path.name for path in folder.iterdir()} == PICTURES | FILES
     megabytes = (place / "model" / "s" / "model_1.pt").stat().st_size / 1e6
-    said = f"competition's score (mean Top-1): {result['score']:.4f}; {megabytes:.1f} MB"
-    assert said in capsys.readouterr().out
+    said, out = (
+        f"competition's score (mean Top-1): {result['score']:.4f}; {megabytes:.1f} MB",
+        capsys.readouterr().out,
+    )
+    assert said in out and "network (test_efficientnet" in out and ", trained by itself, 7 images" in out
     assert (place / "logs" / "s" / "curves.png").is_file()
+
+
+def test_by_class(place, capsys):
+    """A table for each attribute, above the summary, and the same in a file, also of an attribute with many classes."""
+    with mock.patch.object(evaluate, "MOST", 5):
+        assert run("--checkpoint", "model/s/model_1.pt", "--output", "classes") == 0
+    out = capsys.readouterr().out
+    with open("classes/classes.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["attribute"], row["class"]) for row in rows] == [
+        (key, name) for key, attribute in ATTRIBUTES.items() for name in attribute.classes
+    ]
+    for key, attribute in ATTRIBUTES.items():
+        matrix = np.array(read("classes")[0]["attributes"][key]["matrix"])
+        for number, row in enumerate(row for row in rows if row["attribute"] == key):
+            hits, photos, called = matrix[number, number], matrix[number].sum(), matrix[:, number].sum()
+            assert int(row["photos"]) == photos
+            for column, many, of in (
+                ("precision", hits, called),
+                ("recall", hits, photos),
+                ("f1", 2 * hits, photos + called),
+            ):
+                assert float(row[column] or "nan") == pytest.approx(
+                    many / of if of else math.nan, nan_ok=True
+                )
+        header, lines = (
+            f"{key.ljust(max(map(len, (key, *attribute.classes))))}  photos  precision",
+            out.splitlines(),
+        )
+        shown = [line.startswith(header) for line in lines]
+        assert any(shown) == (len(attribute.classes) <= 5)
+        assert not any(shown) or shown.index(True) < out.splitlines().index(
+            next(x for x in lines if "Top-1" in x)
+        )
+
+
+def test_what_a_network_is():
+    def named(role="student", path="a.onnx", **options):
+        meta = {"backbone": "lite0", "options": options}
+        found = Classifier(path, ATTRIBUTES, meta, None)
+        found.role = role
+        return found.network
+
+    assert named("teacher", lr=1) == "teacher (FashionCLIP)"
+    assert named("teacher", "zero-shot") == "FashionCLIP as it comes"
+    taught = {
+        "kd_learning": True,
+        "distillation_type": "soft",
+        "teacher": "t/best.pt",
+        "teacher_logits": None,
+    }
+    assert named(**taught) == "student (lite0), taught by t/best.pt"
+    assert (
+        named(**{**taught, "teacher": None, "teacher_logits": "l.npz"}) == "student (lite0), taught by l.npz"
+    )
+    for alone in ({"distillation_type": "none"}, {"teacher": None}):
+        assert named(**{**taught, **alone}) == "network (lite0), trained by itself"
+    assert named() == "student (lite0)", "it does not say"
+    assert Classifier("a.pt", ATTRIBUTES, {}, None).network == "student (tiny_vit_5m_224)"
 
 
 def test_two_checkpoints(place, capsys):
@@ -388,6 +463,8 @@ def test_two_checkpoints(place, capsys):
             first["attributes"][key]["top1"] - second["attributes"][key]["top1"]
         )
     out = capsys.readouterr().out
+    assert "precision" not in out, "tables by class of two networks would be long"
+    assert "second: teacher.pt: teacher (FashionCLIP)" in out
     p = comparison["mean_top1"]["p"]
     line = next(line for line in out.splitlines() if line.startswith("Top-1 mean"))
     assert line.split()[2:5] == [
@@ -545,7 +622,10 @@ def test_other_tables_in_another_order(place, capsys, no_pictures):
         assert after["attributes"][key] == before["attributes"][key]
     assert after["attributes"][first]["images"] == 3
     short = ATTRIBUTES[first].short
-    assert rows_after[0].pop(f"{short}_label") == "" and rows_before[0].pop(f"{short}_label") == "0"
+    for column, cell in (("label", "0"), ("label_name", ATTRIBUTES[first].classes[0])):
+        assert (
+            rows_after[0].pop(f"{short}_{column}") == "" and rows_before[0].pop(f"{short}_{column}") == cell
+        )
     assert rows_after == rows_before
 
 
@@ -638,7 +718,7 @@ def test_zero_shot_is_fashionclip_as_it_comes(place, zero_shot, capsys, monkeypa
     assert result["size_mb"] == pytest.approx(ours["size_mb"], rel=0.05)
     assert {path.name for path in (place / "model" / "zero-shot_val").iterdir()} == PICTURES | FILES
     out = capsys.readouterr().out
-    assert "zero-shot: teacher, 7 images of val" in out and "AP" not in out.split()
+    assert "zero-shot: FashionCLIP as it comes, 7 images of val" in out and "AP" not in out.split()
 
 
 def save_own(name, **changes):
@@ -674,12 +754,24 @@ def test_zero_shot_with_attributes_of_a_file(zero_shot, capsys, no_pictures):
     save_own("own.pt")
     result, rows = zero_shot("zero-shot", "--attributes", "own.json", "--output", "z")
     assert list(result["attributes"]) == ["tagged", "kind"]
-    labels = [int(row["tagged_label"]) for row in rows]
+    labels = [int(row["tagged_label_number"]) for row in rows]
     assert labels == [0, 1, 1, 0, 1, 1, 0]
-    expected = metrics.average_precision(np.array(labels), np.array([float(row["tagged_1"]) for row in rows]))
+    assert [row["tagged_label"] for row in rows] == [["no", "yes"][label] for label in labels]
+    assert (
+        list(rows[0])[:8]
+        == "image_name tagged kind tagged_label kind_label tagged_confidence kind_confidence tagged_no".split()
+    )
+    for row in rows:
+        assert row["kind"] == "muges"[int(row["kind_number"])]
+        assert float(row["kind_confidence"]) == pytest.approx(float(row[f"kind_{row['kind']}"]), abs=6e-5)
+    expected = metrics.average_precision(
+        np.array(labels), np.array([float(row["tagged_yes"]) for row in rows])
+    )
     assert result["attributes"]["tagged"]["average_precision"] == pytest.approx(expected)
     assert result["mean_average_precision"] == pytest.approx(expected)
-    header, tagged, kind, *_ = capsys.readouterr().out.splitlines()[1:]
+    lines = capsys.readouterr().out.splitlines()
+    start = next(number for number, line in enumerate(lines) if "Top-1" in line)
+    header, tagged, kind = lines[start : start + 3]
     assert header.split()[-1] == "AP" and tagged.split()[-1] == f"{expected:.4f}" and kind.split()[-1] == "-"
 
     Path("prompts.json").write_text(json.dumps({"tagged": ["x", "y"], "kind": ["a", "b", "c", "d", "e"]}))

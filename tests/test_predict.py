@@ -18,7 +18,7 @@ from utils.data import folders
 from utils.data.attributes import Attributes, read_attributes
 from utils.data.photos import letterbox, read_rgb
 from utils.evaluation.inference import load_classifier
-from utils.evaluation.predictions import prediction_header
+from utils.evaluation.predictions import PredictionTable, class_texts
 
 ATTRIBUTES = read_attributes()  # the competition's
 
@@ -119,10 +119,11 @@ def test_classes_and_headers_are_no_formulas(photos):
     content = {"image": "@name", "attributes": {"=a": {"classes": classes}, "-1": {"classes": classes}}}
     attributes = Attributes(content, "test")
     shown = ["'=1+1", "-0.5", "+3", "'- ", "plain"]
-    assert predict.class_texts(attributes, "en")["=a"] == shown
-    assert predict.class_texts(attributes, "ko")["=a"] == [*shown[:3], "'@x", "plain"]
-    header = prediction_header(attributes, labels=True)
-    assert header == ["'@name", "'=a", "-1", "'=a_label", "'-1_label"]
+    assert class_texts(attributes, "en")["=a"] == shown
+    assert class_texts(attributes, "ko")["=a"] == [*shown[:3], "'@x", "plain"]
+    header = PredictionTable(attributes, probabilities=True).header
+    assert header[:5] == ["'@name", "'=a", "-1", "'=a_confidence", "'-1_confidence"]
+    assert header[5:] == [f"'{name}_{one}" for name in ("=a", "-1") for one in classes]
 
 
 def test_a_mark_for_excel(photos):
@@ -213,7 +214,7 @@ def test_a_folder_that_cannot_be_read(photos, monkeypatch):
 def test_broken_photo_is_skipped(photos, capsys):
     folder, _ = photos
     (folder / "aa.jpg").write_bytes(b"no picture")
-    with pytest.raises(SkippedPhotos, match="1 of 4 photos cannot be read and were skipped") as error:
+    with pytest.raises(SkippedPhotos, match=r"^1 of 4 photos cannot be read and was skipped") as error:
         run(folder)
     assert error.value.exit_code == 6
     assert "aa.jpg: cannot identify" in capsys.readouterr().err
@@ -254,11 +255,77 @@ def test_any_attributes(photos):
         photo.save(folder / "소매.jpg", exif=turned)
     (folder.parent / "list.csv").write_text("n;file\n1;소매.jpg\n2;a.png\n", encoding="cp949")
     header, *rows = run("list.csv", "--images", folder, "--names", "de", "--probabilities")
-    assert header == ["file", "a.b", "a.b_0", "a.b_1"]
+    assert header == ["file", "a.b", "a.b_confidence", "a.b_red", "a.b_blue"]
     for row, pixels in zip(rows, np.concatenate(stub.seen)):
         assert np.array_equal(pixels, letterbox(read_rgb(folder / row[0], exif=True)))
-        assert row[1] == ("rot" if float(row[2]) == 0.5 else "blue")
+        assert row[1:3] == ["rot" if float(row[3]) == 0.5 else "blue", "0.5000"]
     assert {row[0] for row in rows} == {"소매.jpg", "a.png"}
+
+
+OWN = {
+    "kind": {"classes": {"t-shirt": {"names": {"ko": "티"}}, "coat": {}}},
+    "fit": {"classes": {"slim": {}, "wide": {}}},
+}
+
+
+def test_own_attributes_have_names_and_confidences(photos):
+    """Numbers where they are asked for; headers of probabilities carry what stands for the class."""
+    folder, stub = photos
+    stub.attributes = Attributes({"image": "file", "attributes": OWN}, "test")
+    header, *rows = run(folder)
+    assert header == ["file", "kind", "fit", "kind_confidence", "fit_confidence"]
+    assert {row[1] for row in rows} == {"t-shirt", "coat"} and {row[3] for row in rows} == {"0.5000"}
+    header, *named = run(folder, "--probabilities", "--names", "ko")
+    assert header[5:] == ["kind_t-shirt", "kind_coat", "fit_slim", "fit_wide"]
+    assert [row[1] for row in named] == [{"t-shirt": "티"}.get(row[1], row[1]) for row in rows]
+    header, *numbers = run(folder, "--probabilities", "--names", "numbers")
+    assert header[3:] == ["kind_confidence", "fit_confidence", "kind_0", "kind_1", "fit_0", "fit_1"]
+    assert [row[1] for row in numbers] == [str(["t-shirt", "coat"].index(row[1])) for row in rows]
+    assert [row[3:] for row in numbers] == [row[3:] for row in named]
+
+
+def test_the_competitions_table_stays(photos):
+    """Numbers without being asked, and no column of a confidence."""
+    folder, _ = photos
+    assert run(folder) == run(folder, "--names", "numbers")
+    assert run(folder, "--names", "en")[0] == ["image_name", "daily", "gender", "embel"]
+    header = run(folder, "--probabilities")[0]
+    assert header[4:] == [
+        f"{a.short}_{number}" for a in ATTRIBUTES.values() for number in range(len(a.classes))
+    ]
+
+
+@pytest.mark.parametrize(
+    "name, way_out",
+    [
+        ("b.jpg", "such as b.jpg; --images './my photos' has them"),
+        ("my photos/b.jpg", "--images . has them"),
+        ("x.jpg", "--images names the folder"),
+        ("B", "there is my photos/b.jpg; --images names the folder"),
+    ],
+)
+def test_a_list_none_of_whose_photos_is_there(photos, name, way_out):
+    """No table is written, and an earlier one stays. The folder that has them is looked for."""
+    folder, _ = photos
+    run(folder / "a.png")
+    before = Path("out.csv").read_bytes()
+    place = folder if name.startswith("my") else Path(".")
+    Path(place, "list.csv").write_text(f"image_name\n{name}\nother.jpg\n")
+    with pytest.raises(UserError, match=r"list\.csv: none of its photos is there, such as ") as error:
+        run(os.path.relpath(place / "list.csv"))
+    assert way_out in str(error.value) and error.value.exit_code == 2 and "\n" not in str(error.value)
+    assert Path("out.csv").read_bytes() == before
+
+
+def test_nothing_is_written_of_photos_none_of_which_can_be_read(photos, capsys):
+    folder, _ = photos
+    run(folder / "a.png")
+    assert capsys.readouterr().out == "1 photo: out.csv\n"
+    before = Path("out.csv").read_bytes()
+    (folder / "a.png").write_bytes(b"no photo")
+    with pytest.raises(SkippedPhotos, match=r"^out\.csv: not written, since no photo can be read$"):
+        run(folder / "a.png")
+    assert Path("out.csv").read_bytes() == before
 
 
 def test_en_are_the_classes_own_names(photos):
@@ -271,14 +338,14 @@ def test_en_are_the_classes_own_names(photos):
 
 def test_no_two_columns_are_alike():
     classes = {"1": {}, "2": {}}
-    shorts = {"x": "file", "y": "a", "z": "b", "u": "a_0", "v": "a_2", "w": "a_label"}
+    shorts = {"x": "file", "y": "a", "z": "b", "u": "a_1", "v": "a_2", "w": "a_label"}
     content = {
         "image": "file",
         "attributes": {k: {"short": v, "classes": classes} for k, v in shorts.items()},
     }
-    header = prediction_header(Attributes(content, "test"), labels=True, probabilities=True)
-    assert len(set(header)) == len(header) == 1 + 6 + 6 + 12
-    assert header[:7] == ["file", "file_2", "a", "b", "a_0", "a_2", "a_label"]
+    header = PredictionTable(Attributes(content, "test"), labels=True, probabilities=True).header
+    assert len(set(header)) == len(header) == 1 + 3 * 6 + 12 + 2 * 6
+    assert header[:7] == ["file", "file_2", "a", "b", "a_1", "a_2", "a_label"]
 
 
 LISTS = {"contains": "floral", "separator": "|", "classes": {"yes": {"names": {"ko": "꽃무늬"}}}}
@@ -312,14 +379,17 @@ def test_zero_shot(photos, monkeypatch):
     header, *rows = predict_zero_shot(
         folder, "--attributes", "shop.json", "--batch-size", "1", "--names", "ko"
     )
-    assert header == ["file", "flowers", "kind", "flowers_0", "flowers_1", "kind_0", "kind_1"]
+    columns = ["flowers", "kind", "flowers_confidence", "kind_confidence"]
+    assert header == ["file", *columns, "flowers_no", "flowers_yes", "kind_dress", "kind_coat"]
     assert len(rows) == 3 and asked == made and len(made) == 1, "the prompts are encoded once"
     assert made[0].attributes["flowers"].prompts[0] == ("a photo of a garment without floral",)
     for row in rows:
         with torch.no_grad():
             pixels = torch.from_numpy(letterbox(read_rgb(folder / row[0]))).permute(2, 0, 1)[None]
             expected = [p for logits in made[0](pixels).values() for p in logits.softmax(dim=1)[0].tolist()]
-        assert [float(cell) for cell in row[3:]] == pytest.approx(expected, abs=2e-6)
+        assert [float(cell) for cell in row[5:]] == pytest.approx(expected, abs=2e-6)
+        sure = [max(expected[:2]), max(expected[2:])]
+        assert [float(cell) for cell in row[3:5]] == pytest.approx(sure, abs=6e-5)
         assert row[1:3] == [("no", "꽃무늬")[expected[1] > 0.5], ("dress", "coat")[expected[3] > 0.5]]
     os.remove("out.csv")  # other attributes' predictions are not replaced
     assert predict_zero_shot(folder)[0][:4] == ["image_name", *(a.short for a in ATTRIBUTES.values())]

@@ -350,7 +350,8 @@ def test_any_attributes(browser, photos, tmp_path, kind):
     student = f"{tmp_path}/s.onnx"
     export.main(["--checkpoint", f"{tmp_path}/s.pt", "--output", student])
     photo = photos / "2.jpg"  # with an orientation
-    predict.main([str(photo), "--checkpoint", student, "--output", f"{tmp_path}/out.csv", "--probabilities"])
+    output = f"--output {tmp_path}/out.csv --probabilities --names numbers".split()
+    predict.main([str(photo), "--checkpoint", student, *output])
     with open(tmp_path / "out.csv", newline="", encoding="utf-8") as file:
         row = next(csv.DictReader(file))
     with served(student, tmp_path / "page") as (_, address):

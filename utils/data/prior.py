@@ -9,7 +9,7 @@ def prior_of(meta, sizes):
 
     Args: `sizes`, attribute -> number of classes.
     """
-    prior, options = meta.get("prior"), _options(meta)
+    prior, options = meta.get("prior"), options_of(meta)
     earlier = meta.get("loss_version") is None  # also where a run of one was resumed
     if earlier and options.get("distillation_type") == "hard" and options.get("kd_learning"):
         return None  # earlier versions took the teacher's logits for its decisions
@@ -27,7 +27,7 @@ def smoothed_of(meta, sizes):
 
     Earlier versions did not say which: there it is told from the prior, and from --ls.
     """
-    prior, smoothing, said = prior_of(meta, sizes) or {}, _options(meta).get("ls"), meta.get("smoothed")
+    prior, smoothing, said = prior_of(meta, sizes) or {}, options_of(meta).get("ls"), meta.get("smoothed")
     if isinstance(said, list):
         return [key for key in sizes if key in said]
     if not (isinstance(smoothing, float) and 0 < smoothing < 1):
@@ -47,6 +47,7 @@ def is_overturned(smoothing, spread, divisors):
     return max(part / d for part, d in pairs) > min((1 - smoothing + part) / d for part, d in pairs)
 
 
-def _options(meta):
+def options_of(meta):
+    """The options that a network was trained with, a dict, empty where its meta do not say."""
     options = meta.get("options")
     return options if isinstance(options, dict) else {}

@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from utils.base.errors import UserError, first_line
 from utils.data.attributes import attributes_of, read_attributes
-from utils.data.prior import prior_of, smoothed_of
-from utils.nets.hub import CLIP_MODEL, ZERO_SHOT, find_checkpoint
+from utils.data.prior import options_of, prior_of, smoothed_of
+from utils.nets.hub import CLIP_MODEL, STUDENT, ZERO_SHOT, find_checkpoint
 
 INPUT = "pixels"  # name of the exported graph's input
 META = "meta"  # key of the exported file's metadata, a JSON object
@@ -61,12 +61,24 @@ class Classifier:
         if prior is None:
             raise UserError(f"{said} does not say which prior is in its logits; train it anew")
         if smoothed:
-            problem = (
-                f"was trained with label smoothing, by which rare classes of {', '.join(smoothed)} would gain"
-            )
+            named = ", ".join(smoothed)
+            problem = f"was trained with label smoothing, by which rare classes of {named} would gain"
             raise UserError(f"{said} {problem}; train it anew, with --ls 0 or with --logit-adjustment 1")
         meta = dict(self.meta, prior={key: [0.0] * size for key, size in sizes.items()})
         return Classifier(self.path, self.attributes, meta, self._function, self.net, prior)
+
+    @property
+    def network(self):
+        """What it is, for people: a network that learned from no teacher is nobody's student."""
+        if self.path == ZERO_SHOT:
+            return "FashionCLIP as it comes"
+        if self.role == "teacher":
+            return "teacher (FashionCLIP)"
+        backbone, options = self.meta.get("backbone", STUDENT), options_of(self.meta)
+        teacher = options.get("teacher") or options.get("teacher_logits")
+        if options and (not teacher or options.get("distillation_type") == "none"):
+            return f"network ({backbone}), trained by itself"
+        return f"student ({backbone})" + (f", taught by {teacher}" if teacher else "")
 
     def predict(self, pixels, batch_size):
         """The same of a whole data set, `batch_size` images at a time, with a progress bar."""

@@ -1,8 +1,12 @@
-"""Cells of tables of predictions."""
+"""Tables of predictions: their header and rows, the same for every command that writes one."""
 
-from utils.data.attributes import is_number
+import numpy as np
+
+from utils.base.errors import UserError
+from utils.data.attributes import UNKNOWN, is_number, read_attributes
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # Excel takes wide ones for these
+NUMBERS = "numbers"  # in place of a language: classes by number
 
 
 def table_text(cell):
@@ -11,25 +15,74 @@ def table_text(cell):
     return f"'{cell}" if cell.startswith(FORMULA) and not is_number(cell) else cell
 
 
-def prediction_header(attributes, labels=False, probabilities=False):
-    """Columns of a table of predictions, no two alike: photo, class of each attribute, and what is asked for.
+def class_texts(attributes, language):
+    """Attribute -> what stands for each class: its own name for "en", its name in another language, if it has one, or its number.
 
-    Args: with `labels`, `daily_label` ... follow; with `probabilities`, one for each class, `daily_0` ...
+    Raises: UserError for a language that no class has a name in.
     """
-    shorts = [attribute.short for attribute in attributes.values()]
-    wanted = [attributes.layout.image, *shorts]
-    if labels:
-        wanted += [f"{short}_label" for short in shorts]
-    if probabilities:
-        wanted += [f"{a.short}_{number}" for a in attributes.values() for number in range(len(a.classes))]
-    columns = []
-    for column in map(table_text, wanted):
-        while column in columns:
-            column += "_2"
-        columns.append(column)
-    return columns
+    if language == NUMBERS:
+        return {key: range(size) for key, size in attributes.sizes.items()}
+    known = dict.fromkeys(["en", *attributes.languages(), NUMBERS])
+    if language not in known:
+        raise UserError(f"--names {language}: there are no such names; there are {', '.join(known)}")
+    names = {
+        key: {**one.names, "en": one.classes}.get(language, one.classes) for key, one in attributes.items()
+    }
+    return {key: list(map(table_text, its)) for key, its in names.items()}
 
 
-def probability_columns(results):
-    """Cells of the columns of probabilities, in the header's order. Args: `results` of a `Classifier`."""
-    return [[f"{p:.6f}" for p in column] for values in results.values() for column in values.T]
+class PredictionTable:
+    """The columns of a table of predictions: the photo, each attribute's class (`kind`), and what is asked for.
+
+    Own attributes have names and confidences; the competition's table has numbers alone, as its readers expect.
+
+    Args:
+        attributes: `utils.data.attributes.Attributes`.
+        language: of the classes' names, as of `class_texts`; None for own attributes' names, and the competition's numbers.
+        labels: whether the labels follow (`kind_label`, empty where not known), and at the end what the table is without: the
+            numbers of classes that stand by name (`kind_number`, `kind_label_number`), the names of others (`daily_name`).
+        probabilities: whether each class has a column: `kind_t-shirt`, or `kind_0` where classes stand by number.
+    Attributes: `header`, no two of its columns alike.
+    Raises: UserError as `class_texts`.
+    """
+
+    def __init__(self, attributes, language=None, labels=False, probabilities=False):
+        self.attributes, self.labels, self.probabilities = attributes, labels, probabilities
+        self.is_own = bool(read_attributes().differences(attributes))
+        language = language or ("en" if self.is_own else NUMBERS)
+        self.texts = class_texts(attributes, language)
+        self.by_name = self.is_own and language != NUMBERS
+        self.header = []
+        no_photo = {key: np.empty((0, size)) for key, size in attributes.sizes.items()}
+        no_label = dict.fromkeys(attributes, np.empty(0, int))
+        titles = (title for title, _ in self._columns(no_photo, no_label))
+        for title in map(table_text, [attributes.layout.image, *titles]):
+            while title in self.header:
+                title += "_2"
+            self.header.append(title)
+
+    def rows(self, photos, results, labels=None):
+        """Rows of some photos. Args: their names; `results` of a `Classifier`; `labels`, attribute -> int `(B,)`."""
+        return zip(photos, *(cells for _, cells in self._columns(results, labels)))
+
+    def _columns(self, results, labels):
+        """Yields (title, cells) of each column but the photo's."""
+        said = {key: values.argmax(axis=1) for key, values in results.items()}
+        given = {"": said, "_label": labels} if self.labels else {"": said}
+        yield from self._classes(given, "", self.texts)
+        if self.is_own:
+            for key, values in results.items():
+                yield f"{self.attributes[key].short}_confidence", [f"{p:.4f}" for p in values.max(axis=1)]
+        for key, values in results.items() if self.probabilities else ():
+            names = self.attributes[key].classes if self.by_name else range(values.shape[1])
+            for name, column in zip(names, values.T):
+                yield f"{self.attributes[key].short}_{name}", [f"{p:.6f}" for p in column]
+        if self.labels:
+            other, suffix = (NUMBERS, "_number") if self.by_name else ("en", "_name")
+            yield from self._classes(given, suffix, class_texts(self.attributes, other))
+
+    def _classes(self, given, suffix, texts):
+        for which, numbers in given.items():
+            for key, attribute in self.attributes.items():
+                cells = ["" if number == UNKNOWN else texts[key][number] for number in numbers[key]]
+                yield f"{attribute.short}{which}{suffix}", cells

@@ -26,7 +26,7 @@ from utils.base.files import atomic, check_folder, record
 from utils.data.folders import find_photos
 from utils.data.photos import SIZE, SUFFIXES, read_photos
 from utils.evaluation.inference import load_classifier
-from utils.evaluation.predictions import prediction_header
+from utils.evaluation.predictions import PredictionTable
 
 HERE = Path(__file__).parent
 PACKAGE = "onnxruntime-web@1.30.0"  # MIT licence
@@ -98,7 +98,7 @@ def page(attributes, samples):
     data = {"size": SIZE, "exif": attributes.layout.exif, "samples": samples, "attributes": described}
     data["language"] = language  # of the second names
     data["endings"] = SUFFIXES
-    data["columns"] = prediction_header(attributes)
+    data["columns"] = PredictionTable(attributes).header
     parts = {
         "TITLE": html.escape(attributes.content.get("name", TITLE)),
         "DATA": json.dumps(data, ensure_ascii=False).replace("<", "\\u003c"),
