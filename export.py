@@ -10,11 +10,13 @@ import timeit
 
 import numpy as np
 
+from utils.base import log
 from utils.base.cli import Parser, exit_code, is_full_memory, new_path, number
 from utils.base.errors import LibraryError, UserError, cause_of, shortened
 from utils.base.files import MARK, check_new, copy_file
 from utils.data.attributes import read_attributes
 from utils.data.photos import SIZE, read_photos
+from utils.data.prior import options_of
 from utils.deployment import share
 from utils.evaluation import metrics
 from utils.evaluation.as_trained import read_as_trained
@@ -59,9 +61,7 @@ def parse_args(argv=None):
     if args.format == "pt" and args.precision == "int8":
         parser.error("--precision int8 is for --format onnx; a .pt is fp32 or fp16")
     if args.checkpoint == ZERO_SHOT or args.checkpoint.endswith(".onnx"):
-        raise UserError(
-            f"--checkpoint {args.checkpoint}: not a student's checkpoint, which alone is exported"
-        )
+        raise UserError(f"--checkpoint {args.checkpoint}: not a student's checkpoint, all that is exported")
     if args.format != "hub":
         check_new(args.output, is_exported, [args.checkpoint, os.path.join(args.checkpoint, BEST)])
     if args.data_dir is None and os.path.isdir(DATA_DIR):
@@ -141,8 +141,7 @@ def export_meta(checkpoint, precision):
     """The checkpoint's meta without what concerns its machine, and what the file's reader wants to know besides."""
     from utils.nets.checkpoint import public_options
 
-    options = checkpoint.meta.get("options")
-    options = public_options(options) if isinstance(options, dict) else {}
+    options = public_options(options_of(checkpoint.meta))
     about = {"folded": True, "options": options, "version": options.get("version")}
     about["attributes"] = checkpoint.attributes.to_meta(tables=False)
     name = os.path.basename(os.path.normpath(checkpoint.path))
@@ -190,9 +189,8 @@ def write(net, path, meta, calibration=None):
         if isinstance(error, (UserError, OSError)) or is_full_memory(error):
             raise
         problem = f"{net.title}: cannot be written as ONNX in {precision} ({cause_of(error)})"
-        raise LibraryError(
-            f"{problem}; --format pt writes it for PyTorch; or train another --student"
-        ) from error
+        way_out = "--format pt writes it for PyTorch; or train another --student"
+        raise LibraryError(f"{problem}; {way_out}") from error
 
 
 # --- the comparison ----------------------------------------------------------------------------------
@@ -231,15 +229,26 @@ def compare_answers(checkpoint, path, table, pixels, split):
     if old is None:
         print(f"no label of the {name} is known, so that their accuracy is not")
         return reports
+    say_attributes(*reports)
     print(f"mean Top-1 on {name}: {new:.4f}, the checkpoint {old:.4f} ({new - old:+.4f})")
     known = [one["images"] for one in reports[0]["attributes"].values() if one["images"]]
     one_answer = 1 / (min(known) * len(known))  # more than the limit where photos are few
     if old - new > max(MAX_DROP, one_answer) + 1e-9:
         way_out = "calibrate on more photos (--calibration), or use --precision fp16"
-        raise UserError(
-            f"mean Top-1 falls by {old - new:.4f}, over {MAX_DROP}; nothing was written; {way_out}"
-        )
+        fall = f"mean Top-1 falls by {old - new:.4f}, over {MAX_DROP}"
+        raise UserError(f"{fall}; nothing was written; {way_out}")
     return reports
+
+
+def say_attributes(old, new):
+    """Print the Top-1 of each attribute beside the majority, and which are below it. Args: figures of `compare_answers`."""
+    rows = []
+    for key, figures in new["attributes"].items():
+        shares = (old["attributes"][key]["top1"], figures["top1"], figures["majority"])
+        rows.append([key, *map(log.score, shares)])
+    print("\n".join(log.table(rows, ["Top-1", "checkpoint", "file", "majority"])))
+    if new["warning"]:
+        print(new["warning"])
 
 
 if __name__ == "__main__":

@@ -220,7 +220,11 @@ def test_any_attributes(work, tmp_path, kind, capsys):
     )
     export.main(["--checkpoint", f"{tmp_path}/s.pt", "--output", str(output), "--precision", precision,
                  "--data-dir", str(tmp_path), "--attributes", f"{tmp_path}/a.json"])  # fmt: skip
-    assert "mean Top-1 on 10 validation photos" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "mean Top-1 on 10 validation photos" in said
+    figures = said[said.index("Top-1  ") :].splitlines()
+    assert figures[0].split() == ["Top-1", "checkpoint", "file", "majority"]
+    assert all(line.startswith(key) for key, line in zip(attributes, figures[1:]))
     expected, exported = load_classifier(f"{tmp_path}/s.pt"), load_classifier(output)
     assert exported.attributes.content == attributes.to_meta(tables=False)
     got = exported(noise(2))
@@ -229,11 +233,17 @@ def test_any_attributes(work, tmp_path, kind, capsys):
         assert got[key].shape == values.shape and np.abs(got[key] - values).max() < CLOSE[precision]
     code = "import sys; sys.modules['torch'] = None; import predict; predict.main(sys.argv[1:])"
     arguments = [f"{tmp_path}/table.csv", "--images", f"{tmp_path}/photos", "--checkpoint", str(output)]
-    arguments += ["--names", "en", "--output", f"{tmp_path}/out.csv"]
+    arguments += ["--output", f"{tmp_path}/out.csv"]
     subprocess.run([sys.executable, "-c", code, *arguments], check=True)
     with open(tmp_path / "out.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 10 and list(rows[0]) == [attributes.layout.image, *attributes]
+    sure = [f"{key}_confidence" for key in attributes]
+    assert len(rows) == 10 and list(rows[0]) == [attributes.layout.image, *attributes, *sure]
+    assert all(
+        1 / len(attributes[key].classes) - 1e-4 <= float(row[f"{key}_confidence"]) <= 1
+        for row in rows
+        for key in attributes
+    )
     assert all(row[key] in attributes[key].classes for row in rows for key in attributes)
 
 

@@ -74,6 +74,8 @@ def test_card(shared, work, capsys, no_pictures):
         for key, figures in result["attributes"].items():
             assert found[f"Top-1, {key}"] == round(figures["top1"], 4)
             assert found[f"ACSA, {key}"] == round(figures["acsa"], 4)
+            shares = " | ".join(f"{figures[name]:.4f}" for name in ("top1", "acsa", "majority"))
+            assert f"| {key} | {shares} |" in card.text
             for name, row in zip(ATTRIBUTES[key].classes, figures["matrix"]):
                 assert f"| {name} | {' | '.join(map(str, row))} |" in card.text
         assert len(found) == 2 * len(ATTRIBUTES)
@@ -225,7 +227,9 @@ def predicted(checkpoint, photos, output):
         [*map(str, photos), "--checkpoint", str(checkpoint), "--names", "en", "--output", str(output)]
     )
     with open(output, newline="", encoding="utf-8") as file:
-        return [list(row.values())[1:] for row in csv.DictReader(file)]
+        header, *rows = csv.reader(file)
+    classes = [number for number, name in enumerate(header) if number and not name.endswith("_confidence")]
+    return [[row[number] for number in classes] for row in rows]
 
 
 def test_use_tells_what_predict_tells(shared, work, tmp_path):

@@ -75,7 +75,8 @@ def model_card(net, meta, license, figures, onnx_top1):
     own = LITE0_PACKAGE if options.get("student") == LITE0 else net.backbone.pretrained_cfg.get("hf_hub_id")
     weights = options.get("student_weights", UNKNOWN) or own or UNKNOWN
     base = weights if is_hub_id(weights) else None
-    found = [*figures["attributes"].items(), ("mean", {key: figures[f"mean_{key}"] for key in NAMES})]
+    means = {key: figures[f"mean_{key}"] for key in (*NAMES, "majority")}
+    found = [*figures["attributes"].items(), ("mean", means)]
     about = {"dataset_type": "custom", "dataset_name": data_set, "dataset_split": figures["split"]}
     results = []
     for of, scores in found:
@@ -109,7 +110,7 @@ def _parts(attributes, figures, found):
         if len(rows) <= MOST:
             matrices.append(_table([f"{key}: label, prediction →", *attribute.classes], rows))
     classes = [[key, " · ".join(attribute.classes)] for key, attribute in attributes.items()]
-    scores = [[of, *(score(values[key]) for key in NAMES)] for of, values in found]
+    scores = [[of, *(score(values[key]) for key in (*NAMES, "majority"))] for of, values in found]
     images, groups, split = figures["images"], figures["groups"], figures["split"]
     chosen = ", but its epoch may have been chosen by them, so that the scores are a little too good"
     return {
@@ -121,7 +122,7 @@ def _parts(attributes, figures, found):
         "drawn": "photos" if groups == images else f"{groups} groups of photos",
         "interval": " to ".join(map(score, figures["mean_top1_interval"] or [None])),
         "matrices": "\n\n".join(matrices),
-        "scores": _table(["", *(title for _, title in NAMES.values())], scores),
+        "scores": _table(["", *(title for _, title in NAMES.values()), "majority"], scores),
     }
 
 
