@@ -1,39 +1,16 @@
 """Train the teacher (FashionCLIP) or, with --kd-learning True, a student (TinyViT-5M, or another backbone)."""
 
 import os
+import shlex
 import sys
 from functools import partial
 from typing import Any, Dict, NamedTuple
 
 from utils.base.cli import exit_code
 from utils.base.signals import StopSignals
-from utils.training.options import length_for, parse_args, without_effect
+from utils.training.options import length_for, parse_args
 
 # Torch is imported by main(), once the options are known to be right: --help and typing errors answer at once.
-
-NVIDIA_DRIVER = "/proc/driver/nvidia/version"  # is there where the driver is loaded
-
-
-def warn(args, task):
-    """Point out what one may not have meant."""
-    from utils.base.log import logger
-    from utils.losses import UNKNOWN, overweighted
-
-    lines, tables, sizes = without_effect(args), task.tables, task.net.attributes.sizes
-    if args.device == "auto" and task.images["val"].device.type != "cuda" and os.path.exists(NVIDIA_DRIVER):
-        lines.append("PyTorch cannot use the NVIDIA GPU here: install a build of it that fits the driver")
-    if not args.kd_learning and args.clip_model == "random":
-        lines.append("--clip-model random: a small CLIP with random weights, not FashionCLIP")
-    if args.kd_learning and args.student_weights == "none":
-        lines.append("--student-weights none: the student starts from random weights")
-    for key in overweighted(task.loss, tables["train"].labels, sizes):
-        problem = f"--ls {args.ls} and --loss-weight True together let its rare classes win on every photo"
-        lines.append(f"{key}: {problem}; add --ls 0, or --logit-adjustment 1 --loss-weight False")
-    for key, labels in tables["val"].labels.items():
-        if (labels == UNKNOWN).all():
-            lines.append(f"{key}: no label in validation: no score, and no part in the means")
-    for line in lines:
-        logger.warning(f"warning: {line}")
 
 
 def main(argv=None):
@@ -47,6 +24,7 @@ def main(argv=None):
 
         world = World(args.device)
         log.start(world.rank)
+        log.logger.debug("command: train.py " + shlex.join(sys.argv[1:] if argv is None else argv))
         keep_freed_memory()
         with world, version_folder(args.version, world):
             run = Run(args.version, world.is_first, args.best, args.keep)
@@ -74,6 +52,7 @@ class Task(NamedTuple):
     tables: Dict[str, Any]  # "train" and "val" -> utils.data.dataset.Table
     images: Dict[str, Any]  # likewise utils.data.pixels.Images
     views: Any  # utils.data.views.Views
+    counts: Dict[str, Any]  # of the labels by class, see utils.data.dataset.class_counts
 
 
 def prepare(args, run, saved, world):
@@ -83,7 +62,7 @@ def prepare(args, run, saved, world):
     from networks import build_network
     from utils.base.hardware import choose_precision, make_reproducible
     from utils.data.attributes import read_attributes
-    from utils.data.dataset import load_training_data, read_all_tables
+    from utils.data.dataset import class_counts, load_training_data, read_all_tables
     from utils.data.pixels import Images
     from utils.data.views import Views, view_options
     from utils.losses import check_learnable, class_shares, log_prior, loss_options
@@ -114,34 +93,45 @@ def prepare(args, run, saved, world):
     if teacher:
         teacher.prepare(tables["train"].names, images["train"], views)
     net = net.to(world.device, memory_format=channels_last)
-    return Task(net, precision, loss, teacher, tables, images, views)
+    counts = class_counts(tables, attributes.sizes)
+    return Task(net, precision, loss, teacher, tables, images, views, counts)
+
+
+def introduce(args, run, saved, task, world):
+    """Open the run's files, and tell what begins."""
+    from utils.base.hardware import machine
+    from utils.base.log import logger
+    from utils.data.dataset import unreadable
+    from utils.training import advice, record
+
+    attributes, tables = task.net.attributes, task.tables
+    run.open(vars(args), attributes, saved.rows)
+    record.header(task.net, task.counts, tables, args.told(), args.notes)
+    machine(world.device, task.precision, world.size)
+    logger.info(f"log: {run.log_file}")
+    if run.writes:
+        record.write_classes(run.classes_file, task.counts, attributes)
+        unreadable(tables, os.path.join(run.log_dir, "unreadable.txt"))
+    for line in advice.before(args, task.loss, tables, attributes, task.counts, world.device):
+        logger.warning(f"warning: {line}")
 
 
 def begin(args, run, saved, task, world):
-    """Begin the run's files, and what the epochs change; of a resumed run, still as it began. Returns: TrainState, Targets, loss."""
-    from utils.data.dataset import unreadable
+    """What the epochs change; of a resumed run, still as it began. Returns: TrainState, Targets, loss."""
     from utils.losses import build_criterion, learned, learned_before
     from utils.nets.checkpoint import public_options
-    from utils.training import record
     from utils.training.resume import fingerprint
     from utils.training.state import build_state
     from utils.training.teacher import Targets, save_logits_of_views
 
     net, table, images = task.net, task.tables["train"], task.images["train"]
-    options, sizes = vars(args), net.attributes.sizes
-    facts = learned_before(task.loss, saved.meta) if saved.meta else None
-    counts = record.class_counts(task.tables, sizes)
-    run.open(options, sizes, saved.rows)
-    record.header(net, options, task.tables, task.precision, world, args.notes)
-    if run.writes:
-        record.write_classes(run.classes_file, counts, net.attributes)
-        unreadable(task.tables, os.path.join(run.log_dir, "unreadable.txt"))
-    warn(args, task)
+    sizes, facts = net.attributes.sizes, learned_before(task.loss, saved.meta) if saved.meta else None
+    introduce(args, run, saved, task, world)
     state, targets = build_state(args, net, len(images)), Targets(task.teacher, world)
     if facts is None:  # the first last.pt has the teacher's logits, too
         facts = learned(task.loss, table.labels, sizes, task.teacher, targets.of(images))
-    about = {"options": public_options(options), "precision": task.precision.name}
-    meta = {**about, "attributes": net.attributes.to_meta(), "class_counts": counts["train"]}
+    about = {"options": public_options(vars(args)), "precision": task.precision.name}
+    meta = {**about, "attributes": net.attributes.to_meta(), "class_counts": task.counts["train"]}
     run.describe({**meta, **facts, **net.describe()}, data=fingerprint(task.tables), processes=world.size)
     if args.save_teacher_logits and run.writes:
         how = task.teacher, table.names, images, task.views
@@ -168,6 +158,7 @@ def train(args, run, saved, world, signals):
         run.save(state, targets)
 
     parallel, curves = world.parallel(state.net), record.Curves(run.log_dir, args.tensorboard, run.score)
+    lines = record.EpochLines(state.net.attributes, args.epochs)
     labels, held_out = task.tables["train"].labels, Examples(task.images["val"], task.tables["val"].labels)
     for epoch in range(state.epoch, args.epochs + 1):
         view = task.views.of_epoch(task.images["train"], epoch)
@@ -177,12 +168,13 @@ def train(args, run, saved, world, signals):
         row = record.metrics_row(state, losses, scores)
         run.finish_epoch(state.averaged, row)
         if run.writes:
-            record.epoch(row, scores["matrix"], state.net.attributes, args.epochs)
+            record.epoch(row, scores, state.net.attributes)
+            lines.add(row, run.best is row)
             curves.update(row)
         state.finish_epoch()
         run.save(state, targets)
     if run.writes:
-        record.summary(run, task.tables)
+        record.summary(run, task.counts, vars(args))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def get_args_parser():
 def main(argv=None):
     args = get_args_parser().parse_args(argv)
     size, turns = (8, 2) if args.quick else (64, 3)
-    start()
+    start(shown="DEBUG")
     precision = choose_precision("auto", works.CPU)
     machine(works.CPU, precision)
     logger.info(f"batches of {size}, medians of {turns} turns, {args.data_dir or 'drawn photos'}\n{HEADER}")

@@ -42,14 +42,27 @@ def test_teacher_then_students(train, photos, capsys):
     log = Path("logs/teacher/teacher_training.log").read_text(encoding="utf-8")
     for line in (
         "training the teacher",
-        "--loss-weight True",
-        "python 3.",
-        "seed: 214",
-        "epoch 2/2  step 2/2",
+        "photos: 16 for training, 8 for validation",
+        "log: logs/teacher/teacher_training.log",
+        "epoch    loss   Top-1    ACSA   daily  gender  embellishment  seconds",
+        "  best",
+        "majority",
     ):
         assert line in log and line in out.out
+    for line in (
+        "options: --version teacher  --epochs 2  ",
+        "--loss-weight True",
+        "command: train.py --epochs 2 ",
+        "python 3.",
+        "epoch 2/2  step 2/2",
+        "D train, gender: mannish ",
+        "daily: rows are labels",
+    ):
+        assert line in log and line not in out.out
+    assert [line.split()[0] for line in out.out.splitlines() if line.startswith("  ")] == ["1/2", "2/2"]
+    assert "\x1b" not in log + out.out + out.err
     assert "warning: --clip-model random" in log and "warning: --clip-model random" in out.err
-    assert out.out.count("rows are labels") == 2 * len(ATTRIBUTES)
+    assert log.count("rows are labels") == 2 * len(ATTRIBUTES)
     assert "best.pt" in log
 
     table = rows("teacher")

@@ -68,7 +68,9 @@ def test_a_photo_of_a_folder_teaches_like_a_row_without_labels(run, place, weigh
     assert same(whole, both)
     assert not same(run("alone", "some", "--loss-weight", weighted), both), "the folder plays no part"
     log = Path("logs/both/both_training.log").read_text()
-    assert "more: 6 photos without labels" in log and "train: 16 images" in log and "(6 not known)" in log
+    assert (
+        "more: 6 photos without labels" in log and "photos: 16 for training" in log and "(6 not known)" in log
+    )
 
 
 def test_photos_of_the_tables_are_left_out_wherever_they_lie(split, photos):
@@ -122,7 +124,7 @@ def test_unreadable_photos_are_left_out_where_that_is_asked_for(run, place):
     break_a_photo()
     run("a", "some", "--unlabelled", "more", "--skip-unreadable", "True")
     log = Path("logs/a/a_training.log").read_text()
-    assert "train: 15 images" in log and "1 photo cannot be read" in log
+    assert "photos: 15 for training" in log and "1 photo cannot be read" in log
 
 
 def test_two_photos_of_one_name(split, fails):

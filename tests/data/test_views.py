@@ -425,4 +425,4 @@ def test_logits_of_other_views_are_refused(fails, place, photos):
 def test_a_folder_that_cannot_be_written(place, photos, capsys):
     Path("out").write_text("a file")
     assert exit_code(lambda: write_views.main(["--output", "out", "--data-dir", str(photos)])) == 2
-    assert "'out'" in capsys.readouterr().err
+    assert "error: out: " in capsys.readouterr().err

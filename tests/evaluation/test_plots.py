@@ -253,6 +253,6 @@ def test_tensorboard_tags(tmp_path, without_matplotlib):
 
 
 def test_without_tensorboard_a_run_does_not_begin(monkeypatch):
-    monkeypatch.setattr(train, "find_spec", lambda name: None)
+    monkeypatch.setattr("utils.training.options.find_spec", lambda name: None)
     with pytest.raises(UserError, match="--tensorboard needs a package: pip install tensorboard"):
         train.parse_args(["--version", "a", "--tensorboard"])

@@ -96,10 +96,10 @@ def test_a_run_with_several_values_in_one_cell(train, fails, place, photos):
     assert_same_run("s", "whole", 2)
     attributes = load_network("model/s/best.pt")[0].attributes
     assert attributes == read_attributes(path) and attributes.sizes == {"is 1": 2, "is 2": 2}
-    counts = re.search(
-        r"train: \d+ images, per class is 1 (\d+)/(\d+) .*is 2 (\d+)/(\d+)", log_of("s")
-    ).groups()
-    assert int(counts[1]) > int(counts[3]) > 0
+    with open("logs/s/classes.csv", newline="") as file:
+        listed = list(csv.DictReader(file))
+    counts = {row["attribute"]: int(row["train"]) for row in listed}  # of its last class
+    assert counts["is 1"] > counts["is 2"] > 0
 
     trained = [load_classifier("model/s/best.pt")]
     own = read_as_trained(trained, "val", str(path.parent))[0]
@@ -217,7 +217,9 @@ def test_an_attribute_without_any_label(train, place, photos, capsys, split):
     count = without_labels(path, "cloth", split)
     train("--version", "t", "--attributes", str(path), "--loss-weight", data_dir=path.parent)
     log = log_of("t")
-    assert f"{split}: {count} images, per class kind" in log and f"cloth 0/0/0 ({count} not known)" in log
+    assert f"photos: {count} for training" in log or split == "val"
+    assert f"{split}, cloth: cloth 0 0, cloth 1 0, cloth 2 0 ({count} not known)" in log
+    assert f"warning: cloth: no label in {'training' if split == 'train' else 'validation'}: " in log
     for row in table_of("t"):
         assert (row["val_top1_cloth"] == row["val_acsa_cloth"] == "") == (split == "val")
         assert (float(row["train_loss_cloth"]) == 0) == (split == "train")
@@ -225,7 +227,7 @@ def test_an_attribute_without_any_label(train, place, photos, capsys, split):
             assert row["val_top1"] == row["val_top1_kind"] and row["val_acsa"] == row["val_acsa_kind"]
     warned = "warning: cloth: no label in validation: no score, and no part in the means"
     assert (warned in log) == (warned in capsys.readouterr().err) == (split == "val")
-    assert bool(re.search(r"^.* cloth +- +-$", log, re.MULTILINE)) == (split == "val")
+    assert bool(re.search(r"^.* cloth +- +- +-$", log, re.MULTILINE)) == (split == "val")
     if split == "val":
         train(
             "--version",
@@ -318,8 +320,8 @@ def test_skip_unreadable(train, fails, place, photos):
     assert len(listed) == 2 and broken.name in "".join(listed) and missing.name in "".join(listed)
     log = log_of("t")
     assert "warning: 2 photos cannot be read and are left out, see logs/t/unreadable.txt" in log
-    counts = [int(count) for count in re.findall(r"(?:train|val): (\d+) images", log)]
-    assert sum(counts) == len(every) - 2
+    counts = re.search(r"photos: (\d+) for training, (\d+) for validation", log).groups()
+    assert sum(map(int, counts)) == len(every) - 2
 
     options[-1] = "2"
     train("--version", "whole", *options[2:], "--skip-unreadable", data_dir=path.parent)

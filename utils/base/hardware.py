@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from utils.base.errors import UserError
+from utils.base.errors import UserError, counted
 from utils.base.log import logger
 
 WORTHWHILE = 1.3  # bf16 must be at least this many times as fast as float32 to be chosen
@@ -105,9 +105,10 @@ def machine(device, precision, size=1):
     """Log what computes: packages, device, threads, precision; `size` is the number of processes."""
     processes = f"{size} processes, each with " if size > 1 else ""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {platform.machine()}"
-    logger.info("  ".join([f"python {platform.python_version()}", *_packages()]))
-    logger.info(f"device: {processes}{name}, {torch.get_num_threads()} threads")
-    logger.info(f"precision: {precision.name} ({precision.reason})")
+    threads = counted(torch.get_num_threads(), "thread", "threads")
+    logger.debug("  ".join([f"python {platform.python_version()}", *_packages()]))
+    logger.info(f"device: {processes}{name}, {threads}, {precision.name}")
+    logger.debug(f"precision: {precision.name} ({precision.reason})")
 
 
 def _packages():

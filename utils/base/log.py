@@ -1,9 +1,13 @@
-"""One logger: lines on the terminal that leave progress bars whole, and the same lines in the run's file."""
+"""One logger: lines on the terminal that leave progress bars whole, and the same lines in the run's file, which has those
+of level DEBUG besides."""
 
 import contextlib
 import logging
 import logging.handlers
+import os
+import re
 import sys
+import unicodedata
 
 from tqdm import tqdm
 
@@ -11,6 +15,8 @@ from utils.base.errors import visible_lines
 from utils.base.files import failure
 
 logger = logging.getLogger("fashion")
+GREEN, YELLOW, RED = "\x1b[32m", "\x1b[33m", "\x1b[31m"
+PLAIN = "\x1b[0m"
 
 
 def _visible(record):
@@ -25,7 +31,28 @@ logger.addFilter(_visible)
 class _Terminal(logging.Handler):
     def emit(self, record):
         stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
-        tqdm.write(self.format(record), file=stream)
+        line = self.format(record)
+        tqdm.write(_coloured(line, record) if _has_colours(stream) else line, file=stream)
+
+
+def _has_colours(stream):
+    """Whether a stream is a terminal whose user wants them, see https://no-color.org."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _coloured(line, record):
+    """A line with one word coloured: of a warning or an error its first, otherwise the record's `mark`, with which it ends."""
+    if record.levelno >= logging.WARNING:
+        colour = RED if record.levelno >= logging.ERROR else YELLOW
+        return re.sub(r"\w+:", rf"{colour}\g<0>{PLAIN}", line, count=1)
+    mark = getattr(record, "mark", "")
+    return f"{line[: len(line) - len(mark)]}{GREEN}{mark}{PLAIN}" if mark else line
+
+
+def progress(items=None, title="", total=None, **kwargs):
+    """A progress bar of tqdm, where both streams are a terminal, and not of a further process; it goes when it is done."""
+    is_seen = sys.stdout.isatty() and sys.stderr.isatty() and logger.level < logging.ERROR
+    return tqdm(items, title, total, leave=False, disable=not is_seen, dynamic_ncols=True, **kwargs)
 
 
 _terminal = _Terminal()
@@ -48,13 +75,14 @@ class RunFile(logging.FileHandler):
             raise failure(self.baseFilename, error, len(self.format(record).encode())) from error
 
 
-def start(process=0):
-    """Log to the terminal; lines are also held back for the file that `to_file` names later.
+def start(process=0, shown="INFO"):
+    """Log to the terminal, from the level `shown` on; all lines are also held back for the file that `to_file` names later.
 
     Of a run of several processes, those after the first (0) say nothing but their errors.
     """
     stop()
-    logger.setLevel(logging.ERROR if process else logging.INFO)
+    logger.setLevel(logging.ERROR if process else logging.DEBUG)
+    _terminal.setLevel(shown)
     _terminal.setFormatter(logging.Formatter(f"[process {process}] %(message)s" if process else None))
     logger.addHandler(logging.handlers.MemoryHandler(capacity=10**6, flushLevel=logging.CRITICAL + 1))
 
@@ -81,10 +109,30 @@ def stop():
 def table(rows, header):
     """Rows of text in columns, the first aligned left, the others right; returns lines."""
     cells = [[str(cell) for cell in row] for row in [header, *rows]]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    widths = [max(width(row[column]) for row in cells) for column in range(len(header))]
     for row in cells:
-        row[:] = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]
+        row[:] = [padded(row[0], -widths[0]), *map(padded, row[1:], widths[1:])]
     return ["  ".join(row) for row in cells]
+
+
+def width(text):
+    """Columns of a terminal that a text takes: Korean signs, and others of the East, take two."""
+    return len(text) + sum(unicodedata.east_asian_width(sign) in "WF" for sign in text)
+
+
+def cut(text, columns):
+    """A text that takes at most so many columns."""
+    if width(text) <= columns:
+        return text
+    while width(text) >= columns:
+        text = text[:-1]
+    return f"{text}…"
+
+
+def padded(text, columns):
+    """A text with blanks before it, for a negative number behind it, so that it takes as many columns."""
+    blanks = " " * (abs(columns) - width(text))
+    return text + blanks if columns < 0 else blanks + text
 
 
 def score(value, form=".4f"):

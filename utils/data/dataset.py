@@ -13,7 +13,7 @@ from utils.base.log import logger
 from utils.data.attributes import PARTS, UNKNOWN
 from utils.data.folders import PhotoFolder, find_photos
 from utils.data.photo_cache import MISSING, joined, map_photos, stamp
-from utils.data.tables import read_table
+from utils.data.tables import count_classes, read_table
 from utils.data.twins import without_twins
 
 SPLITS = ("train", "val")
@@ -163,6 +163,14 @@ def parts_of_rows(groups, labels, shares):
         parts[chosen] = name
         start += share
     return parts
+
+
+def class_counts(tables, sizes):
+    """Part -> attribute -> list of ints: how many of its known labels are of each class."""
+    return {
+        name: {key: count_classes(table.labels[key], size).tolist() for key, size in sizes.items()}
+        for name, table in tables.items()
+    }
 
 
 # --- pixels ------------------------------------------------------------------------------------------

@@ -23,10 +23,7 @@ CHOSEN = (
 )
 
 # What it means that an attribute's Top-1 is below the majority, and the way out.
-BELOW = (
-    "always naming the most frequent class would be right more often. Where classes count alike (ACSA), that may be "
-    "as it should; for Top-1 train with --logit-adjustment 0 --loss-weight False, longer or on more labels"
-)
+BELOW = "where classes count alike (ACSA), that may be as it should; for Top-1 train with --logit-adjustment 0 --loss-weight False, longer or on more labels"
 
 # Shares are computed as masked arrays: 0 / 0 is masked, has no part in a mean, and `tolist` makes it None.
 
@@ -64,14 +61,15 @@ def majority(counts):
     return np.ma.divide(np.max(counts), np.sum(counts)).tolist()
 
 
-def below_majority(top1, majorities):
+def below_majority(top1, majorities, way_out=BELOW):
     """One line that names the attributes whose Top-1 is below the majority, and the way out; empty if none is.
 
     Args: dicts attribute -> share, or None without labels.
     """
     low = [key for key, share in top1.items() if share is not None and share < majorities[key]]
     named = ", ".join(f"{key} (Top-1 {top1[key]:.4f}, majority {majorities[key]:.4f})" for key in low)
-    return f"below the majority: {named}: {BELOW}" if low else ""
+    problem = f"{named}: always naming the most frequent class would be right more often"
+    return f"below the majority: {problem}; {way_out}" if low else ""
 
 
 def mean(values):

@@ -6,10 +6,9 @@ from typing import Any, Dict, NamedTuple, Optional
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from utils.base.hardware import Precision
-from utils.base.log import logger
+from utils.base.log import logger, progress
 from utils.evaluation import metrics
 from utils.training.distributed import World
 
@@ -61,10 +60,8 @@ def train_one_epoch(state, criterion, examples, setup, parallel, between_steps):
     history = torch.zeros(steps, len(labels), device=device)
     history[:done] = state.losses
     start = time.perf_counter()
-    bar = tqdm(
-        order.split(setup.batch_size)[done:], f"epoch {state.epoch}/{setup.epochs}", disable=None, leave=False
-    )
-    for step, batch in enumerate(bar, done + 1):
+    bar = photos_bar(f"epoch {state.epoch}/{setup.epochs}", len(order), initial=done * setup.batch_size)
+    for step, batch in enumerate(order.split(setup.batch_size)[done:], done + 1):
         between_steps()
         mine, counts = world.shard(batch)
         pixels, mine, batch = images.fetch(mine), mine.to(device), batch.to(device)
@@ -90,8 +87,16 @@ def train_one_epoch(state, criterion, examples, setup, parallel, between_steps):
             state.check_finite()
             trained = min(step * setup.batch_size, len(order)) - done * setup.batch_size
             _log_step(state, setup.epochs, f"{step}/{steps}", trained / (time.perf_counter() - start))
+            bar.set_postfix_str(f"loss {state.losses[-1].sum().item():.3f}", refresh=False)
         state.finish_step()
+        bar.update(len(batch))
+    bar.close()
     return dict(zip(labels, history.mean(dim=0).tolist()))
+
+
+def photos_bar(title, count, **kwargs):
+    """The bar of so many photos."""
+    return progress(title=title, total=count, unit=" photos", **kwargs)
 
 
 def _log_step(state, epochs, step, speed):
@@ -99,7 +104,7 @@ def _log_step(state, epochs, step, speed):
     losses = state.losses[-1]
     parts = ", ".join(f"{key} {loss:.4f}" for key, loss in zip(state.net.attributes, losses.tolist()))
     of = f"epoch {state.epoch}/{epochs}  step {step}  loss {losses.sum().item():.4f} ({parts})"
-    logger.info(f"{of}  lr {state.lr:.3g}  {speed:.1f} images/s")
+    logger.debug(f"{of}  lr {state.lr:.3g}  {speed:.1f} images/s")
 
 
 def validate(net, examples, setup, between_steps):
@@ -136,11 +141,13 @@ def predict(net, images, precision, batches, title, between_steps=None):
     Returns: dict attribute -> float32 `(N, classes)`, on the CPU, in the batches' order.
     """
     net.eval()
-    parts = []
+    parts, bar = [], photos_bar(title, sum(map(len, batches)))
     with precision.autocast(images.device):
         classify = net.inference()
-        for batch in tqdm(batches, title, disable=None, leave=False):
+        for batch in batches:
             if between_steps:
                 between_steps()
             parts.append(classify(images.fetch(batch)))
+            bar.update(len(batch))
+    bar.close()
     return {key: torch.cat([part[key] for part in parts]).cpu() for key in parts[0]}

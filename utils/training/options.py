@@ -147,6 +147,16 @@ class Options(argparse.Namespace):
             of = "" if self.lr < self.min_lr else f", times --cos-gamma {self.cos_gamma:g} in each cycle,"
             raise UserError(f"--lr {self.lr:g}{of} is below --min-lr {self.min_lr:g}: add a lower --min-lr")
 
+    def told(self):
+        """Option -> value of those that were given, or are not the defaults."""
+        default = get_args_parser().get_default
+        options = {
+            f"--{name.replace('_', '-')}": (value, default(name)) for name, value in vars(self).items()
+        }
+        return {
+            name: value for name, (value, usual) in options.items() if name in self.given or value != usual
+        }
+
 
 def parse_args(argv=None):
     """The options, checked against each other. Those that are "auto" wait for `Options.choose`."""

@@ -2,56 +2,46 @@
 
 import csv
 import itertools
+import logging
 import os
 import pathlib
+import shutil
 
 from utils.base.errors import UserError
 from utils.base.files import atomic
-from utils.base.hardware import machine
-from utils.base.log import logger, score, table
-from utils.data.attributes import UNKNOWN
-from utils.data.tables import count_classes
-from utils.evaluation.metrics import CHOSEN, mean
+from utils.base.log import cut, logger, padded, score, table, width
+from utils.evaluation.metrics import CHOSEN, below_majority, majority, mean
 from utils.evaluation.plots import COLUMNS, draw_curves, read_metrics, save
 from utils.evaluation.predictions import table_text
+from utils.training.advice import for_top1
+
+BEST_SO_FAR = "best"  # at the end of an epoch's line
+LONGEST = 16  # columns of an attribute's name above these lines
 
 
-def header(net, options, tables, precision, world, notes=()):
-    """Everything that one needs to know to run it again. Args: `options` of train.py, a dict, and `notes` on them, lines; `tables`, of
-    both parts."""
-    say = logger.info
-    say(f"training the {net.role}: {net.title}")
-    for note in notes:
-        say(note)
-    say("options: " + "  ".join(f"--{name.replace('_', '-')} {value}" for name, value in options.items()))
-    machine(world.device, precision, world.size)
-    say(f"seed: {options['seed']}")
-    for name, part in tables.items():
-        say(f"{name}: {len(part.names)} images, per class {_class_counts(part, net.attributes.sizes)}")
+def header(net, counts, tables, options, notes):
+    """What is trained, and on what; in the file also what one needs to know to run it again.
+
+    Args: `counts` of `utils.data.dataset.class_counts` of the `tables`; `options` of train.py that are to be told, a dict, and
+        `notes` on them, lines.
+    """
     parameters = sum(parameter.numel() for parameter in net.parameters())
     size = sum(value.numel() * value.element_size() for value in net.state_dict().values())
-    say(f"parameters: {parameters:,}, {size / 1e6:.1f} MB on disk")
-
-
-def _class_counts(part, sizes):
-    parts = []
-    for key, size in sizes.items():
-        counts = count_classes(part.labels[key], size)
-        unknown = len(part.names) - counts.sum()
-        parts.append(f"{key} {'/'.join(map(str, counts))}" + (f" ({unknown} not known)" if unknown else ""))
-    return "  ".join(parts)
-
-
-def class_counts(tables, sizes):
-    """Part -> attribute -> list of ints: how many of its known labels are of each class."""
-    return {
-        name: {key: count_classes(table.labels[key], size).tolist() for key, size in sizes.items()}
-        for name, table in tables.items()
-    }
+    images = {part: len(table.names) for part, table in tables.items()}
+    logger.info(f"training the {net.role}: {net.title}, {parameters:,} parameters, {size / 1e6:.1f} MB")
+    logger.info(f"photos: {images['train']:,} for training, {images['val']:,} for validation")
+    for note in notes:
+        logger.info(note)
+    logger.debug("options: " + "  ".join(f"{name} {value}" for name, value in options.items()))
+    for part, its in counts.items():
+        for key, attribute in net.attributes.items():
+            each = ", ".join(f"{name} {count}" for name, count in zip(attribute.classes, its[key]))
+            unknown = images[part] - sum(its[key])
+            logger.debug(f"{part}, {key}: {each}" + (f" ({unknown} not known)" if unknown else ""))
 
 
 def write_classes(path, counts, attributes):
-    """A table with a row for each class: attribute, class, and its photos in training and validation, of `class_counts`."""
+    """A table with a row for each class: attribute, class, and its photos in training and validation, of `utils.data.dataset.class_counts`."""
     with atomic(path) as file:
         writer = csv.writer(file)
         writer.writerow(["attribute", "class", *counts])
@@ -79,53 +69,80 @@ def metrics_row(state, losses, scores):
     return {**row, "seconds": round(state.seconds(), 2)}
 
 
-def epoch(row, matrices, attributes, epochs):
-    """Confusion matrices (dict attribute -> array) and scores (of the row of metrics.csv) of one epoch."""
+def epoch(row, scores, attributes):
+    """Confusion matrices and scores of an epoch, for the file. Args: `row` of metrics.csv; `scores` as of `metrics_row`."""
     lines = []
     for key, attribute in attributes.items():
-        rows = [[f"  {i} {name}", *matrices[key][i]] for i, name in enumerate(attribute.classes)]
+        rows = [[f"  {i} {name}", *scores["matrix"][key][i]] for i, name in enumerate(attribute.classes)]
         lines += [f"{key}: rows are labels, columns predictions", *table(rows, ["", *range(len(rows))])]
-    lines += score_table("validation", row, attributes)
-    lines.append(
-        f"epoch {row['epoch']}/{epochs} done: train loss {row['train_loss']:.4f}, "
-        f"Top-1 {row['val_top1']:.4f}, ACSA {row['val_acsa']:.4f}, {row['seconds']:.1f} s"
-    )
-    for line in lines:
-        logger.info(line)
+    for line in lines + score_table("validation", row, scores["majority"]):
+        logger.debug(line)
 
 
-def score_table(title, row, attributes):
-    """Lines: Top-1 and ACSA of each attribute, and their means, from a row of metrics.csv."""
-    rows = []
-    for name, suffix in [*((key, f"_{key}") for key in attributes), ("mean", "")]:
-        rows.append([name, score(row[f"val_top1{suffix}"]), score(row[f"val_acsa{suffix}"])])
-    return table(rows, [title, "Top-1", "ACSA"])
+class EpochLines:
+    """A heading, and a line for each epoch below it; the file has both each time.
+
+    Args: `attributes`, of which as many have a column as the terminal has room for; `epochs` of the run.
+    """
+
+    def __init__(self, attributes, epochs):
+        room = shutil.get_terminal_size((1000, 24)).columns  # of a pipe, whose lines have no end
+        self.epochs, self.level, self.shown = epochs, logging.INFO, []
+        names = ["epoch", "loss", "Top-1", "ACSA", "seconds"]
+        widths = [max(len(f"{epochs}/{epochs}"), 5), 6, 6, 6, 7]
+        for key in attributes:
+            name = cut(key, LONGEST)
+            if sum(widths) + max(width(name), 6) + 2 * len(widths) + 2 + len(f"  {BEST_SO_FAR}") <= room:
+                names.insert(-1, name)
+                widths.insert(-1, max(width(name), 6))
+                self.shown.append(key)
+        self.names, self.widths = names, widths
+
+    def add(self, row, is_best):
+        """Tell of an epoch. Args: `row` of metrics.csv; `is_best`, whether none was better so far."""
+        self._say(self.level, self.names)
+        figures = (
+            row["train_loss"],
+            row["val_top1"],
+            row["val_acsa"],
+            *(row[f"val_top1_{key}"] for key in self.shown),
+        )
+        cells = [f"{row['epoch']}/{self.epochs}", *(score(figure, ".3f") for figure in figures)]
+        self._say(logging.INFO, [*cells, f"{row['seconds']:.1f}"], BEST_SO_FAR if is_best else "")
+        self.level = logging.DEBUG
+
+    def _say(self, level, cells, mark=""):
+        line = "  ".join([*map(padded, cells, self.widths), mark])
+        logger.log(level, line.rstrip(), extra={"mark": mark})
 
 
-def majority_top1(data):
-    """Mean Top-1 on the validation images of always naming the training images' most frequent classes."""
-    shares = []
-    for key, labels in data["train"].labels.items():
-        counts = count_classes(labels, 1)
-        known = data["val"].labels[key][data["val"].labels[key] != UNKNOWN]
-        shares.append((known == counts.argmax()).mean() if len(known) else None)
-    return mean(shares)
+def score_table(title, row, majorities):
+    """Lines: of each attribute, and in the mean, Top-1 and ACSA, from a row of metrics.csv, beside the majority."""
+    rows = [
+        [key, *map(score, (row[f"val_top1_{key}"], row[f"val_acsa_{key}"], share))]
+        for key, share in majorities.items()
+    ]
+    rows.append(["mean", *map(score, (row["val_top1"], row["val_acsa"], mean(majorities.values())))])
+    return table(rows, [title, "Top-1", "ACSA", "majority"])
 
 
-def summary(run, data):
-    """The best epoch, and where everything is."""
-    best = run.best
+def summary(run, counts, options):
+    """The best epoch beside the majority, and where everything is. Args: `counts` of `utils.data.dataset.class_counts`; `options` of train.py, a dict."""
+    best, majorities = run.best, {key: majority(numbers) for key, numbers in counts["val"].items()}
     logger.info("")
-    for line in score_table(f"best: epoch {best['epoch']}", best, data["train"].labels):
+    for line in score_table(f"best: epoch {best['epoch']}", best, majorities):
         logger.info(line)
     logger.info(CHOSEN)
-    logger.info(f"always the most frequent classes: mean Top-1 {majority_top1(data):.4f}")
+    way_out = for_top1(options, best is run.rows[-1])
+    low = below_majority({key: best[f"val_top1_{key}"] for key in majorities}, majorities, way_out)
+    if low:
+        logger.warning(f"warning: {low}")
     size = os.path.getsize(run.best_file) / 1e6
     logger.info(f"best weights: {run.best_file} -> model_{best['epoch']}.pt ({size:.1f} MB)")
-    logger.info(f"all epochs:   {run.model_dir}")
+    logger.debug(f"all epochs:   {run.model_dir}")
     logger.info(f"log:          {run.log_file}")
-    logger.info(f"metrics:      {run.metrics_file}")
-    logger.info(f"options:      {run.args_file}")
+    logger.debug(f"metrics:      {run.metrics_file}")
+    logger.debug(f"options:      {run.args_file}")
 
 
 class Curves:

@@ -202,4 +202,4 @@ def save_or_stop(run, state, targets, world, signals, minutes):
         raise Interrupted(signal.Signals(received), f"stopped in {where}; {way_out}")
     if time.monotonic() - run.saved_at >= 60 * minutes:
         run.save(state, targets)
-        log.logger.info(f"{where}: saved in {run.last_file}")
+        log.logger.debug(f"{where}: saved in {run.last_file}")

@@ -1,6 +1,7 @@
 """All that training changes, as one object: saved between two steps, it goes on to the same numbers."""
 
 import time
+import warnings
 
 import torch
 from timm.utils.model_ema import ModelEmaV3
@@ -63,7 +64,10 @@ class TrainState:
 
     def finish_epoch(self):
         if self.schedule and not self.by_step:
-            self.schedule.step()
+            with warnings.catch_warnings():
+                # Of a run that was resumed behind the last step of epoch 1, this optimizer has made none.
+                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+                self.schedule.step()
         self.epoch += 1
         self._begin_epoch()
 

@@ -163,11 +163,11 @@ class AskedTeacher(Teacher):
         view = images.key[1]
         path, kept = self.answers.path(view), self.answers.read(view)
         if kept is not None:
-            logger.info(f"teacher's logits: read from {path}")
+            logger.debug(f"teacher's logits: read from {path}")
             return {key: torch.from_numpy(values) for key, values in kept.items()}
         logits = self._ask(images, between_steps)
         self.answers.save(view, {key: values.cpu().numpy() for key, values in logits.items()})
-        logger.info(f"teacher's logits: written to {path}")
+        logger.debug(f"teacher's logits: written to {path}")
         return logits
 
     def _order(self, key):
@@ -182,7 +182,7 @@ class AskedTeacher(Teacher):
             if identity_of(self.net) != self.identity:
                 raise UserError("--teacher: not the one that the run began with")
         view = f"view {images.number} of " if images.number else ""
-        logger.info(f"teacher's logits: computed for {view}{len(images)} images, once")
+        logger.debug(f"teacher's logits: computed for {view}{len(images)} images, once")
         self.net.to(images.device)
         batches = torch.arange(len(images)).split(self.batch_size)
         logits = engine.predict(self.net, images, self.precision, batches, "teacher's logits", between_steps)
