@@ -270,18 +270,17 @@ def main(argv=None):
             undo.callback(os.remove, path)
         # As training will.
         tables = read_tables(folder, attributes, parts, args.skip_unreadable, follow_links=args.follow_links)
-        for part in (one for one in tables.values() if set(one.stamps) == {MISSING}):
-            name = part.names[0]
-            said = f"none of the photos is in {part.photos.prefix}, such as {name}"
-            raise UserError(said + part.photos.near(name))
+        photos, first = tables["train"].photos, frame[content["image"]][0]
+        missing = sum(part.stamps.count(MISSING) for part in tables.values())
+        if missing == len(frame):
+            raise UserError(f"{photos.path(first)}: missing, as are all photos{photos.near(first)}")
+        with atomic(args.output) as file:
+            file.write(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
         undo.pop_all()
     _show(attributes, frame, tables, args.min_photos)
     print("".join(f"{visible(line)}\n" for line in lines), end="")
-    missing = sum(split.stamps.count(MISSING) for split in tables.values())
     if missing:
         print(f"{counted(missing, 'photo is', 'photos are')} missing and left out")
-    with atomic(args.output) as file:
-        file.write(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
     for path, rows in written.items():
         print(f"{path}: {len(rows) - 1} photos and the folders they are in")
     said = counted(len(attributes), "attribute", "attributes")
