@@ -34,12 +34,13 @@ ALONE = "--distillation-type none --teacher none"
 TAUGHT_BY = "--teacher photos-teacher-214/model_6.pt"
 SMOOTHED = "--teacher photos-smoothed-teacher-214/model_6.pt"
 SKEWED = "--teacher skewed-teacher-214/model_6.pt"
+SHOP = "--attributes ../shop/shop.json --student lite0"
 
 
 class Row(NamedTuple):
     """One way to train."""
 
-    data: str  # photos or skewed, a folder in that of the work
+    data: str  # photos, skewed or shop, a folder in that of the work
     name: str
     options: str
     seeds: int = 99  # at most
@@ -68,13 +69,17 @@ ROWS = [  # teachers before their students
     Row("photos", "best, smoothed teacher", f"{BEST} {SMOOTHED}", drawn=True),
     Row("photos", "best", f"{BEST} {TAUGHT_BY}", drawn=True),
     Row("photos", "best, 60 epochs, smaller crops", f"{BEST} {TAUGHT_BY} --epochs 60 --crop-scale 0.4", seeds=1, drawn=True),
+    Row("shop", "own", f"{recipe('own')} {SHOP}"),
+    Row("shop", "best without a teacher", f"{recipe('best')} {SHOP} {ALONE}"),
+    Row("shop", "best", f"{recipe('best')} {SHOP} --teacher shop-own-214/best.pt"),
 ]
 
 
 def get_args_parser():
     p = Parser(prog="python -m benchmarks.accuracy", description=__doc__)
-    p.add_argument("folder", nargs="?", help="with photos/ and skewed/ of benchmarks.photos; it gets the runs", metavar="FOLDER")
+    p.add_argument("folder", nargs="?", help="with photos/ and skewed/ of benchmarks.photos, and shop/ of benchmarks.shop, with its shop.json; it gets the runs", metavar="FOLDER")
     p.add_argument("--results", default="docs/accuracy.jsonl", help="a line a run; beside it goes the picture, .png", metavar="FILE")
+    p.add_argument("--only", default="", help="train the rows whose data and name contain this, such as 'shop own'", metavar="TEXT")
     p.add_argument("--machine", default="", help="what the table calls this machine", metavar="TEXT")
     p.add_argument("--seeds", type=number(int, 1), default=3, help=f"of each row, from {SEED} on", metavar="N")
     return p
@@ -92,7 +97,7 @@ def main(argv=None):
         os.makedirs(runs, exist_ok=True)
         os.chdir(runs)
         for seed, row in itertools.product(range(SEED, SEED + args.seeds), ROWS):
-            if seed < SEED + row.seeds:
+            if seed < SEED + row.seeds and args.only in f"{row.data} {row.name}":
                 results[row.data, row.name, seed] = {**make(row, seed), "machine": args.machine}
                 with atomic(path) as file:
                     file.writelines(json.dumps(one) + "\n" for one in results.values())
@@ -117,7 +122,7 @@ def make(row, seed):
 def report(results, picture):
     """Print the tables, and draw Top-1 on photos by epoch. Args: `results`, dicts of `make`; `picture`, file to write."""
     figure, (ax,) = plots.panels("", 1, 1, 8, 5)
-    tables, colors = {"skewed": [HEADER], "photos": [HEADER]}, iter(plots.COLORS[1:])
+    tables, colors = {row.data: [HEADER] for row in ROWS}, iter(plots.COLORS[1:])
     for row in ROWS:
         wanted = {"data": row.data, "row": row.name, "options": row.command}.items()
         runs = [one for one in results if wanted <= one.items()]

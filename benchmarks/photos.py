@@ -17,14 +17,8 @@ from utils.base.cli import Parser, exit_code
 from utils.base.errors import UserError
 
 COLUMNS = "image_name BBox_xmin BBox_ymin BBox_xmax BBox_ymax Daily Gender Embellishment".split()
-DAILY = [
-    "longsleeve outwear",
-    "t-shirt shirt",
-    "pants shorts",
-    "shoes",
-    "hat",
-    "dress skirt",
-]  # kinds by class
+# Kinds by class.
+DAILY = ["longsleeve outwear", "t-shirt shirt", "pants shorts", "shoes", "hat", "dress skirt"]
 # Training photos of each class in the competition's data: of Daily, Gender and Embellishment.
 COUNTS = (589, 6852, 1065, 1683, 572, 442), (930, 2759, 2703, 4288, 523), (6177, 3323, 1703)
 
