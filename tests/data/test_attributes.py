@@ -284,7 +284,20 @@ def test_whatever_a_checkpoint_says_of_attributes_is_read_or_refused(data):
         if isinstance(container, dict) and data.draw(st.booleans()):
             key = data.draw(
                 st.sampled_from(
-                    ["box", "group", "contains", "separator", "exif", "encoding", "zzz", 1, (1,), None]
+                    [
+                        "box",
+                        "group",
+                        "contains",
+                        "separator",
+                        "ignore",
+                        "title",
+                        "exif",
+                        "encoding",
+                        "zzz",
+                        1,
+                        (1,),
+                        None,
+                    ]
                 )
             )
         container[key] = value

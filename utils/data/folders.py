@@ -115,7 +115,7 @@ class PhotoFolder:
         near = [one for trunk in trunks for one in self._by_trunk[trunk] if one.isprintable()]
         whole = [one for one in near if os.path.splitext(_plain_path(one))[0] == _plain_path(name)]
         if len(whole) == 1:
-            return f"; write {excerpt(whole[0])}, with its ending"
+            return f"; write {excerpt(whole[0], 150)}, with its ending"
         return f"; there is {excerpt(', '.join(near[:3]))}" if near else ""
 
     @functools.cached_property
