@@ -337,8 +337,8 @@ def test_a_folder_of_folders(tmp_path, capsys):
     folders(tmp_path / "photos", "")
     (tmp_path / "photos" / "cover.jpg").touch()
     (tmp_path / "photos" / "notes.txt").touch()
-    (tmp_path / "photos" / "dress" / "long").mkdir()
-    (tmp_path / "photos" / "dress" / "long" / "1.jpg").touch()
+    (tmp_path / "photos" / "women" / "dress").mkdir(parents=True)
+    (tmp_path / "photos" / "women" / "dress" / "1.jpg").touch()
     arguments = [str(tmp_path / "photos"), "--output", str(tmp_path / "shop.json")]
     main(arguments)
     content = json.loads((tmp_path / "shop.json").read_text(encoding="utf-8"))
@@ -351,7 +351,7 @@ def test_a_folder_of_folders(tmp_path, capsys):
     with open(tmp_path / "shop.train.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
     assert (
-        rows[0] == ["file", "class"] and ["dress/long/1.jpg", "dress"] in rows and ["cover.jpg", ""] in rows
+        rows[0] == ["file", "class"] and ["women/dress/1.jpg", "dress"] in rows and ["cover.jpg", ""] in rows
     )
     tables = read_tables(str(tmp_path), read_attributes(str(tmp_path / "shop.json")))
     assert sum(len(part.names) for part in tables.values()) == 66

@@ -5,7 +5,6 @@ python -m utils.tools.draft FOLDER --output FILE.json
 """
 
 import contextlib
-import csv
 import json
 import os
 import shlex
@@ -46,7 +45,6 @@ YEARS, UNITS, MEASURE = "years or dates", "numbers with a unit", "numbers that l
 # Columns that tell products.
 NAMES = r"\d|\S+ \S+ \S"  # numbers, or several words
 MOST_ROWS = 20  # of one product, on average
-NO_GROUP = None, "none"
 AGREE = 0.8  # how far they agree in another column: 0, as any two rows do, to 1, always
 
 
@@ -91,7 +89,7 @@ def draft(source, frame, content, min_photos=10, group=None):
         hint = f'; if it tells products, each with several photos, add "group": "{name}"'
         line = f"left out: {name or '(no name)'}: {reason}{hint if name in shared else ''}"
         lines += [line] if name != group else []
-    content = {**content, **({} if group in NO_GROUP else {"group": group})}
+    content = {**content, **({"group": group} if group not in (None, "none") else {})}
     content.update({"unknown": [""], "exif": True, "attributes": attributes})
     for name, one in Attributes(content, source).items():
         prompts = zip(one.classes, one.prompts)
@@ -180,39 +178,34 @@ def _agree(names, other):
 
 
 def _from_folder(args):
-    """Of a folder of folders: (folder of the data set, what the file says of tables and photos, all rows, the tables to write).
-
-    There is a table for each part, path -> rows, beside the folder, and called like the file of attributes.
-    """
-    names = [name.split("/") for name in find_photos(args.table, args.follow_links)]
-    tops = {name[0] for name in names if len(name) > 1}
-    apart = "train" in tops and tops <= set(PARTS)
+    """Of a folder whose photos lie in folders of classes: (folder of the data set, what the file says of tables and photos,
+    all rows, path -> rows of the tables to write, one for each part)."""
     above, photos = os.path.split(os.path.normpath(args.table))
-    table, header = os.path.splitext(os.path.basename(args.output))[0], ("file", "class")
-    content, tables = {"image": "file", "train": {}, "val": SHARE}, {}
-    for name in names:
-        part = PARTS.get(name[0], "train") if apart else "train"
-        content[part] = {"table": f"{table}.{part}.csv", "photos": photos}
-        rows = tables.setdefault(os.path.join(above, content[part]["table"]), [header])
-        rows.append(("/".join(name), (name[:-1][apart:] or [""])[0]))
-    for path in filter(os.path.lexists, tables):
+    frame = pandas.DataFrame({"file": find_photos(args.table, args.follow_links)})
+    frame["class"] = frame["file"].map(os.path.dirname).map(os.path.basename)
+    parts = frame["file"].str.split("/").str[0].map(PARTS).fillna("train")
+    title = os.path.splitext(os.path.basename(args.output))[0]
+    content, written = {"image": "file", "train": {}, "val": SHARE}, {}
+    for part, its in frame.groupby(parts):
+        content[part] = {"table": f"{title}.{part}.csv", "photos": photos}
+        written[os.path.join(above, content[part]["table"])] = its
+    for path in filter(os.path.lexists, written):
         raise UserError(f"{path}: is there already, where a table would be written; name another --output")
-    rows = [row for table in tables.values() for row in table[1:]]
-    return above or ".", content, pandas.DataFrame(rows, columns=header), tables
+    return above or ".", content, frame, written
 
 
 def _from_table(args):
     """The same of a table."""
     if not (args.image and args.photos):
         raise UserError("a table needs --image, its column of the photos' names, and --photos, their folder")
-    data_dir = os.path.dirname(args.table) or "."
-    if not os.path.isdir(os.path.join(data_dir, args.photos)):
-        raise UserError(f"--photos {args.photos}: no such folder in {data_dir}, the table's")
+    folder = os.path.dirname(args.table) or "."
+    if not os.path.isdir(os.path.join(folder, args.photos)):
+        raise UserError(f"--photos {args.photos}: no such folder in {folder}, the table's")
     content = {} if args.encoding == "utf-8" else {"encoding": args.encoding}
     train = {"table": os.path.basename(args.table), "photos": args.photos}
     content.update({"image": args.image, "train": train, "val": SHARE})
-    columns = [args.image, *([] if args.group in NO_GROUP else [args.group])]
-    return data_dir, content, pandas.DataFrame(read_rows(args.table, columns, args.encoding), dtype=str), {}
+    frame = pandas.DataFrame(read_rows(args.table, [args.image], args.encoding), dtype=str)
+    return folder, content, frame, {}
 
 
 def _listed(counts, most=SHOWN):
@@ -266,7 +259,7 @@ def main(argv=None):
     with contextlib.ExitStack() as undo:
         for path, rows in written.items():
             with atomic(path) as file:
-                csv.writer(file).writerows(rows)
+                rows.to_csv(file, index=False)
             undo.callback(os.remove, path)
         # As training will.
         tables = read_tables(folder, attributes, parts, args.skip_unreadable, follow_links=args.follow_links)
@@ -282,7 +275,7 @@ def main(argv=None):
     if missing:
         print(f"{counted(missing, 'photo is', 'photos are')} missing and left out")
     for path, rows in written.items():
-        print(f"{path}: {len(rows) - 1} photos and the folders they are in")
+        print(f"{path}: {len(rows)} photos and the folders they are in")
     said = counted(len(attributes), "attribute", "attributes")
     print(f"{args.output}: {said}; mend its prompts, in English. Then train with")
     print(f"  --attributes {shlex.quote(args.output)} --data-dir {shlex.quote(folder)}")
