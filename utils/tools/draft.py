@@ -40,7 +40,7 @@ AMOUNT = rf"^(?:{UNIT} ?)?([+-]?[\d.,' ]*\d)(?: ?{UNIT})?$"
 THOUSANDS = r"[.,' ](?=\d{3}(?:\D|$))"
 DATE = r"(?:(?:19|20)\d\d[-./]\d\d?|\d\d?[-./]\d\d?[-./](?:19|20)?\d\d)(?!\d).*"
 MOSTLY = 0.9  # share of a column's cells that are such
-YEARS, UNITS, MEASURE = "years or dates", "numbers with a unit", "numbers that look like a measure"
+YEARS, UNITS, MEASURE = MEASURES = "years or dates", "numbers with a unit", "numbers that look like a measure"
 
 # Columns that tell products.
 NAMES = r"\d|\S+ \S+ \S"  # numbers, or several words
@@ -73,9 +73,7 @@ def draft(source, frame, content, min_photos=10, group=None):
         reasons = shortened(map(": ".join, left_out.items()))
         raise UserError(f"{source}: no column can be an attribute:\n{reasons}")
     others = {one["column"] for one in attributes.values()}
-    names = [
-        name for name, why in left_out.items() if name not in others and why not in (YEARS, UNITS, MEASURE)
-    ]
+    names = [name for name, why in left_out.items() if name not in others and why not in MEASURES]
     values = {name: cells[name].nunique() for name in names}
     shared = [name for name in names if values[name] < len(cells[name]) <= MOST_ROWS * values[name]]
     products = [name for name in shared if any(_agree(cells[name], cells[other]) for other in others)]
