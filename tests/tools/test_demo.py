@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import Browser, find_chromium
+from browser import SECONDS, Browser, find_chromium
 from kinds import KINDS, save_student
 from PIL import Image
 
@@ -105,6 +105,21 @@ def rows(browser):
     )
 
 
+def downloaded(browser, folder):
+    """Rows of the table that "Download CSV" writes."""
+    browser.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+    browser.run("document.querySelector('#csv').click()")
+    path, end = folder / "predictions.csv", time.monotonic() + SECONDS
+    while not path.exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    content = path.read_bytes().decode("utf-8-sig")
+    rows, same = list(csv.reader(io.StringIO(content, newline=""))), io.StringIO(newline="")
+    csv.writer(same).writerows(rows)
+    assert same.getvalue() == content  # quoted as Python's
+    return rows
+
+
 def seen(browser, exif=False):
     """The letterboxed photo that the page makes of the file that was chosen, int64 `(224, 224, 3)`."""
     values = browser.run(
@@ -170,24 +185,13 @@ def test_table(browser, site, exported_tiny_vit, photos, tmp_path):
     visit(browser, site[1])
     browser.choose_files("#file", *(tmp_path / name for name in (*odd, "bad.jpg")))
     assert ", 1 could not be read" in many_seen(browser, 5)
-    browser.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path / "down"))
-    browser.run("document.querySelector('#csv').click()")
-    browser.wait_for("document.querySelector('a[download]') !== null")
-    written, end = tmp_path / "down" / "predictions.csv", time.monotonic() + 20
-    while not written.exists():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    content = written.read_bytes().decode("utf-8-sig")
-    header, *lines = csv.reader(io.StringIO(content, newline=""))
+    header, *lines = downloaded(browser, tmp_path / "down")
     named = [str(tmp_path / name) for name in odd]
     student = ["--checkpoint", str(exported_tiny_vit["fp32"])]
     predict.main([*named, *student, "--names", "en", "--output", f"{tmp_path}/out.csv"])
     with open(tmp_path / "out.csv", newline="", encoding="utf-8") as file:
         expected = list(csv.reader(file))
     assert header == expected[0] and sorted(lines) == sorted(expected[1:])
-    same = io.StringIO(newline="")
-    csv.writer(same).writerows([header, *lines])
-    assert same.getvalue() == content  # quoted as Python's
 
 
 @pytest.mark.thorough
@@ -325,6 +329,20 @@ def test_unreadable_file(browser, site, tmp_path):
 
 
 @pytest.mark.thorough
+def test_without_the_network(browser, site):
+    """What does not load is told, also where a browser runs no script of a file."""
+    (site[0] / "student.onnx").rename(site[0] / "kept.onnx")
+    browser.call("Page.navigate", url=f"{site[1]}?without")
+    browser.wait_for("document.querySelector('#status')?.textContent.startsWith('The network cannot be')")
+    browser.run("document.querySelector('.samples button').click()")
+    browser.wait_for("document.querySelector('.answers')?.textContent === 'waiting …'")
+    assert "cannot be loaded" in browser.run("document.querySelector('#status').textContent")
+    (site[0] / "kept.onnx").rename(site[0] / "student.onnx")
+    browser.call("Page.navigate", url=(site[0] / "index.html").as_uri())
+    browser.wait_for("document.querySelector('#status')?.textContent.includes('python -m http.server')")
+
+
+@pytest.mark.thorough
 def test_phone(browser, site, photos):
     """Nothing is wider than a small phone's screen, and all class names are there, in both languages."""
     browser.resize(360, 740, mobile=True)
@@ -366,6 +384,7 @@ def test_any_attributes(browser, photos, tmp_path, kind):
         assert browser.run("document.documentElement.scrollWidth") <= 360
         browser.resize(1100, 900)
         pixels = seen(browser, attributes.layout.exif)
+        table = downloaded(browser, tmp_path / "down")
     difference = np.abs(pixels - letterbox(read_rgb(photo, attributes.layout.exif)))
     assert difference.max() <= 2 and difference.mean() < 0.2
     assert len(shown) == len(attributes) == len(names)
@@ -384,6 +403,12 @@ def test_any_attributes(browser, photos, tmp_path, kind):
         for number, percent, name in zip(numbers, percents, classes):
             assert name.startswith(attribute.classes[number])
             assert abs(percent / 100 - expected[number]) < CLOSE
+    predict.main([str(photo), "--checkpoint", student, "--output", f"{tmp_path}/named.csv"])
+    with open(tmp_path / "named.csv", newline="", encoding="utf-8") as file:
+        header, expected = csv.reader(file)
+    size = 1 + len(attributes)
+    assert header == table[0] and expected[:size] == table[1][:size]
+    assert np.allclose(*([float(cell) for cell in row[size:]] for row in (expected, table[1])), atol=CLOSE)
     # The second names are those of the first other language.
     languages, count = {"seven": ({"de"}, 1 + 50), "lists": ({"ko"}, 1 + 1)}.get(kind, (set(), 0))
     assert {language for language, _ in others} == languages and len(others) == count

@@ -88,7 +88,7 @@ def write_page(folder, files):
 
 
 def page(attributes, samples):
-    """The page's text. `samples`: addresses of the sample photos, relative to it."""
+    """The page's text, page.html with what is this student's. `samples`: addresses of the sample photos, relative to it."""
     language = next(iter(attributes.languages()), None)
     described = []
     for name, attribute in attributes.items():
@@ -96,15 +96,12 @@ def page(attributes, samples):
         classes = list(zip(attribute.classes, attribute.names.get(language, attribute.classes)))
         described.append({"names": names, "classes": classes})
     data = {"size": SIZE, "exif": attributes.layout.exif, "samples": samples, "attributes": described}
-    data["language"] = language  # of the second names
-    data["endings"] = SUFFIXES
-    data["columns"] = PredictionTable(attributes).header
-    parts = {
-        "TITLE": html.escape(attributes.content.get("name", TITLE)),
-        "DATA": json.dumps(data, ensure_ascii=False).replace("<", "\\u003c"),
-        # Part of the scripts' addresses: a browser keeps no earlier ones beside a new page.
-        "VERSION": str(zlib.crc32(b"".join((HERE / script).read_bytes() for script in SCRIPTS))),
-    }
+    data.update(language=language, endings=SUFFIXES, columns=PredictionTable(attributes).header)
+    # A number of the scripts is part of their addresses: a browser keeps no earlier ones beside a new page.
+    version = zlib.crc32(b"".join((HERE / script).read_bytes() for script in SCRIPTS))
+    title = html.escape(attributes.content.get("name", TITLE))
+    said = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
+    parts = {"TITLE": title, "DATA": said, "VERSION": str(version)}
     text = (HERE / "page.html").read_text(encoding="utf-8")
     return re.sub(r"/\*([A-Z]+)\*/", lambda found: parts[found[1]], text)
 
