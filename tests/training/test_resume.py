@@ -1,6 +1,7 @@
 """A run that is stopped anywhere, and goes on to the same numbers."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -180,7 +181,28 @@ def test_the_file_of_logits_is_that_of_the_beginning(train, whole, photos, capsy
 def test_boxes_are_a_part_of_the_data_set(photos):
     plain, boxed, moved = (read_tables(str(photos), ATTRIBUTES, boxes=asked) for asked in (False, True, True))
     moved["train"].boxes[3, 2] -= 1
-    assert len({fingerprint(data) for data in (plain, boxed, moved)}) == 3
+    first, second, third = map(fingerprint, (plain, boxed, moved))
+    assert first["train"].pop("boxes") != second["train"].pop("boxes") != third["train"].pop("boxes")
+    assert first["train"] == second["train"] == third["train"] and second["val"] == third["val"]
+
+
+@pytest.mark.parametrize("same_data", [True, False])
+def test_a_run_of_an_earlier_version_goes_on(begun, train, fails, photos, same_data):
+    """Its last.pt has one hash of the data set."""
+    digest = hashlib.sha256()
+    for name, table in read_tables(str(photos), ATTRIBUTES).items():
+        labels = {key: values.tolist() for key, values in table.labels.items()}
+        digest.update(repr((name, table.names, labels, [stamp[0] for stamp in table.stamps])).encode())
+    content = checkpoint.read_file("model/a/last.pt")
+    content["progress"]["data"] = digest.hexdigest() if same_data else "0" * 64
+    torch.save(content, "model/a/last.pt")
+    if not same_data:
+        said = "names, labels, boxes or sizes of photos differ, or which can be read"
+        assert said in fails("--version", "a", "--epochs", "2", "--resume")
+        return
+    train("--version", "a", "--epochs", "2", "--resume")
+    train("--version", "whole", "--epochs", "2")
+    assert_same_run("a", "whole", 2)
 
 
 def at_first_step(monkeypatch, does):
@@ -292,7 +314,11 @@ def test_what_cannot_be_resumed(train, fails, photos, tmp_path):
     table = other / "Fashion-How24_sub1_train.csv"
     lines = table.read_text().splitlines()
     table.write_text("\n".join([lines[0], lines[2], lines[1], *lines[3:]]))
-    assert "not the data set that the run began with" in fails(*go_on, data_dir=other)
+    said = fails(*go_on, data_dir=other)
+    assert "not the data set that the run began with: other names, labels, sizes in train, of" in said
+    *cells, number = lines[1].rsplit(",", 1)
+    table.write_text("\n".join([lines[0], ",".join([*cells, str(1 - min(1, int(number)))]), *lines[2:]]))
+    assert "began with: other labels in train, of" in fails(*go_on, data_dir=other)
 
     last = Path("model/a/last.pt").read_bytes()
     shutil.copy("model/a/model_1.pt", "model/a/last.pt")
@@ -349,6 +375,10 @@ CRAFTED = {
     ),
     "no role": (lambda c: c["meta"].pop("role"), "holds no state of a run"),
     "a role that is none": (lambda c: c["meta"].update(role=["teacher"]), "holds no state of a run"),
+    "no fingerprint": (
+        lambda c: c["progress"]["data"]["train"].pop("names"),
+        "holds no state of a run",
+    ),
     "logits of nothing": (
         lambda c: c["progress"].update(teacher_logits={key: torch.tensor(1.0) for key in ATTRIBUTES}),
         "not the data set that the run began with",

@@ -15,11 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from glob import escape, glob
 
 import numpy as np
-from tqdm import tqdm
 
 from utils.base.errors import DiskFull, UserError
 from utils.base.files import atomic, remove_leftovers
-from utils.base.log import logger
+from utils.base.log import logger, progress
 from utils.data.photos import LETTERBOX_VERSION, SIZE, letterbox, read_photos
 
 ROWS = 16_384  # that are decoded before the index is written: so much is lost if the run is killed
@@ -233,7 +232,7 @@ class _Folder:
                 photo["array"], photo["row"] = number, row
             photos = read_photos([self.folder + name for name in stamps], self.exif, _prepared, lasting=True)
             title = f"letterboxing {os.path.basename(self.folder[:-1])}"
-            decoded = zip(stamps.items(), tqdm(photos, title, len(stamps), disable=None))
+            decoded = zip(stamps.items(), progress(photos, title, len(stamps), unit=" photos"))
             for row, ((name, now), (made, problem)) in enumerate(decoded, len(taken)):
                 part, pixels = made or (0, np.zeros(SHAPE, np.uint8))
                 file.write(pixels)

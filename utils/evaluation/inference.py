@@ -7,9 +7,9 @@ import json
 import os
 
 import numpy as np
-from tqdm import tqdm
 
 from utils.base.errors import UserError, first_line
+from utils.base.log import progress
 from utils.data.attributes import attributes_of, read_attributes
 from utils.data.prior import options_of, prior_of, smoothed_of
 from utils.nets.hub import CLIP_MODEL, STUDENT, ZERO_SHOT, find_checkpoint
@@ -83,7 +83,7 @@ class Classifier:
     def predict(self, pixels, batch_size):
         """The same of a whole data set, `batch_size` images at a time, with a progress bar."""
         starts = range(0, len(pixels), batch_size)
-        bar = tqdm(starts, os.path.basename(self.path), disable=None, leave=False)
+        bar = progress(starts, os.path.basename(self.path))
         parts = [self(pixels[start : start + batch_size]) for start in bar]
         return {key: np.concatenate([part[key] for part in parts]) for key in self.attributes}
 

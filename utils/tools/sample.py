@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pandas
 from PIL import Image, ImageColor, ImageDraw, ImageFilter
-from tqdm import tqdm
 
 from utils.base.cli import Parser, exit_code, number
 from utils.base.errors import UserError
 from utils.base.files import put_in_place
+from utils.base.log import progress
 
 NOTE = "sample.json"  # tells how the sample was drawn
 BOX_COLUMNS = ("BBox_xmin", "BBox_ymin", "BBox_xmax", "BBox_ymax")
@@ -214,8 +214,8 @@ def make_sample(directory, train=480, val=120, seed=0):
         for number_of_part, (part, count) in enumerate(counts.items()):
             # A generator per photo: the first photos are the same however many follow.
             seeds = [(seed, number_of_part, index) for index in range(count)]
-            progress = tqdm(seeds, f"drawing {part}", unit="photo", disable=None)
-            rows = [write_photo(drawn / part, one[-1], np.random.default_rng(one)) for one in progress]
+            bar = progress(seeds, f"drawing {part}", unit=" photos")
+            rows = [write_photo(drawn / part, one[-1], np.random.default_rng(one)) for one in bar]
             pandas.DataFrame(rows).to_csv(drawn / f"Fashion-How24_sub1_{part}.csv", index=False)
         (drawn / NOTE).write_text(note, encoding="utf-8")
         put_in_place(drawn, directory)

@@ -28,10 +28,11 @@ def header(net, counts, tables, options, notes):
     parameters = sum(parameter.numel() for parameter in net.parameters())
     size = sum(value.numel() * value.element_size() for value in net.state_dict().values())
     images = {part: len(table.names) for part, table in tables.items()}
-    logger.info(f"training the {net.role}: {net.title}, {parameters:,} parameters, {size / 1e6:.1f} MB")
+    logger.info(f"training the {net.role}: {net.title}, {size / 1e6:.1f} MB")
     logger.info(f"photos: {images['train']:,} for training, {images['val']:,} for validation")
     for note in notes:
         logger.info(note)
+    logger.debug(f"parameters: {parameters:,}")
     logger.debug("options: " + "  ".join(f"{name} {value}" for name, value in options.items()))
     for part, its in counts.items():
         for key, attribute in net.attributes.items():

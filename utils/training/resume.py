@@ -19,6 +19,8 @@ KEYS = set(
     "cuda_random_state data epoch losses optimizer order_state random_state rows scheduler seconds teacher_logits".split()
 )
 
+FACTS = ("names", "labels", "sizes", "boxes")  # of a part of the data set, that a run keeps the hashes of
+
 
 class Saved(NamedTuple):
     """Content of a last.pt; of a run that begins, nothing."""
@@ -65,14 +67,30 @@ class Saved(NamedTuple):
 
         Args: `tables` of `utils.data.dataset.load_training_data`; `sizes`, attribute -> number of classes.
         """
-        logits = self.progress.get("teacher_logits") or {}
+        if not self.progress:
+            return
+        problem = self._differences(tables)
+        logits = self.progress["teacher_logits"] or {}
         shapes = {key: (len(tables["train"].names), size) for key, size in sizes.items()}
-        taught = {key: tuple(logits[key].shape) for key in sizes if logits}
-        if self.progress and (self.progress["data"] != fingerprint(tables) or (taught or shapes) != shapes):
+        if not problem and logits and {key: tuple(logits[key].shape) for key in sizes} != shapes:
+            problem = "the teacher's logits are of other photos"
+        if problem:
+            way_out = f"Name that one, or {BEGIN_ANEW}"
             raise UserError(
-                "--resume: --data-dir is not the data set that the run began with: names, labels, boxes or sizes of photos "
-                f"differ, or which can be read; or an earlier version held out another share. Name that one, or {BEGIN_ANEW}"
+                f"--resume: --data-dir is not the data set that the run began with: {problem}. {way_out}"
             )
+
+    def _differences(self, tables):
+        """What of the data set is not as it was; empty if all is."""
+        before, now = self.progress["data"], fingerprint(tables)
+        if isinstance(before, str):
+            said = "names, labels, boxes or sizes of photos differ, or which can be read; or an earlier version held out another share"
+            return "" if before == fingerprint_before(tables) else said
+        differ = {
+            part: [what for what in FACTS if its[what] != before[part][what]] for part, its in now.items()
+        }
+        said = "; ".join(f"other {', '.join(what)} in {part}" for part, what in differ.items() if what)
+        return f"{said}, of the photos which can be read" if said else ""
 
     def load(self, state, targets):
         """Once, since the tensors are large. Args: the run's `TrainState` and `Targets`. Raises: UserError for others' values."""
@@ -103,17 +121,32 @@ def read_last(path, world):
 
 
 def fingerprint(tables):
-    """Hash of a data set's names, labels, sizes and boxes of the photos that can be read; not of the folder, which may move.
+    """Hashes of a data set's names, labels, sizes and boxes of the photos that can be read; not of the folder, which may move.
 
-    Args: `tables`, dict part -> `utils.data.dataset.Table`.
+    Args: `tables`, dict part -> `utils.data.dataset.Table`. Returns: dict part -> dict of what is hashed -> its hash.
     """
+    return {
+        part: {
+            what: hashlib.sha256(repr(facts).encode()).hexdigest() for what, facts in _facts(table).items()
+        }
+        for part, table in tables.items()
+    }
+
+
+def fingerprint_before(tables):
+    """The same as earlier versions had it: one hash."""
     digest = hashlib.sha256()
-    for name, table in tables.items():
-        labels = {key: values.tolist() for key, values in table.labels.items()}
-        digest.update(repr((name, table.names, labels, [stamp[0] for stamp in table.stamps])).encode())
-        if table.boxes is not None:  # with --crop-to-box only
-            digest.update(table.boxes.tobytes())
+    for part, table in tables.items():
+        *facts, boxes = _facts(table).values()
+        digest.update(repr((part, *facts)).encode())
+        digest.update(boxes)
     return digest.hexdigest()
+
+
+def _facts(table):
+    labels = {key: values.tolist() for key, values in table.labels.items()}
+    boxes = b"" if table.boxes is None else table.boxes.tobytes()  # with --crop-to-box only
+    return dict(zip(FACTS, (table.names, labels, [stamp[0] for stamp in table.stamps], boxes)))
 
 
 def _is_state(meta, progress):
@@ -127,6 +160,7 @@ def _is_state(meta, progress):
         and {type(value) for row in rows for value in row.values()} <= {int, float, type(None)}
         and all(isinstance(row.get(name), (int, float)) for row in rows for name in ("val_top1", "val_acsa"))
         and type(progress["epoch"]) is int
+        and _is_fingerprint(progress["data"])
         and torch.is_tensor(progress["losses"])
         and progress["losses"].dim() == 2
         and (logits is None or (isinstance(logits, dict) and all(map(torch.is_tensor, logits.values()))))
@@ -136,3 +170,10 @@ def _is_state(meta, progress):
         and meta.get("precision") in ("fp32", "bf16")
         and meta.get("role") in ("teacher", "student")
     )
+
+
+def _is_fingerprint(data):
+    """Whether it is of the form that `fingerprint` or `fingerprint_before` returns."""
+    if isinstance(data, dict) and set(data) == {"train", "val"}:
+        return all(isinstance(its, dict) and set(its) == set(FACTS) for its in data.values())
+    return isinstance(data, str)
