@@ -9,6 +9,7 @@ import torch
 from utils.base.errors import UserError
 from utils.nets import checkpoint
 from utils.nets.checkpoint import LOCAL, public_options
+from utils.nets.hub import BEST
 from utils.training.record import columns
 
 BEGIN_ANEW = "begin anew with --overwrite True"
@@ -76,6 +77,9 @@ class Saved(NamedTuple):
             problem = "the teacher's logits are of other photos"
         if problem:
             way_out = f"Name that one, or {BEGIN_ANEW}"
+            if self.meta["role"] == "student":
+                network = os.path.join(os.path.dirname(self.path), BEST)
+                way_out += f", or train on from the network: another --version, --student-weights {network}"
             raise UserError(
                 f"--resume: --data-dir is not the data set that the run began with: {problem}. {way_out}"
             )
