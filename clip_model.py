@@ -255,17 +255,15 @@ def _load_pretrained(name_or_path, prompts):
     # No notes about unused weights: what is missing is an error of our own.
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    is_silent = not os.path.exists(name_or_path) and bool(silence())
+    how = {"local_files_only": not os.path.exists(name_or_path) and bool(silence())}
     try:
         # It reads pytorch_model.bin as we read checkpoints: by itself, 4.27 runs what a pickle says.
         with mock.patch.object(modeling_utils, "load_state_dict", lambda path, *_, **__: read_file(path)):
-            clip, info = CLIPModel.from_pretrained(
-                name_or_path, output_loading_info=True, local_files_only=is_silent
-            )
+            clip, info = CLIPModel.from_pretrained(name_or_path, output_loading_info=True, **how)
             # The slow tokenizer of 4.27 splits apostrophes differently.
-            tokenizer = CLIPTokenizerFast.from_pretrained(name_or_path, local_files_only=is_silent)
+            tokenizer = CLIPTokenizerFast.from_pretrained(name_or_path, **how)
     except Exception as error:  # a dozen kinds: no network, no such repository, a broken file, a wrong layout
-        if is_silent:
+        if how["local_files_only"]:
             raise out_of_reach(name_or_path, FILES, "CLIP model", WAY_OUT) from error
         problem = f"cannot be loaded ({first_line(error)})"
         raise LibraryError(f"CLIP model {name_or_path} {problem}; {WAY_OUT}") from error

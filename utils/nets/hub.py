@@ -2,7 +2,7 @@
 
 import functools
 import os
-import threading
+from multiprocessing.pool import ThreadPool
 
 from utils.base.errors import UserError, first_line
 
@@ -27,28 +27,22 @@ def silence():
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
-    reasons = [f"not within {ANSWERS_WITHIN} s"]
-
-    def ask():
-        try:
-            get_session().head(constants.ENDPOINT, timeout=ANSWERS_WITHIN)
-            reasons.append("")
-        except Exception as error:  # the hub client's, the HTTP library's or the system's, which says most
-            while error.__context__:
-                error = error.__context__
-            reasons.append(first_line(error))
-
-    thread = threading.Thread(target=ask, daemon=True)  # the lookup of a name takes no timeout
-    thread.start()
-    thread.join(ANSWERS_WITHIN)
-    return reasons[-1] and f"{constants.ENDPOINT} does not answer: {reasons[-1]}"
+    try:
+        with ThreadPool(1) as pool:  # since the lookup of a name takes no timeout
+            reply = pool.apply_async(get_session().head, [constants.ENDPOINT], {"timeout": ANSWERS_WITHIN})
+            reply.get(ANSWERS_WITHIN)
+    except Exception as error:  # the hub client's, the HTTP library's or the system's, which says most
+        while error.__context__:
+            error = error.__context__
+        return f"{constants.ENDPOINT} does not answer: {first_line(error)}"
+    return ""
 
 
 def out_of_reach(hub_id, names, what, way_out):
     """The UserError for files of a repository that are not in the cache while the hub is silent. Args: as of `fetch`."""
     command = f"hf download {hub_id} {' '.join(names)} --local-dir {hub_id.rpartition('/')[2]}"
-    elsewhere = f"elsewhere, `{command}` makes a folder to copy to this machine"
-    return UserError(f"{what} {hub_id} cannot be fetched ({silence()}); {elsewhere}; {way_out}")
+    problem = f"{what} {hub_id} cannot be fetched ({silence()})"
+    return UserError(f"{problem}; elsewhere, `{command}` makes a folder to copy to this machine; {way_out}")
 
 
 def fetch(hub_id, names, what, way_out, needed=()):

@@ -139,9 +139,7 @@ class Options(argparse.Namespace):
         if self.decay_epoch == ALL:
             self.decay_epoch, self.warmup_epoch = self.epochs, min(self.warmup_epoch, self.epochs - 1)
         if self.decay_epoch <= self.warmup_epoch:
-            raise UserError(
-                f"--decay-epoch {self.decay_epoch} must be above --warmup-epoch {self.warmup_epoch}"
-            )
+            raise UserError(f"--decay-epoch {self.decay_epoch} is within --warmup-epoch {self.warmup_epoch}")
         peak = self.lr * min(1.0, self.cos_gamma) ** ((self.epochs - 1) // self.decay_epoch)
         if self.scheduler and peak < self.min_lr:
             of = "" if self.lr < self.min_lr else f", times --cos-gamma {self.cos_gamma:g} in each cycle,"
@@ -149,13 +147,12 @@ class Options(argparse.Namespace):
 
     def told(self):
         """Option -> value of those that were given, or are not the defaults."""
-        default = get_args_parser().get_default
-        options = {
-            f"--{name.replace('_', '-')}": (value, default(name)) for name, value in vars(self).items()
-        }
-        return {
-            name: value for name, (value, usual) in options.items() if name in self.given or value != usual
-        }
+        default, found = get_args_parser().get_default, {}
+        for name, value in vars(self).items():
+            option = f"--{name.replace('_', '-')}"
+            if option in self.given or value != default(name):
+                found[option] = value
+        return found
 
 
 def parse_args(argv=None):
@@ -170,16 +167,12 @@ def parse_args(argv=None):
         parser.error("--resume goes on with a run, --overwrite removes it: give one of the two")
     if args.kd_learning and not (args.teacher or args.teacher_logits):
         if args.distils and "--distillation-type" in args.given and "--teacher" not in args.given:
-            parser.error(
-                "distillation needs --teacher FILE or zero-shot, or --teacher-logits, or --teacher none"
-            )
+            parser.error("distillation needs --teacher FILE, zero-shot or none, or --teacher-logits")
         args.distillation_type = "none"
     if args.kd_learning and not args.distils:
         args.notes.append("no teacher: learns from the labels")
     if args.logit_adjustment and args.loss_weight:
-        parser.error(
-            "--logit-adjustment and --loss-weight True both favour rare classes: give one of the two"
-        )
+        parser.error("--logit-adjustment and --loss-weight True both favour rare classes: give one")
     if args.teacher and args.teacher_logits:
         parser.error("--teacher-logits stands in for --teacher: add --teacher none, or give one of the two")
     if (args.teacher or args.teacher_logits) and not args.kd_learning:
