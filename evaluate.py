@@ -88,16 +88,15 @@ def write_figures(folder, result):
         file.write(json.dumps(result, indent=1, allow_nan=False) + "\n")
 
 
-def draw_pictures(folder, result, attributes, labels, pixels, probabilities):
+def draw_pictures(folder, result, attributes, table, pixels, probabilities):
     """Three PNG files, where matplotlib is installed."""
     title = f"{plots.shortened_name(result['checkpoint'])}, {result['split']}, {result['images']} images"
-    page = f"{title}\nabove each photo the prediction, below it the label, each with its probability"
     confusion, reliability, mistakes = (os.path.join(folder, name) for name in PICTURES)
     try:
         pictures.draw_confusion(result, attributes, confusion, title)
-        pictures.draw_reliability(result, attributes, reliability, title)
-        pictures.draw_mistakes(probabilities, attributes, labels, pixels, mistakes, page)
-    except UserError as error:
+        pictures.draw_reliability(result, probabilities, attributes, table.labels, reliability, title)
+        pictures.draw_mistakes(probabilities, attributes, table, pixels, mistakes, title)
+    except (UserError, OSError) as error:
         logger.warning(f"warning: the pictures are not drawn: {error}")
 
 
@@ -221,7 +220,7 @@ def main(argv=None):
         write_figures(folder, results[-1])
         write_predictions(os.path.join(folder, FILES[1]), attributes, table, said, args.encoding)
         write_classes(os.path.join(folder, FILES[2]), results[-1], args.encoding)
-        draw_pictures(folder, results[-1], attributes, table.labels, photos, said)
+        draw_pictures(folder, results[-1], attributes, table, photos, said)
     if len(results) == 2:
         tests = metrics.paired_tests(tables[0].labels, *hits, tables[0].groups)
         results[0]["comparison"] = {"checkpoint": classifiers[1].path, **tests}

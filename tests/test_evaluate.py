@@ -16,6 +16,9 @@ from PIL import Image
 import evaluate
 from utils.base.cli import exit_code
 from utils.data.attributes import Attributes, read_attributes
+from utils.data.dataset import Table
+from utils.data.folders import PhotoFolder
+from utils.data.photos import letterbox
 from utils.evaluation import metrics
 from utils.evaluation.inference import Classifier
 
@@ -851,11 +854,16 @@ def draw(folder, attributes, labels, probabilities):
     pixels = np.random.default_rng(0).integers(0, 255, (count, 224, 224, 3), dtype=np.uint8)
     result = metrics.report(probabilities, labels)
     draw_confusion(result, attributes, folder / "confusion.png", "title")
-    draw_reliability(result, attributes, folder / "reliability.png", "title")
-    draw_mistakes(probabilities, attributes, labels, pixels, folder / "mistakes.png", "title")
+    draw_reliability(result, probabilities, attributes, labels, folder / "reliability.png", "title")
+    (folder / "photos" / "가나").mkdir(parents=True)
+    names = [f"가나/{'long name' * (number % 9)} ${number}$.png" for number in range(count)]
+    for name in names:
+        Image.new("RGB", (30, 50)).save(folder / "photos" / name)
+    table = Table(names, labels, PhotoFolder(str(folder / "photos")), [], False, names)
+    draw_mistakes(probabilities, attributes, table, pixels, folder / "mistakes.png", "title")
     for name in PICTURES:
         with Image.open(folder / name) as picture:
-            assert picture.format == "PNG" and max(picture.size) <= 20_000 and min(picture.size) >= 300
+            assert picture.format == "PNG" and max(picture.size) <= 20_000 and min(picture.size) >= 150
     return result
 
 
@@ -900,3 +908,101 @@ def test_pictures_of_a_perfect_network(tmp_path):
     probabilities = {key: np.eye(n, dtype=np.float32)[[0, 0]] for key, n in ATTRIBUTES.sizes.items()}
     result = draw(tmp_path, ATTRIBUTES, labels, probabilities)
     assert result["mean_top1"] == result["mean_acsa"] == 1 and result["mean_ece"] == 0
+
+
+@pytest.fixture
+def drawn(monkeypatch, tmp_path):
+    """Calls a function that draws, and returns its figure and all texts in it."""
+    pytest.importorskip("matplotlib")
+    from matplotlib.text import Text
+
+    from utils.evaluation import pictures, plots
+
+    def drawn(name, *args):
+        kept = []
+        with monkeypatch.context() as patch:
+            patch.setattr(plots, "save", lambda figure, path: kept.append(figure))
+            getattr(pictures, name)(*args)
+        return kept[0], [text.get_text() for text in kept[0].findobj(Text) if text.get_text()]
+
+    return drawn
+
+
+def made_of(size):
+    """An attribute's matrix: class i has i photos, of which one is taken for class 0; its evaluation's result."""
+    attributes = attributes_with(size)
+    matrix = np.diag(np.arange(size) - (np.arange(size) > 0))
+    matrix[1:, 0] += 1
+    figures = {"matrix": matrix.tolist(), "top1": 0.5, "acsa": None, "ece": 0.125}
+    return attributes, {"attributes": {"type": figures}}
+
+
+def test_confusion_of_few_classes(drawn):
+    """In the file's order, each cell with its share and its photos."""
+    attributes, result = made_of(3)
+    figure, texts = drawn("draw_confusion", result, attributes, "path", "title")
+    assert {"100%\n1", "50%\n1", "title", "label (photos), in the file's order"} <= set(texts)
+    ticks = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert ticks == [rf"class {i} of \$5 to \$10 ({i})" for i in range(3)]
+    assert sum("Top-1" in text for text in texts) == 1 and "% of the label's photos" in texts
+
+
+@pytest.mark.parametrize("size, shown", [(21, 21), (230, 200)])
+def test_confusion_of_many_classes(drawn, size, shown):
+    """The most frequent first, and figures of the cells above a tenth: one of ten photos is none."""
+    attributes, result = made_of(size)
+    figure, texts = drawn("draw_confusion", result, attributes, "path", "title")
+    ax = figure.axes[0]
+    assert f"label (photos), the most frequent of {size} first" in texts
+    rows = [rf"class {i} of \$5 to \$10 ({i})" for i in range(size)][::-1][:shown]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == rows
+    if size == 21:
+        cells = sorted(int(text.get_text()) for text in ax.texts)
+        diagonal = [(i - 1) / i for i in range(2, size)]
+        wrong = [1 / i for i in range(1, 10)]
+        assert cells == sorted(round(100 * share) for share in (*diagonal, *wrong))
+
+
+@pytest.mark.parametrize("count, points", [(0, 0), (1, 1), (20, 1), (50, 3), (400, 10)])
+def test_points_of_the_reliability(drawn, count, points):
+    """Each of equally many photos; one without a label is in none."""
+    attributes, result = made_of(2)
+    rng = np.random.default_rng(0)
+    sure, labels = rng.uniform(0.5, 1, count + 3), np.zeros(count + 3, np.int64)
+    labels[count:] = -1
+    probabilities = {"type": np.stack([sure, 1 - sure], axis=1)}
+    figure, texts = drawn(
+        "draw_reliability", result, probabilities, attributes, {"type": labels}, "path", "title"
+    )
+    line = figure.axes[0].get_lines()[0]
+    order = np.array_split(np.sort(sure[:count]), points) if points else []
+    assert line.get_xdata() == pytest.approx([part.mean() for part in order])
+    assert list(line.get_ydata()) == [1] * points and any(
+        "calibration error 0.1250" in text for text in texts
+    )
+
+
+def test_the_page_of_mistakes(drawn, tmp_path):
+    """Rows that are used only; the file's name; a black garment on black is whole, and the black around the photo is none of it."""
+    attributes = attributes_with(2, 3, 4)
+    photo = np.zeros((100, 50, 3), np.uint8)
+    photo[40:60, 10:40] = 200
+    (tmp_path / "sub").mkdir()
+    names = [f"sub/{number}.png" for number in range(8)]
+    for name in names:
+        Image.fromarray(photo).save(tmp_path / name)
+    labels = {"type": np.ones(8, np.int64), "split": np.zeros(8, np.int64), "score": np.full(8, -1)}
+    probabilities = {key: np.eye(size)[np.zeros(8, int)] for key, size in attributes.sizes.items()}
+    table = Table(names, labels, PhotoFolder(str(tmp_path)), [], False, names)
+    pixels = np.stack([letterbox(photo)] * 8)
+    figure, texts = drawn("draw_mistakes", probabilities, attributes, table, pixels, "path", "title")
+    counts = ["8 of 8", "0 of 8", "0 of 0"]
+    titles = [attribute.title for attribute in attributes.values()]
+    for title, count in zip(titles, counts):
+        assert f"{title}: {count} labelled photos wrong" in texts
+    assert {f"{number}.png\nsub" for number in range(8)} <= set(texts)
+    tall, *low = (block.bbox.height for block in figure.subfigs)
+    assert tall > 10 * max(low)
+    shown = figure.axes[0].get_images()[0].get_array()
+    assert shown.shape == (224, 224, 3) and (shown[:, :56] == 255).all() and (shown[:, 168:] == 255).all()
+    assert (shown[:, 56:168] == pixels[0][:, 56:168]).all()

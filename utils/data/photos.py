@@ -47,7 +47,7 @@ def letterbox(image):
     Returns: uint8 `(224, 224, 3)`.
     """
     height, width = image.shape[:2]
-    new_height, new_width, top, left = _fit(height, width)
+    new_height, new_width, top, left = fit(height, width)
     flat = image.reshape(height, width * 3)
     # In parts, since in float32 the whole would be four times as large.
     parts = np.array_split(flat, -(-flat.size // PART), axis=1)
@@ -62,7 +62,7 @@ def letterbox(image):
     return canvas
 
 
-def _fit(height, width):
+def fit(height, width):
     """Height, width, top and left of a photo in its letterbox, pixels."""
     longer = max(height, width)
     new_height, new_width = (max(1, SIZE * side // longer) for side in (height, width))
@@ -81,17 +81,20 @@ def letterboxed_box(path, cells, exif=False):
     except ValueError:
         raise ValueError(f"{said}: not four numbers") from None
     try:
-        with _opened(path) as photo:
-            width, height = photo.size
-            if exif and _orientation(photo) in SIDEWAYS:
-                width, height = height, width
+        height, width = photo_size(path, exif)
     except Exception:  # as of `read_rgb`, whose caller reports the photo
         return [math.nan] * 4
     if not (0 <= xmin < xmax <= width and 0 <= ymin < ymax <= height):
         raise ValueError(f"{said}: empty, or outside of the photo, {width} x {height}")
-    new_height, new_width, top, left = _fit(height, width)
+    new_height, new_width, top, left = fit(height, width)
     x, y = new_width / width, new_height / height
     return [left + x * xmin, top + y * ymin, left + x * xmax, top + y * ymax]
+
+
+def photo_size(path, exif=False):
+    """Height and width of a photo as `read_rgb` gives it, without its pixels. Raises: as that."""
+    with _opened(path) as photo:
+        return photo.size if exif and _orientation(photo) in SIDEWAYS else photo.size[::-1]
 
 
 @functools.lru_cache(maxsize=1024)

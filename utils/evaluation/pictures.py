@@ -1,92 +1,133 @@
 """Pictures of an evaluation: confusion matrices, reliability diagrams, the most confident mistakes."""
 
+import os
+
 import numpy as np
 
 from utils.base.log import score
 from utils.data.attributes import UNKNOWN
+from utils.data.photos import SIZE, fit, photo_size
 from utils.evaluation import plots
 from utils.evaluation.plots import shortened_name
 
 MISTAKES = 12  # photos of each attribute; half as many where there are many attributes
 ACROSS = 6  # of the page of mistakes
-MOST_NUMBERS, MOST_NAMES = 16, 60  # classes, for numbers in the cells and names at the sides
-BLUE, RED, GREY, DARK = "#0072b2", "#c0392b", "#bbbbbb", "#222222"
+FEW, MOST = 20, 200  # classes: for all figures in the file's order, and in a matrix at all
+A_POINT, MOST_POINTS = 20, 10  # photos of a point of the reliability, about, and points
+BLUE, RED, GREY, DARK, LIGHT = "#0072b2", "#c0392b", "#bbbbbb", "#222222", "#e4e4e4"
 
 
 def draw_confusion(result, attributes, path, title):
-    """Row-normalised confusion matrices of all attributes, with the counts, into a PNG.
+    """Confusion matrices of all attributes, as shares of each label's photos, into a PNG.
 
     Args: `result` from `utils.evaluation.metrics.report`; `attributes`; `title` of the page.
     """
-    side = min(max(0.75 * max(attributes.sizes.values()), 3), 7) + 2  # inches, of which 2 are for the names
-    figure, axes = plots.panels(title, len(attributes), min(len(attributes), 3), side, side)
+    sides = [_side(min(classes, MOST)) + 2 for classes in attributes.sizes.values()]  # with room for names
+    columns = min(len(sides), 3) if max(attributes.sizes.values()) <= FEW else 1
+    heights = [max(sides[start : start + columns]) for start in range(0, len(sides), columns)]
+    figure, axes = plots.panels(title, len(sides), columns, max(sides) + 0.6, heights)
     for ax, (key, attribute) in zip(axes, attributes.items()):
-        figures, classes = result["attributes"][key], len(attribute.classes)
-        counts = np.array(figures["matrix"])
-        images = counts.sum(axis=1)
-        shares = counts / np.maximum(images, 1)[:, None]
-        ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        for i, j in np.argwhere(counts) if classes <= MOST_NUMBERS else ():
-            color = "white" if shares[i, j] > 0.55 else DARK
-            text = f"{shares[i, j]:.2f}\n{counts[i, j]}"
-            ax.text(j, i, text, ha="center", va="center", color=color, fontsize=min(10, 110 / classes))
-        heading = f"Top-1 {score(figures['top1'])}, ACSA {score(figures['acsa'])}"
-        ax.set_title(f"{shortened_name(key, 30)}\n{heading}", fontsize=11)
-        names = [shortened_name(name, 24) for name in attribute.classes] if classes <= MOST_NAMES else []
-        size = min(10, 350 / classes)
-        ax.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
-        counted = [f"{name} ({n})" for name, n in zip(names, images)]
-        ax.set_yticks(range(len(names)), counted, fontsize=size)
-        ax.set(xlabel="prediction", ylabel="label (images)")
+        image = _draw_matrix(ax, attribute, result["attributes"][key])
+    figure.colorbar(image, ax=axes[:columns], label="% of the label's photos", shrink=0.6, panchor=False)
     plots.save(figure, path)
 
 
-def draw_reliability(result, attributes, path, title):
-    """Reliability diagrams into a PNG: share of right predictions by confidence, and of the images.
+def _side(classes):
+    """Inches of a matrix."""
+    return min(max(0.75 * classes, 2.8), 8) if classes <= FEW else max(8, 0.17 * classes)
 
-    Args: as of `draw_confusion`.
+
+def _draw_matrix(ax, attribute, figures):
+    """One matrix, of the `figures` of its attribute. Returns: matplotlib's image."""
+    counts, classes = np.array(figures["matrix"]), len(attribute.classes)
+    photos, few = counts.sum(axis=1), classes <= FEW
+    order = np.arange(classes) if few else np.argsort(-photos, kind="stable")[:MOST]
+    photos, counts = photos[order], counts[np.ix_(order, order)]
+    shares = 100 * counts / np.maximum(photos, 1)[:, None]
+    image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    cell = 72 * _side(len(order)) / len(order)  # points
+    for i, j in np.argwhere(counts if few else shares > 10):
+        text = f"{shares[i, j]:.0f}%\n{counts[i, j]}" if few else f"{shares[i, j]:.0f}"
+        color = "white" if shares[i, j] > 55 else DARK
+        ax.text(j, i, text, ha="center", va="center", color=color, fontsize=min(10, cell / 2.2))
+    heading = f"Top-1 {score(figures['top1'])}, ACSA {score(figures['acsa'])}"
+    ax.set_title(f"{shortened_name(attribute.title, 30)}\n{heading}", fontsize=11)
+    names = [shortened_name(attribute.classes[i], 24) for i in order]
+    counted = [f"{name} ({n})" for name, n in zip(names, photos)]
+    ax.set_xticks(range(len(order)), names, rotation=90, fontsize=min(10, cell / 1.4))
+    ax.set_yticks(range(len(order)), counted, fontsize=min(10, cell / 1.4))
+    said = "in the file's order" if few else f"the most frequent of {classes} first"
+    ax.set(xlabel="prediction", ylabel=f"label (photos), {said}", anchor="W")
+    return image
+
+
+def draw_reliability(result, probabilities, attributes, labels, path, title):
+    """Reliability diagrams into a PNG: share of right predictions by confidence, each point of equally many photos.
+
+    Args: as of `draw_confusion`; dicts attribute -> probabilities `(N, classes)`, labels int64 `(N,)`.
     """
     figure, axes = plots.panels(title, len(attributes), min(len(attributes), 4), 3.9, 4.3)
-    for ax, (key, classes) in zip(axes, attributes.sizes.items()):
-        figures = result["attributes"][key]
-        bins = {name: np.array(values, dtype=float) for name, values in figures["reliability"].items()}
-        count, number = bins["count"], len(bins["count"])
-        middles, images = (np.arange(number) + 0.5) / number, np.maximum(count.sum(), 1)
-        ax.bar(middles, count / images, 0.94 / number, color=GREY, label="share of the images")
-        ax.plot(bins["confidence"], bins["accuracy"], "o-", color=BLUE, label="share of right predictions")
+    for ax, (key, attribute) in zip(axes, attributes.items()):
+        known = labels[key] != UNKNOWN
+        values, count = probabilities[key][known], np.count_nonzero(known)
+        confidence, hits = values.max(axis=1), values.argmax(axis=1) == labels[key][known]
+        bars = {"bins": np.linspace(0, 1, 21), "weights": np.ones(count) / count, "rwidth": 0.94}
+        ax.hist(confidence, **bars, color=GREY, label="share of the photos")
+        points = min(-(-count // A_POINT), MOST_POINTS)
+        order = np.array_split(np.argsort(confidence), points) if count else []
+        sure, right = ([part[photos].mean() for photos in order] for part in (confidence, hits))
+        ax.plot(sure, right, "o-", color=BLUE, label="share of right predictions")
         ax.plot([0, 1], [0, 1], "--", color=RED, linewidth=1.2, label="confidence = share right")
-        ax.axvline(1 / classes, color=DARK, linestyle=":", linewidth=1, label="lowest confidence possible")
-        ax.set_title(f"{shortened_name(key, 30)}: calibration error {score(figures['ece'])}", fontsize=11)
+        error = score(result["attributes"][key]["ece"])
+        ax.set_title(f"{shortened_name(attribute.title, 30)}\ncalibration error {error}", fontsize=11)
         ax.set(xlabel="confidence", xlim=(0, 1), ylim=(0, 1.02))
         ax.grid(alpha=0.25)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
     plots.save(figure, path)
 
 
-def draw_mistakes(probabilities, attributes, labels, pixels, path, title):
+def draw_mistakes(probabilities, attributes, table, pixels, path, title):
     """A page of the wrong predictions with the highest probability, with their photos, into a PNG.
 
-    Args: dict attribute -> probabilities `(N, classes)`; labels int64 `(N,)`; `pixels` of the photos; `title` of the page.
+    Args: dict attribute -> probabilities `(N, classes)`; `table` of the photos, see `utils.data.dataset.Table`, and their
+        letterboxed `pixels`; `title` of the page. Raises: OSError if a photo has gone since.
     """
     most = MISTAKES if len(attributes) <= 8 else ACROSS
-    figure, axes = plots.panels(title, most * len(attributes), ACROSS, 2.05, 2.9)
-    for block, (key, attribute) in zip(axes.reshape(-1, most), attributes.items()):
-        chosen, wrong = confident_mistakes(probabilities[key], labels[key], most)
-        heading = f"{shortened_name(key)}: {len(chosen)} of {wrong} mistakes, the most confident first"
-        # In the space between the rows: as part of the layout it would move the photos apart.
-        block[0].text(0, 1.19, heading, transform=block[0].transAxes, weight="bold", in_layout=False)
-        names = [shortened_name(name, 13) for name in attribute.classes]
-        for ax in block[len(chosen) :]:
-            ax.axis("off")
-            ax.set_box_aspect(1)
-        for ax, index in zip(block, chosen):
-            values, label = probabilities[key][index], labels[key][index]
+    found = {key: confident_mistakes(probabilities[key], table.labels[key], most) for key in attributes}
+    rows = [-(-len(chosen) // ACROSS) for chosen, _ in found.values()]
+    heights = [0.4 + 2.9 * count for count in rows]
+    said = (
+        "the most confident mistakes: above each photo the prediction, below it the label, and how probable"
+    )
+    figure = plots.new_figure(f"{title}\n{said}", ACROSS * 2.05, sum(heights) + 0.6)
+    blocks = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights).ravel()
+    for block, count, (key, attribute) in zip(blocks, rows, attributes.items()):
+        chosen, wrong = found[key]
+        known = np.count_nonzero(table.labels[key] != UNKNOWN)
+        heading = f"{shortened_name(attribute.title)}: {wrong} of {known} labelled photos wrong"
+        block.suptitle(heading, x=0.01, ha="left", weight="bold", fontsize=11)
+        names = [shortened_name(name, 17) for name in attribute.classes]
+        for place, index in enumerate(chosen, 1):
+            values, label = probabilities[key][index], table.labels[key][index]
             said = int(values.argmax())
-            ax.imshow(pixels[index])
-            ax.set(xticks=[], yticks=[])
-            ax.set_title(f"{names[said]} {values[said]:.1%}", fontsize=9.5, color=RED, pad=3)
-            ax.set_xlabel(f"label: {names[label]} {values[label]:.1%}", fontsize=9, labelpad=3)
+            ax = block.add_subplot(count, ACROSS, place)
+            ax.imshow(_without_bars(pixels[index], table.photos.path(table.names[index]), table.exif))
+            ax.spines[:].set_color(LIGHT)
+            ax.set(xticks=[], yticks=[], anchor="N")
+            ax.set_title(f"{names[said]} {values[said]:.0%}", fontsize=9.5, color=RED, pad=3)
+            ax.set_xlabel(f"label: {names[label]} {values[label]:.0%}", fontsize=9, labelpad=3)
+            folder, name = os.path.split(table.names[index])
+            file = f"{shortened_name(name, 30)}\n{shortened_name(folder, 30)}"
+            ax.text(SIZE / 2, 1.12 * SIZE, file, ha="center", va="top", fontsize=7, color="#666666")
     plots.save(figure, path)
+
+
+def _without_bars(pixels, path, exif):
+    """A letterboxed photo on white instead of black. Args: its `path`, and `exif`, by which its size is known."""
+    height, width, top, left = fit(*photo_size(path, exif))
+    inside, photo = np.s_[top : top + height, left : left + width], np.full_like(pixels, 255)
+    photo[inside] = pixels[inside]
+    return photo
 
 
 def confident_mistakes(probabilities, labels, most):
