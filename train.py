@@ -157,7 +157,7 @@ def train(args, run, saved, world, signals):
     else:
         run.save(state, targets)
 
-    parallel, curves = world.parallel(state.net), record.Curves(run.log_dir, args.tensorboard, run.score)
+    parallel, curves = world.parallel(state.net), record.Curves(run.log_dir, args.tensorboard)
     lines = record.EpochLines(state.net.attributes, args.epochs)
     labels, held_out = task.tables["train"].labels, Examples(task.images["val"], task.tables["val"].labels)
     for epoch in range(state.epoch, args.epochs + 1):

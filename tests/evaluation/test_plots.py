@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import math
 import subprocess
 import sys
 import warnings
@@ -54,12 +55,84 @@ def said():
     logger.removeHandler(handler)
 
 
-def test_read_metrics(tmp_path):
-    columns = plots.read_metrics(str(write(tmp_path / "a", [row(1), row(2)])))
+def test_read_run(tmp_path):
+    run = plots.read_run(str(write(tmp_path / "a", [row(1), row(2)])))
+    columns = run.metrics
+    assert run.score == "val_top1" and run.majorities == {}  # one of an earlier version
     assert list(columns) == COLUMNS
     assert list(columns["epoch"]) == [1, 2]
     assert list(columns["val_acsa"]) == [row(1)["val_acsa"], row(2)["val_acsa"]]
-    assert plots.read_metrics(str(tmp_path / "a" / "metrics.csv")).equals(columns)
+    assert plots.read_run(str(tmp_path / "a" / "metrics.csv")).metrics.equals(columns)
+
+
+CLASSES = "attribute,class,train,val\n" + "".join(
+    f"{key},{name},{number},{number}\n"
+    for key in ATTRIBUTES
+    for name, number in (("a", 1), ("NA", 3), ("b", 0))
+)
+
+
+def test_what_is_beside_the_metrics(tmp_path):
+    """The score that best.pt followed, and the majority of each attribute: three of four photos."""
+    pytest.importorskip("matplotlib")
+    folder = write(tmp_path / "a", [row(1), row(3), row(2)])
+    (folder / "args.json").write_text('{"best": "acsa"}', encoding="utf-8")
+    (folder / "classes.csv").write_text(CLASSES, encoding="utf-8")
+    old = plots.read_run(str(write(tmp_path / "b", [row(1), row(2)])))
+    for path in (folder, folder / "metrics.csv"):
+        run = plots.read_run(str(path))
+        assert run.score == "val_acsa"
+        assert run.majorities == {"val_top1": 0.75, **{f"val_top1_{key}": 0.75 for key in ATTRIBUTES}}
+    figure = plots.draw_curves({"name": run})
+    assert "epoch 3 has the best mean ACSA: Top-1 " in figure._suptitle.get_text()
+    level = {
+        ax.get_title(): [line.get_color() for line in ax.get_lines() if set(line.get_ydata()) == {0.75}]
+        for ax in figure.axes
+    }
+    assert level.pop("validation Top-1") == plots.COLORS[: 1 + len(ATTRIBUTES)]
+    assert not any(level.values())
+    shown = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert shown[-2:] == ["epoch of best.pt", "always the most frequent class"]
+    shown = [text.get_text() for text in plots.draw_curves({"a": run, "b": old}).legends[0].get_texts()]
+    assert [text.split("\n")[0] for text in shown] == ["a", "b", "always the most frequent class"]
+    assert "best mean ACSA" in shown[0] and "best mean Top-1" in shown[1]
+
+
+def test_attributes_like_formulas_and_without_photos(tmp_path):
+    """The table has an apostrophe before the one, as spreadsheets need it; the other has no majority, and no part in the mean."""
+    pytest.importorskip("matplotlib")
+    columns = ["epoch", "lr", *(f"{score}{key}" for score in plots.COLUMNS for key in ("", "_=1", "_NA"))]
+    (tmp_path / "metrics.csv").write_text(
+        f"{','.join(columns)}\n1{',0.5' * (len(columns) - 1)}\n", encoding="utf-8"
+    )
+    (tmp_path / "classes.csv").write_text(
+        "attribute,class,train,val\n'=1,a,1,3\n'=1,b,1,1\nNA,a,1,0\nNA,b,1,0\n"
+    )
+    run = plots.read_run(str(tmp_path))
+    assert run.majorities["val_top1"] == run.majorities["val_top1_=1"] == 0.75
+    assert math.isnan(run.majorities["val_top1_NA"])
+    plots.save(plots.draw_curves({"a": run}), str(tmp_path / "a.png"))
+
+
+@pytest.mark.parametrize(
+    "content", ["", "attribute,class,train,val\nother,a,1,1\n", "\x00", "attribute\na\n"]
+)
+def test_other_classes_than_the_metrics(tmp_path, content):
+    write(tmp_path, [row(1)])
+    (tmp_path / "classes.csv").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=r"or classes\.csv beside it"):
+        plots.read_run(str(tmp_path))
+
+
+def test_long_names():
+    """As wide as there is room for: a Korean letter is as wide as two."""
+    assert plots.shortened_name("a" * 24, 24) == "a" * 24
+    assert plots.shortened_name("abcdefghij", 6) == "abc…hij"
+    assert (
+        plots.shortened_name("가나다", 6) == "가나다"
+        and plots.shortened_name("가나다라마바", 8) == "가나…마바"
+    )
+    assert plots.shortened_name("가a나b다c라", 7) == "가a…c라"
 
 
 @pytest.mark.parametrize(
@@ -77,7 +150,7 @@ def test_what_is_no_table_is_said(tmp_path, content, message):
     if content is not None:
         (tmp_path / "metrics.csv").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=message):
-        plots.read_metrics(str(tmp_path))
+        plots.read_run(str(tmp_path))
 
 
 def lines_of(figure):
@@ -90,8 +163,8 @@ def lines_of(figure):
 
 def test_one_run_draws_every_column(tmp_path):
     pytest.importorskip("matplotlib")
-    columns = plots.read_metrics(str(write(tmp_path, [row(1), row(3), row(2)])))
-    figure = plots.draw_curves({"name": columns})
+    run = plots.read_run(str(write(tmp_path, [row(1), row(3), row(2)])))
+    columns, figure = run.metrics, plots.draw_curves({"name": run})
     drawn = lines_of(figure)
     for column, title in plots.COLUMNS.items():
         each = [column, *(f"{column}_{key}" for key in ATTRIBUTES)]
@@ -103,17 +176,17 @@ def test_one_run_draws_every_column(tmp_path):
 def test_several_runs_lie_over_each_other(tmp_path):
     pytest.importorskip("matplotlib")
     runs = {
-        name: plots.read_metrics(str(write(tmp_path / name, [row(e, offset) for e in (1, 2, 3)])))
+        name: plots.read_run(str(write(tmp_path / name, [row(e, offset) for e in (1, 2, 3)])))
         for name, offset in (("a", 0), ("b", 0.5))
     }
     drawn = lines_of(plots.draw_curves(runs))
     for column, title in plots.COLUMNS.items():
         for key in ATTRIBUTES:
-            assert drawn[f"{title}, {key}"] == [
-                columns[f"{column}_{key}"].tolist() for columns in runs.values()
+            assert drawn[f"{title},\n{key}"] == [
+                run.metrics[f"{column}_{key}"].tolist() for run in runs.values()
             ]
-        assert drawn[f"{title}, all attributes"] == [columns[column].tolist() for columns in runs.values()]
-    assert drawn["learning rate"] == [columns["lr"].tolist() for columns in runs.values()]
+        assert drawn[f"{title},\nall attributes"] == [run.metrics[column].tolist() for run in runs.values()]
+    assert drawn["learning rate"] == [run.metrics["lr"].tolist() for run in runs.values()]
 
 
 def test_letters_that_no_font_here_may_have(tmp_path, monkeypatch):
@@ -140,13 +213,18 @@ def test_other_attributes(tmp_path, names):
             writer = csv.writer(file)
             writer.writerows([columns, *([epoch, *([0.5] * (len(columns) - 2)), ""] for epoch in (1, 2, 3))])
     other = write(tmp_path / "c", [row(epoch) for epoch in (1, 2)])
-    one = plots.read_metrics(str(tmp_path / "a"))
-    assert list(one) == columns and one[columns[-2]].tolist() == [0.5] * 3 and one[columns[-1]].isna().all()
+    one = plots.read_run(str(tmp_path / "a"))
+    table = one.metrics
+    assert (
+        list(table) == columns
+        and table[columns[-2]].tolist() == [0.5] * 3
+        and table[columns[-1]].isna().all()
+    )
     shown = plots.draw_curves({"a": one}).legends[0].get_texts()
     assert [text.get_text().strip().replace("\\", "") for text in shown] == [
         "all attributes",
         *names,
-        "best Top-1",
+        "epoch of best.pt",
     ]
     assert len(plots.draw_curves({"a": one, "b": one}).axes) == 3 * (1 + len(names)) + 1
     for number, folders in enumerate((["a"], ["a", "b", other])):

@@ -2,9 +2,14 @@
 
 import os
 import warnings
+from typing import Any, Dict, NamedTuple
+from unicodedata import east_asian_width
 
-from utils.base.errors import UserError, first_line
-from utils.base.files import atomic
+import numpy as np
+
+from utils.base.errors import UserError, reason_of
+from utils.base.files import atomic, read_json
+from utils.evaluation.predictions import table_text
 
 # matplotlib and tensorboard are imported where they are first used, since training does without them; pandas, since it is slow.
 
@@ -18,8 +23,16 @@ FONTS = "Noto Sans CJK KR,Noto Sans CJK JP,NanumGothic,Malgun Gothic,Apple SD Go
 LINES = ("-", "--", ":", "-.")  # where there are more lines than colours
 
 
-def panels(title, count, columns, width, height):
-    """A matplotlib figure with `count` axes in rows of `columns`, each `width` x `height` inches; figure, axes.
+class Run(NamedTuple):
+    """What is drawn of a run."""
+
+    metrics: Any  # of metrics.csv, pandas.DataFrame of floats: a row for each epoch, NaN for no score
+    score: str  # the column that best.pt follows
+    majorities: Dict[str, float]  # column -> the same of always naming the most frequent class
+
+
+def new_figure(title, width, height):
+    """An empty matplotlib figure of so many inches, with the title over all.
 
     It knows nothing of pyplot; the fonts are set for all of matplotlib. Raises: UserError if matplotlib is not installed.
     """
@@ -30,11 +43,20 @@ def panels(title, count, columns, width, height):
         raise UserError(f"matplotlib is needed for it ({error}): pip install matplotlib") from error
     installed = {font.name for font in font_manager.fontManager.ttflist}
     rcParams["font.family"] = ["sans-serif", *(name for name in FONTS.split(",") if name in installed)]
-    rows = -(-count // columns)
-    size = max(columns * width, 7), rows * height + 0.6  # the title fits
+    size = max(width, 7), height  # the title fits
     figure = Figure(figsize=size, dpi=min(DPI, MAX_SIDE / max(size)), layout="constrained")
     figure.suptitle(title)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    return figure
+
+
+def panels(title, count, columns, width, heights):
+    """A figure with `count` axes in rows of `columns`; figure, axes. Raises: as `new_figure`.
+
+    Args: `width` of each, inches; `heights`, one, or that of each row.
+    """
+    heights = np.broadcast_to(heights, -(-count // columns))
+    figure = new_figure(title, columns * width, heights.sum() + 0.6)
+    axes = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights).ravel()
     for ax in axes[count:]:
         ax.remove()
     return figure, axes[:count]
@@ -54,73 +76,95 @@ def is_figure(head):
 
 
 def shortened_name(name, most=60):
-    """A name or path as matplotlib draws it and nothing else, without its middle if it is too long."""
-    if len(name) > most:
-        name = f"{name[: most // 2]}…{name[-(most // 2) :]}"
+    """A name or path as matplotlib draws it and nothing else, without its middle if it is too long. Args: `most`, latin letters
+    that there is room for; others may be twice as wide."""
+    widths = [1 + (east_asian_width(letter) in "WF") for letter in name]
+    if sum(widths) > most:
+        start, end = (np.count_nonzero(np.cumsum(one) <= most // 2) for one in (widths, widths[::-1]))
+        name = f"{name[:start]}…{name[len(name) - end :]}"
     # `$` begins a formula, and `_` hides a line from the legend.
     name = name.replace("$", r"\$")
     return f" {name}" if name.startswith("_") else name
 
 
-def read_metrics(path):
-    """A metrics.csv, or that of a log folder: pandas.DataFrame of floats, a row for each epoch, NaN for no score.
+def read_run(path):
+    """What is drawn of a run, from its log folder, or its metrics.csv there: Run.
 
-    Raises: UserError if there is none, or it is no table of epochs, or has no epoch yet.
+    Raises: UserError if there is none, or it is no table of epochs, or has no epoch yet, or for what is beside it.
     """
     import pandas as pd
 
+    path, folder = (path, os.path.dirname(path)) if os.path.isfile(path) else (f"{path}/metrics.csv", path)
+    options, classes = (os.path.join(folder, name) for name in ("args.json", "classes.csv"))
+    best = read_json(options, "options").get("best", "top1") if os.path.exists(options) else "top1"
+    majorities = {}
     try:
-        table = pd.read_csv(os.path.join(path, "metrics.csv") if os.path.isdir(path) else path, dtype=float)
-        table[["epoch", "lr", *COLUMNS]]
+        metrics = pd.read_csv(path, dtype=float)
+        metrics[["epoch", "lr", *COLUMNS]]
+        if os.path.exists(classes):  # old runs have none
+            counts = pd.read_csv(classes, dtype={"attribute": str}, keep_default_na=False)
+            counts = counts.groupby("attribute")["val"]
+            shares = counts.max() / counts.sum()
+            majorities = {f"val_top1_{key}": shares[table_text(key)] for key in _attributes(metrics)}
+            majorities["val_top1"] = shares.mean()
     except (OSError, ValueError, KeyError) as error:
-        way_out = "name the log folder of a run, such as logs/student"
-        raise UserError(
-            f"{path}: no metrics.csv as train.py writes it ({first_line(error)}); {way_out}"
-        ) from error
-    if table.empty:
+        problem = f"no metrics.csv as train.py writes it, or classes.csv beside it ({reason_of(error)})"
+        raise UserError(f"{path}: {problem}; name the log folder of a run, such as logs/student") from error
+    if metrics.empty:
         raise UserError(f"{path}: no epoch is finished yet")
-    return table
+    return Run(metrics, f"val_{best}", majorities)
 
 
-def draw_curves(runs, score="val_top1"):
+def _attributes(metrics):
+    return [c[len("train_loss_") :] for c in metrics if c.startswith("train_loss_")]
+
+
+def draw_curves(runs):
     """Learning curves. One run: a panel for each score, a line for each attribute; several: a panel for each
-    score of each attribute, a line for each run.
+    score of each attribute, a line for each run. Dashed: the Top-1 of always naming the most frequent class.
 
-    Args: `runs` dict name -> table from `read_metrics`; `score`, the column whose best epoch is marked.
+    Args: `runs` dict name -> Run.
     Returns: matplotlib Figure, for `save`. Raises: UserError if matplotlib is not installed.
     """
-    tables, best = list(runs.values()), []
-    for name, table in runs.items():
-        row, names = table.loc[table[score].fillna(0).idxmax()], {"val_top1": "Top-1", "val_acsa": "ACSA"}
-        scores = ", ".join(f"{names[one]} {row[one]:.4f}" for one in names)
-        best.append(
-            f"{shortened_name(name)}: epoch {row['epoch']:.0f} has the best mean {names[score]}: {scores}"
-        )
-    start = len("train_loss_")
-    attributes = [c[start:] for table in tables for c in table if c.startswith("train_loss_")]
+    attributes = [key for run in runs.values() for key in _attributes(run.metrics)]
     suffixes = {"": "all attributes", **{f"_{key}": shortened_name(key, 30) for key in attributes}}
-    one = len(runs) == 1
-    shown = []  # (title, [(table, column) of a line]); a list, since titles may be equal
+    shown, one = [], len(runs) == 1  # (title, [(run, column) of a line]); a list, since titles may be equal
     for column, title in COLUMNS.items():
-        lines = [[(table, column + suffix) for table in tables] for suffix in suffixes]
-        each = zip([f"{title}, {name}" for name in suffixes.values()], lines)
+        lines = [[(run, column + suffix) for run in runs.values()] for suffix in suffixes]
+        each = zip([f"{title},\n{name}" for name in suffixes.values()], lines)
         shown += [(title, [line for (line,) in lines])] if one else each
-    shown.append(("learning rate", [(table, "lr") for table in tables]))
-    title, labels, columns = (best[0], suffixes.values(), 2) if one else ("", best, len(suffixes))
-    height = 3 + 0.06 * len(labels)  # there are about four rows, and the legend is below them
+    shown.append(("learning rate", [(run, "lr") for run in runs.values()]))
+    epochs, best = zip(*(_best_epoch(name, run) for name, run in runs.items()))
+    title, labels, columns = ": ".join(best[0]), suffixes.values(), 2
+    if not one:
+        title, labels, columns = "", list(map("\n".join, best)), len(suffixes)
+    height = max(3, 0.13 * len(suffixes))  # the legend has room
     figure, axes = panels(title, len(shown), columns, max(3.4, 11 / columns), height)
     for ax, (title, lines) in zip(axes, shown):
-        for number, ((table, column), label) in enumerate(zip(lines, labels)):
-            values = table.reindex(columns=[column])[column]  # NaN where a run does not have the attribute
+        for number, ((run, column), label) in enumerate(zip(lines, labels)):
             kind, color = LINES[number // len(COLORS) % len(LINES)], COLORS[number % len(COLORS)]
-            ax.plot(table["epoch"], values, label=label, marker=".", linestyle=kind, color=color)
+            values = run.metrics.reindex(columns=[column])[column]  # NaN where a run lacks the attribute
+            ax.plot(run.metrics["epoch"], values, label=label, marker=".", linestyle=kind, color=color)
+            if column in run.majorities:
+                ax.axhline(run.majorities[column], linestyle="--", linewidth=1, color=color)
         if one:
-            ax.axvline(
-                row["epoch"], color="#999999", linestyle=":", linewidth=1.2, label=f"best {names[score]}"
-            )
+            ax.axvline(epochs[0], color="#999999", linestyle=":", linewidth=1.2, label="epoch of best.pt")
         ax.set_title(title, fontsize=11)
         ax.set_xlabel("epoch", fontsize=9)
         ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         ax.grid(alpha=0.25)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", fontsize=10, frameon=False)
+    if any(run.majorities for run in runs.values()):
+        axes[0].plot([], [], "--", linewidth=1, color="#999999", label="always the most frequent class")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=10, frameon=False
+    )
     return figure
+
+
+def _best_epoch(name, run):
+    """(Number of the epoch that best.pt follows, [the run's name, what its scores are])."""
+    row = run.metrics.loc[run.metrics[run.score].fillna(0).idxmax()]
+    names = {"val_top1": "Top-1", "val_acsa": "ACSA"}
+    scores = ", ".join(f"{names[one]} {row[one]:.4f}" for one in names)
+    said = f"epoch {row['epoch']:.0f} has the best mean {names[run.score]}: {scores}"
+    return row["epoch"], [shortened_name(name), said]

@@ -7,7 +7,7 @@ import sys
 
 from utils.base.cli import Parser, exit_code
 from utils.base.files import check_new
-from utils.evaluation.plots import draw_curves, is_figure, read_metrics, save
+from utils.evaluation.plots import draw_curves, is_figure, read_run, save
 
 
 def main(argv=None):
@@ -16,7 +16,7 @@ def main(argv=None):
     parser.add_argument("--output", default="curves.png", help="the picture, PNG", metavar="FILE")
     args = parser.parse_args(argv)
     check_new(args.output, is_figure)
-    save(draw_curves({run: read_metrics(run) for run in args.runs}), args.output)
+    save(draw_curves({run: read_run(run) for run in args.runs}), args.output)
     print(args.output)
 
 

@@ -11,7 +11,7 @@ from utils.base.errors import UserError
 from utils.base.files import atomic
 from utils.base.log import cut, logger, padded, score, table, width
 from utils.evaluation.metrics import CHOSEN, below_majority, majority, mean
-from utils.evaluation.plots import COLUMNS, draw_curves, read_metrics, save
+from utils.evaluation.plots import COLUMNS, draw_curves, read_run, save
 from utils.evaluation.predictions import table_text
 from utils.training.advice import for_top1
 
@@ -149,12 +149,11 @@ def summary(run, counts, options):
 class Curves:
     """What can be watched of a run: curves.png and TensorBoard events, brought up to date after every epoch.
 
-    Args: `log_dir`, the run's folder, with its metrics.csv; `tensorboard`, whether to write events, into log_dir/tensorboard;
-        `score`, the column that best.pt follows.
+    Args: `log_dir`, the run's folder, with its metrics.csv; `tensorboard`, whether to write events, into log_dir/tensorboard.
     """
 
-    def __init__(self, log_dir, tensorboard=False, score="val_top1"):
-        self.folder, self.score = pathlib.Path(log_dir), score
+    def __init__(self, log_dir, tensorboard=False):
+        self.folder = pathlib.Path(log_dir)
         self.draws, self.tensorboard, self.writer = True, tensorboard, None
 
     def update(self, row):
@@ -166,8 +165,8 @@ class Curves:
                 path.unlink(missing_ok=True)
         if self.draws:
             try:
-                runs = {self.folder.name: read_metrics(str(self.folder))}
-                save(draw_curves(runs, self.score), str(picture))
+                runs = {self.folder.name: read_run(str(self.folder))}
+                save(draw_curves(runs), str(picture))
             except UserError as error:  # not worth stopping a run for
                 self.draws = False
                 logger.warning(f"warning: curves.png is not drawn: {error}")
