@@ -25,6 +25,7 @@ from utils.base import log
 from utils.base.cli import exit_code
 from utils.base.errors import UserError
 from utils.base.files import RECORD
+from utils.data.attributes import Attributes
 from utils.deployment import share
 from utils.evaluation import metrics
 from utils.evaluation.inference import load_classifier
@@ -467,3 +468,21 @@ def test_nothing_private_leaves(train, photos, runtime, tmp_path, monkeypatch):
     meta = load_classifier("old-hub").meta
     assert meta["options"]["teacher"] == "t.pt" and meta["options"]["own"] == "x"
     assert meta["options"]["unlabelled"] == ["unlabelled"]
+
+
+def test_confusion_of_many_classes():
+    """The twenty most frequent, and what else was said of them."""
+    attributes = Attributes({"attributes": {"kind": {"classes": {f"c{i}": {} for i in range(22)}}}}, "many")
+    labels = np.repeat(np.arange(22), np.arange(22))  # 21 of the last, none of the first
+    said = np.where(labels == 21, 1, labels)
+    figures = metrics.report({"kind": np.eye(22, dtype=np.float32)[said]}, {"kind": labels})
+    figures["split"] = "val"
+    lines = share._parts(attributes, figures, [])["matrices"].splitlines()
+    order = [f"c{i}" for i in range(21, 1, -1)]
+    assert lines[0] == f"| kind: label, prediction → | {' | '.join(order)} | another |"
+    assert [line.split(" | ")[0][2:] for line in lines[2:]] == order
+    assert (
+        lines[2].endswith("| 0 | 21 |")
+        and lines[3].startswith("| c20 | 0 | 20 | 0 |")
+        and lines[3].endswith("| 0 |")
+    )

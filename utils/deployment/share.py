@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 from string import Template
 
+import numpy as np
+
 from utils.base import files
 from utils.base.errors import UserError
 from utils.base.log import score
@@ -21,7 +23,7 @@ TASK = "image-classification"
 # Our metrics: the hub's names, and the card's.
 NAMES = {"top1": ("accuracy", "Top-1"), "acsa": ("balanced_accuracy", "ACSA")}
 UNKNOWN = "not on record"
-MOST = 20  # classes of an attribute whose confusion matrix is shown
+MOST = 20  # classes in a confusion matrix
 ESCAPED = {ord(sign): f"\\{sign}" for sign in "\\`*_[]<>|&~$#"}  # those that mean something in markdown
 
 
@@ -105,10 +107,13 @@ def _parts(attributes, figures, found):
     example = {"photo": "photo.jpg", **{key: attribute.classes[0] for key, attribute in attributes.items()}}
     matrices = []
     for key, attribute in attributes.items():
-        counts = figures["attributes"][key]["matrix"]
-        rows = [[name, *row] for name, row in zip(attribute.classes, counts)]
-        if len(rows) <= MOST:
-            matrices.append(_table([f"{key}: label, prediction →", *attribute.classes], rows))
+        counts, names = np.array(figures["attributes"][key]["matrix"]), list(attribute.classes)
+        if len(names) > MOST:
+            most, others = np.split(np.argsort(-counts.sum(axis=1), kind="stable"), [MOST])
+            counts = np.column_stack([counts[np.ix_(most, most)], counts[np.ix_(most, others)].sum(axis=1)])
+            names = [*(names[i] for i in most), "another"]
+        rows = [[name, *row] for name, row in zip(names, counts)]
+        matrices.append(_table([f"{key}: label, prediction →", *names], rows))
     classes = [[key, " · ".join(attribute.classes)] for key, attribute in attributes.items()]
     scores = [[of, *(score(values[key]) for key in (*NAMES, "majority"))] for of, values in found]
     images, groups, split = figures["images"], figures["groups"], figures["split"]
