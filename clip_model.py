@@ -63,6 +63,7 @@ class FashionCLIP(nn.Module):
     """
 
     role, title = "teacher", "FashionCLIP"
+    taught = ()  # no attribute has a head that learns from another network
 
     def __init__(self, attributes, name_or_path):
         super().__init__()

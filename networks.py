@@ -1,6 +1,7 @@
 """The student, and the only way from a file to a network."""
 
 import copy
+import os
 
 import torch
 from timm.utils.model import reparameterize_model
@@ -9,11 +10,12 @@ from torch import nn
 from clip_model import FashionCLIP
 from tiny_vit import timm_names
 from utils.base.errors import UserError
-from utils.data.attributes import attributes_of, read_attributes
+from utils.base.log import logger
+from utils.data.attributes import attributes_of, named, places, read_attributes, unknown_classes
 from utils.layers import Normalize
-from utils.nets.backbones import build_backbone, fitting, full_name
+from utils.nets.backbones import build_backbone, fitting, full_name, timm_name
 from utils.nets.checkpoint import is_finite, load_state, read_checkpoint
-from utils.nets.hub import CLIP_MODEL, STUDENT
+from utils.nets.hub import CLIP_MODEL, STUDENT, find_checkpoint
 
 
 class Student(nn.Module):
@@ -22,7 +24,7 @@ class Student(nn.Module):
     Args:
         attributes: `utils.data.attributes.Attributes`.
         distillation: whether each attribute has a second head that learns from the teacher
-            (DeiT, arXiv:2012.12877, section 4).
+            (DeiT, arXiv:2012.12877, section 4), unless `keep_heads` leaves it out.
         weights, backbone: see `utils.nets.backbones.build_backbone`.
     """
 
@@ -38,13 +40,33 @@ class Student(nn.Module):
         self.normalize = Normalize(config["mean"], config["std"])
         self.class_heads = self._heads()  # by number: a ModuleDict does not take every name
         if distillation:
-            self.distillation_heads = self._heads()
+            self.distillation_heads = nn.ModuleDict((str(n), head) for n, head in enumerate(self._heads()))
         # Of the class head in what is said of an attribute: less if only one of the two has learned something.
         self.class_share = dict.fromkeys(attributes, 0.5 if distillation else 1.0)
+
+    @property
+    def taught(self):
+        """The attributes that have a distillation head."""
+        return list(self._second_heads())
+
+    def keep_heads(self, taught):
+        """Leave out the distillation heads of other attributes than these, of which a teacher tells nothing."""
+        for number, key in enumerate(self.attributes):
+            if key in self.taught and key not in taught:
+                del self.distillation_heads[str(number)]  # the others keep their numbers
 
     def weigh_heads(self, shares):
         """Set `class_share`. Args: attribute -> 0, 0.5 or 1, see `utils.losses.class_shares`."""
         self.class_share = {key: shares[key] for key in self.attributes}  # `folded` goes by their order
+
+    def _second_heads(self):
+        """Attribute -> distillation head, of those that have one."""
+        found, keys = self.distillation_heads if self.distillation else {}, list(self.attributes)
+        return {keys[int(number)]: head for number, head in found.items()}
+
+    def all_heads(self):
+        """(Attribute, head) of each head."""
+        return [*zip(self.attributes, self.class_heads), *self._second_heads().items()]
 
     def _heads(self):
         return nn.ModuleList(nn.Linear(self.width, classes) for classes in self.attributes.sizes.values())
@@ -52,25 +74,23 @@ class Student(nn.Module):
     def forward(self, pixels):
         """Letterboxed RGB pixels, uint8 `(B, 3, 224, 224)` -> dict attribute -> float32 logits `(B, classes)`.
 
-        With distillation heads: in training a pair of such dicts, (class logits, distillation logits);
-        in evaluation their average, by `class_share`.
+        With distillation heads: in training a pair of such dicts, (class logits, distillation logits), the second of the
+        attributes that have such a head; in evaluation their average, by `class_share`.
         """
         features = self.backbone(self.normalize(pixels))
         with torch.autocast(features.device.type, enabled=False):
             features = features.float()
-            class_logits = self._logits(self.class_heads, features)
+            class_logits = {key: head(features) for key, head in zip(self.attributes, self.class_heads)}
             if not self.distillation:
                 return class_logits
-            distillation_logits = self._logits(self.distillation_heads, features)
+            distillation_logits = {key: head(features) for key, head in self._second_heads().items()}
         if self.training:
             return class_logits, distillation_logits
-        said = {}
-        for key, share in self.class_share.items():
-            said[key] = share * class_logits[key] + (1 - share) * distillation_logits[key]
+        said = dict(class_logits)
+        for key, logits in distillation_logits.items():
+            share = self.class_share[key]
+            said[key] = share * class_logits[key] + (1 - share) * logits
         return said
-
-    def _logits(self, heads, features):
-        return {key: head(features) for key, head in zip(self.attributes, heads)}
 
     def inference(self):
         """A function of pixels for many batches with unchanged weights (the student has nothing to prepare)."""
@@ -79,9 +99,12 @@ class Student(nn.Module):
     def describe(self):
         """Plain values from which the network can be built again (see `from_meta`)."""
         about = {"role": self.role, "distillation": self.distillation, "backbone": self.backbone_name}
-        # Where it is a half, it is not said, as in files of earlier versions.
-        is_usual = not self.distillation or {*self.class_share.values()} == {0.5}
-        return about if is_usual else {**about, "class_share": self.class_share}
+        # What is usual is not said, as in files of earlier versions: a half, and all.
+        if self.distillation and {*self.class_share.values()} != {0.5}:
+            about["class_share"] = self.class_share
+        if self.distillation and len(self.taught) < len(self.attributes):
+            about["taught"] = self.taught
+        return about
 
     @classmethod
     def from_meta(cls, meta, attributes, source="checkpoint"):
@@ -90,8 +113,10 @@ class Student(nn.Module):
             net = cls(attributes, bool(meta.get("distillation")), backbone=str(meta.get("backbone", STUDENT)))
         except UserError as error:
             raise UserError(f"{source}: {error}") from error
+        said, taught = meta.get("class_share"), meta.get("taught")
+        if net.distillation and isinstance(taught, list):
+            net.keep_heads(taught)
         if net.distillation and "class_share" in meta:
-            said = meta["class_share"]
             shares = [said.get(key) for key in attributes] if isinstance(said, dict) else [None]
             if not all(isinstance(share, (int, float)) and share in (0, 0.5, 1) for share in shares):
                 raise UserError(f"{source}: its meta do not say which heads have learned")
@@ -107,23 +132,45 @@ class Student(nn.Module):
         """
         net = copy.deepcopy(self).eval()
         net.backbone = reparameterize_model(net.backbone, inplace=True)
-        if net.distillation:
-            for share, *heads in zip(net.class_share.values(), net.class_heads, net.distillation_heads):
-                with torch.no_grad():
-                    for own, other in zip(*(head.parameters() for head in heads)):
-                        own.copy_(share * own + (1 - share) * other)
-            net.class_share = dict.fromkeys(net.attributes, 1.0)
-            del net.distillation_heads
-            net.distillation = False
+        net.fold_heads()
         return net.requires_grad_(False)
+
+    @torch.no_grad()
+    def fold_heads(self):
+        """Make one head of an attribute's two, which says what both say together; in place."""
+        heads = dict(zip(self.attributes, self.class_heads))
+        for key, second in self._second_heads().items():
+            share = self.class_share[key]
+            for own, other in zip(heads[key].parameters(), second.parameters()):
+                own.copy_(share * own + (1 - share) * other)
+        self.class_share = dict.fromkeys(self.attributes, 1.0)
+        if self.distillation:
+            del self.distillation_heads
+        self.distillation = False
+
+    @torch.no_grad()
+    def begin_from(self, old):
+        """Take over what another student with this backbone has learned; its two heads become one.
+
+        A class that it knows, by `plain_name`, begins with its row in each head, so that the answers are the old ones. Another class
+        of such an attribute begins with the mean of those rows and a fresh layer's: its logit is about the mean of theirs, by
+        which it wins on no photo, and is not out of reach.
+        """
+        self.backbone.load_state_dict(old.backbone.state_dict())
+        old.fold_heads()
+        before = dict(zip(old.attributes, old.class_heads))
+        for key, head in self.all_heads():
+            found = places(self.attributes[key].classes, old.attributes[key].classes if key in before else ())
+            kept = {number: place for number, place in enumerate(found) if place is not None}
+            for own, its in zip(head.parameters(), before[key].parameters() if kept else ()):
+                own += its[list(kept.values())].mean(dim=0)
+                own[list(kept)] = its[list(kept.values())]
 
     def subtract_prior(self, prior):
         """Take a log-prior, attribute -> list by class, off the logits for good: off the heads' biases."""
-        heads = [self.class_heads, self.distillation_heads] if self.distillation else [self.class_heads]
         with torch.no_grad():
-            for key, *both in zip(self.attributes, *heads):
-                for head in both:
-                    head.bias -= head.bias.new_tensor(prior[key])
+            for key, head in self.all_heads():
+                head.bias -= head.bias.new_tensor(prior[key])
 
     def own_names(self, state):
         """A state dict of the first versions or of a published student, under this class's names."""
@@ -154,13 +201,43 @@ def build_network(args, attributes, meta=None, path=None):
         with fitting(path):
             return ROLES[meta["role"]].from_meta(meta, attributes)
     if args.kd_learning:
-        weights = None if args.student_weights == "none" else args.student_weights or True
-        net, option = Student(attributes, args.distils, weights, args.student), "--student-weights"
+        net, option = _new_student(args, attributes), "--student-weights"
     else:
         net, option = FashionCLIP(attributes, args.clip_model), "--clip-model"
     if not is_finite(net):
         raise UserError(f"weights to begin with that are not finite; name others with {option}")
     return net
+
+
+def _new_student(args, attributes):
+    """A student as training begins. Args: as of `build_network`."""
+    weights, old = args.student_weights, None
+    if weights not in (None, "none") and os.path.exists(weights):
+        old = _earlier_student(weights)
+    if old is None:
+        weights = None if weights == "none" else weights or True
+        return Student(attributes, args.distils, weights, args.student)
+    if "--student" in args.given and not f"{old.backbone_name}.".startswith(f"{timm_name(args.student)}."):
+        problem = f"--student-weights {weights} is a {old.backbone_name}"
+        raise UserError(f"--student {args.student}: {problem}; leave --student out, or name other weights")
+    args.student = old.backbone_name  # for the log and the checkpoints
+    net = Student(attributes, args.distils, backbone=old.backbone_name)
+    net.begin_from(old)
+    kept = ", ".join(key for key in attributes if key in old.attributes)
+    logger.info(f"the student goes on from {weights} ({old.backbone_name}), also with its heads of {kept}")
+    anew, dropped = unknown_classes(attributes, old.attributes), unknown_classes(old.attributes, attributes)
+    logger.info(f"classes that begin anew: {named(anew)}; that are dropped: {named(dropped)}")
+    return net
+
+
+def _earlier_student(weights):
+    """The student of ours that a file or folder holds; None for a backbone's own weights, and others' students."""
+    path = find_checkpoint(weights)
+    state, meta = read_checkpoint(path)
+    if meta.get("role") == FashionCLIP.role or any("text_model." in name for name in state):
+        raise UserError(f"--student-weights {weights}: a teacher's; a student learns from it with --teacher")
+    is_ours = meta.get("role") == Student.role and not meta.get("folded")
+    return load_network(path)[0] if is_ours else None
 
 
 def load_network(path, clip_model=None, prompts=None):

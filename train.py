@@ -34,6 +34,8 @@ def main(argv=None):
             if saved.meta:
                 began = saved.meta["options"]
                 args.choose(began["epochs"], began["batch_size"], "as the run began")
+                if args.student_weights and "--student" not in args.given:
+                    args.student = began.get("student", args.student)
                 saved.check_options(vars(args), defaults, world.size)
             if saved.is_finished(args.epochs) and not args.save_teacher_logits:
                 done = f"all {len(saved.rows)} epochs are done; a higher --epochs goes on from there"
@@ -76,15 +78,17 @@ def prepare(args, run, saved, world):
     args.choose(*length_for(rows), f"chosen for {rows:,} photos")
     saved.check_attributes(attributes)
     net = build_network(args, attributes, saved.meta, saved.path)
-    teacher = find_teacher(args, attributes, precision, saved.progress)
+    teacher = find_teacher(args, net, precision, saved.progress)
     with world.first_alone():
         how = args.cache_dir, attributes.layout.shares, args.skip_unreadable
         tables, pixels = load_training_data(tables, *how)
     labels = tables["train"].labels
     if args.kd_learning:
-        check_learnable(loss, labels)
-        net.weigh_heads(class_shares(loss, labels))
-    saved.check_data(tables, attributes.sizes)
+        if teacher:
+            net.keep_heads(teacher.taught)
+        check_learnable(loss, labels, net.taught)
+        net.weigh_heads(class_shares(loss, labels, net.taught))
+    saved.check_data(tables, {key: attributes.sizes[key] for key in net.taught})
     run.check_room(net, args.epochs, bool(args.ema))
     images = {part: Images(its, world.device) for part, its in pixels.items()}
     views = Views(view_options(args), tables["train"].boxes)

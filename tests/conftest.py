@@ -117,7 +117,7 @@ def save_telling_student(folder, backbone):
     with torch.no_grad():
         net.train()(pixels)
         features = net.eval().backbone(net.normalize(pixels))
-        for head in [*net.class_heads, *net.distillation_heads]:
+        for head in [*net.class_heads, *net.distillation_heads.values()]:
             head.bias.copy_(-head.weight @ features.mean(dim=0))
     meta = dict(net.describe(), attributes=ATTRIBUTES.to_meta(), options={"version": "tried"})
     meta["metrics"] = {"val_top1": 0.5}

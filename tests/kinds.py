@@ -72,7 +72,7 @@ def save_student(path, kind, backbone="test_efficientnet", **meta):
     attributes = Attributes(KINDS[kind], kind)
     torch.manual_seed(0)
     net = Student(attributes, backbone=backbone)
-    for head in [*net.class_heads, *net.distillation_heads]:
+    for head in [*net.class_heads, *net.distillation_heads.values()]:
         torch.nn.init.normal_(head.weight, std=head.in_features**-0.5)
     save_checkpoint(path, net, dict(net.describe(), attributes=attributes.to_meta(), **meta))
     return attributes

@@ -748,7 +748,7 @@ def save_own(name, **changes):
     attributes = Attributes(content, "own")
     torch.manual_seed(0)
     net = Student(attributes, backbone="test_efficientnet")
-    for head in [*net.class_heads, *net.distillation_heads]:
+    for head in [*net.class_heads, *net.distillation_heads.values()]:
         torch.nn.init.normal_(head.weight, std=head.in_features**-0.5)
     save_checkpoint(name, net, {**net.describe(), "attributes": attributes.to_meta()})
 

@@ -70,20 +70,29 @@ def log_prior(options, labels, sizes):
     return {key: values.log_softmax(0).tolist() for key, values in prior.items()}
 
 
-def class_shares(options, labels):
+def _is_taught(options, key, taught):
+    """Whether a student learns something of an attribute from its teacher, who tells all of them where `taught` is None."""
+    return options.kind != "none" and options.alpha > 0 and (taught is None or key in taught)
+
+
+def class_shares(options, labels, taught=None):
     """Share of the class head in what a student says of an attribute, see `networks.Student`: 0.5, or 1 or 0 where only it, or
-    only the distillation head, learns something. Args: `labels` of the training images."""
-    taught, shares = options.kind != "none" and options.alpha > 0, {}
+    only the distillation head, learns something.
+
+    Args: `labels` of the training images; `taught`, the attributes that the teacher tells, None for all.
+    """
+    shares = {}
     for key, values in labels.items():
-        learns = (values != UNKNOWN).any() and not (options.kind != "none" and options.alpha == 1)
-        shares[key] = 1 / (1 + taught) if learns or not taught else 0.0
+        is_taught = _is_taught(options, key, taught)
+        learns = (values != UNKNOWN).any() and not (is_taught and options.alpha == 1)
+        shares[key] = 1 / (1 + is_taught) if learns or not is_taught else 0.0
     return shares
 
 
-def check_learnable(options, labels):
-    """UserError for an attribute of which a student learns nothing, neither from labels nor from a teacher."""
-    for key, values in labels.items() if options.kind == "none" or options.alpha == 0 else ():
-        if (values == UNKNOWN).all():
+def check_learnable(options, labels, taught=None):
+    """UserError for an attribute of which a student learns nothing, neither from labels nor from a teacher. Args: as above."""
+    for key, values in labels.items():
+        if (values == UNKNOWN).all() and not _is_taught(options, key, taught):
             raise UserError(
                 f"{key}: no training image has a label, and no teacher tells it; take it out of --attributes"
             )
@@ -93,23 +102,25 @@ def learned(options, labels, sizes, teacher=None, targets=None):
     """What a checkpoint says of what its network has learned: plain values.
 
     Args: `labels`, `sizes` as of `class_weights`; `teacher`, `utils.training.teacher.Teacher`, and
-        `targets`, its logits of the training images, if there is one.
+        `targets`, its logits of the training images, of the attributes that it tells, if there is one.
     Returns: {"loss_version"; "prior", the log-prior in the logits of the network as it is evaluated, the mean of its heads', None
         if a teacher does not say its own; "smoothed", the attributes whose prior cannot be taken off; "decided", attribute ->
         log-shares of a teacher's decisions, None where these are not learned}.
     """
-    own, shares = log_prior(options, labels, sizes), class_shares(options, labels)
+    own, shares = log_prior(options, labels, sizes), class_shares(options, labels, targets)
     gaining = smoothed_away(options, labels, sizes)
     decided, taught, unsure = None, own, []
     if options.kind == "hard":
-        decisions = {key: targets[key].argmax(dim=1).cpu().numpy() for key in sizes}
-        decided = {key: values.tolist() for key, values in log_shares(decisions, sizes).items()}
-        taught = log_prior(options._replace(weighted=False), decisions, sizes)
+        decisions = {key: logits.argmax(dim=1).cpu().numpy() for key, logits in targets.items()}
+        told = {key: sizes[key] for key in decisions}
+        decided = {key: values.tolist() for key, values in log_shares(decisions, told).items()}
+        taught = log_prior(options._replace(weighted=False), decisions, told)
     elif options.kind == "soft":  # with an adjustment it is brought to the student's own
         taught, unsure = own if options.adjustment else teacher.prior, teacher.smoothed
     prior = None
     if taught or min(shares.values()) == 1:
-        both = {key: zip(own[key], (taught or own)[key]) for key in sizes}
+        taught = {**own, **(taught or {})}
+        both = {key: zip(own[key], taught[key]) for key in sizes}
         prior = {key: [shares[key] * a + (1 - shares[key]) * b for a, b in both[key]] for key in sizes}
     # Each head counts where it has a say.
     smoothed = {key for key in gaining if shares[key] > 0} | {key for key in unsure if shares[key] < 1}
@@ -161,7 +172,8 @@ def soft_distillation(student, teacher, tau, reduction=None):
 class DistillationLoss:
     """Per attribute `(1 - alpha) * CE(class head, label) + alpha * KD(distillation head, teacher)`.
 
-    The kind "none" is the plain cross-entropy, in which `alpha` plays no part. Weights and smoothing are the cross-entropy's only.
+    The kind "none" is the plain cross-entropy, in which `alpha` plays no part; and so it is for an attribute of which the teacher
+    tells nothing. Weights and smoothing are the cross-entropy's only.
     """
 
     options: LossOptions
@@ -177,7 +189,7 @@ class DistillationLoss:
         Args:
             outputs: of a network in training: dict attribute -> logits `(B, classes)`, or a pair of them, of the
                 class heads and of the distillation heads.
-            targets: the teacher's logits, likewise, or None.
+            targets: the teacher's logits, likewise, or None; like the distillation heads', of the attributes that it tells.
             labels: dict attribute -> int64 `(B,)`; a label that is not known, -1, adds nothing to the cross-entropy.
             batch_labels: those of the whole batch where this is a part of it: then the losses are the part's
                 contributions, which add up to the batch's.
@@ -188,7 +200,7 @@ class DistillationLoss:
         for key, logits in class_logits.items():
             whole = labels[key] if batch_labels is None else batch_labels[key]
             loss = self._cross_entropy(key, logits.float(), labels[key], whole)
-            if self.options.kind != "none":
+            if self.options.kind != "none" and key in targets:
                 distilled = self._distillation(key, distillation_logits[key], targets[key])
                 loss = (1 - alpha) * loss + alpha * distilled * (len(labels[key]) / len(whole))
             losses[key] = loss

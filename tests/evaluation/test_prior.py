@@ -79,10 +79,9 @@ def test_of_an_export_and_never_twice(prior, work, pixels, form, monkeypatch):
             assert plain.meta["prior"] == (PRIOR if said == "trained" else NONE), file
     if form == "hub":  # as it was trained, but for the biases of both heads
         (before, _), (net, _) = load_network("student.pt"), load_network(output)
-        for heads in ("class_heads", "distillation_heads"):
-            for key, old, new in zip(PRIOR, getattr(before, heads), getattr(net, heads)):
-                assert torch.equal(old.weight, new.weight)
-                assert torch.allclose(new.bias, old.bias - torch.tensor(PRIOR[key]))
+        for (key, old), (_, new) in zip(before.all_heads(), net.all_heads()):
+            assert torch.equal(old.weight, new.weight)
+            assert torch.allclose(new.bias, old.bias - torch.tensor(PRIOR[key]))
 
 
 def test_in_commands(prior, work, place, no_pictures):

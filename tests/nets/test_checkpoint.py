@@ -176,14 +176,14 @@ def test_only_heads_that_have_learned_are_asked(place):
     """In evaluation, folded, and from a file, whose meta say which; the other head may hold anything."""
     torch.manual_seed(0)
     net = Student(ATTRIBUTES, backbone="test_efficientnet")
-    for head in [*net.class_heads, *net.distillation_heads]:
+    for head in [*net.class_heads, *net.distillation_heads.values()]:
         torch.nn.init.normal_(head.weight)
         torch.nn.init.normal_(head.bias)
     net.class_share = dict(zip(ATTRIBUTES, (1.0, 0.0, 0.5)))
     pixels = torch.randint(256, (3, 3, 224, 224), dtype=torch.uint8)
     with torch.no_grad():
         features = net.eval().backbone(net.normalize(pixels))
-        heads = [*zip(net.class_heads, net.distillation_heads)]
+        heads = [*zip(net.class_heads, net.distillation_heads.values())]
         said = [[head(features) for head in pair] for pair in heads]
     expected = dict(zip(ATTRIBUTES, (said[0][0], said[1][1], (said[2][0] + said[2][1]) / 2)))
     save_checkpoint("some.pt", net, dict(net.describe(), attributes=ATTRIBUTES.to_meta()))
@@ -288,7 +288,8 @@ def test_folders_teach(place):
     for name in ("t", "t/best.pt", "shared", str(place / "shared")):
         assert same(targets.load_teacher(name, ATTRIBUTES, None, None, 0)[0], net)
     with pytest.raises(
-        UserError, match=r"--teacher t/model_5\.pt: no model/t/model_5\.pt; there is no check"
+        UserError,
+        match=r"--teacher t/model_5\.pt: neither model/t/model_5\.pt nor t/.* is there; there are: t/best",
     ):
         targets.load_teacher("t/model_5.pt", ATTRIBUTES, None, None, 0)
 

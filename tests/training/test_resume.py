@@ -145,7 +145,10 @@ def test_the_teacher_is_needed_for_views_that_are_not_kept(train, whole, capsys)
         assert len(rows(version)) == 1, "what was there for epoch 1 is not made use of"
         return capsys.readouterr().err.splitlines()[-1]
 
-    assert "error: --teacher t/model_1.pt: no model/t/model_1.pt; there are" in ends_with("gone")
+    assert (
+        "error: --teacher t/model_1.pt: neither model/t/model_1.pt nor t/model_1.pt is there; there are: "
+        in ends_with("gone")
+    )
     os.rename("model/t/model_2.pt", "model/t/model_1.pt")
     assert ends_with("other") == "error: --teacher: not the one that the run began with"
     os.rename("kept.pt", "model/t/model_1.pt")

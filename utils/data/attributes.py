@@ -120,13 +120,33 @@ class Attributes(Dict[str, Attribute]):
 
     def differences(self, other):
         """Lines that say how the other's attributes and classes differ from these, in whatever order they are."""
-        lines = []
-        for name in {**self, **other}:
-            first, second = (set(one[name].classes if name in one else ()) for one in (self, other))
-            if first != second:
-                apart = [", ".join(sorted(alone)) or "none" for alone in (first - second, second - first)]
-                lines.append(f"{name}: classes of the first only: {apart[0]}; of the second only: {apart[1]}")
-        return lines
+        first, second = unknown_classes(self, other), unknown_classes(other, self)
+        apart = {
+            key: [", ".join(one.get(key, ["none"])) for one in (first, second)] for key in {**first, **second}
+        }
+        return [
+            f"{key}: classes of the first only: {a}; of the second only: {b}" for key, (a, b) in apart.items()
+        ]
+
+
+def places(classes, others):
+    """Where each of these names stands among the others, by `plain_name`; None for one that is not there."""
+    numbers = {plain_name(name): number for number, name in enumerate(others)}
+    return [numbers.get(plain_name(name)) for name in classes]
+
+
+def unknown_classes(attributes, others):
+    """Attribute -> names of its classes that the others do not have, where there are such. Args: both name -> Attribute."""
+    unknown = {}
+    for key, attribute in attributes.items():
+        found = places(attribute.classes, others[key].classes if key in others else ())
+        unknown[key] = [name for name, place in zip(attribute.classes, found) if place is None]
+    return {key: names for key, names in unknown.items() if names}
+
+
+def named(classes):
+    """For the log: attribute -> names of its classes."""
+    return ", ".join(f"{key} ({excerpt(', '.join(names))})" for key, names in classes.items()) or "none"
 
 
 def _layout(content):

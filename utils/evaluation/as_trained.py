@@ -3,7 +3,7 @@
 import numpy as np
 
 from utils.base.errors import UserError, shortened
-from utils.data.attributes import UNKNOWN, Attributes, read_attributes
+from utils.data.attributes import UNKNOWN, Attributes, places, read_attributes
 from utils.data.dataset import read_tables
 from utils.nets.hub import ZERO_SHOT
 
@@ -36,7 +36,7 @@ def read_as_trained(classifiers, split, data_dir, attributes=None, **how):
         table = read_tables(data_dir, turned, (split,), **how)[split]
         labels = {}
         for key, attribute in own.items():  # read first: a cell may be a number in the other order of classes
-            numbers = [attribute.classes.index(name) for name in given[key].classes]
+            numbers = places(given[key].classes, attribute.classes)
             labels[key] = np.array([*numbers, UNKNOWN])[table.labels[key]]  # -1, not known, is the last
         tables.append(table._replace(labels=labels))
     return tables

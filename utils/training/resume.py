@@ -66,14 +66,15 @@ class Saved(NamedTuple):
     def check_data(self, tables, sizes):
         """UserError unless the data set is that which the run began with, and the same photos can be read.
 
-        Args: `tables` of `utils.data.dataset.load_training_data`; `sizes`, attribute -> number of classes.
+        Args: `tables` of `utils.data.dataset.load_training_data`; `sizes`, attribute -> number of classes, of those that a
+            teacher tells.
         """
         if not self.progress:
             return
         problem = self._differences(tables)
         logits = self.progress["teacher_logits"] or {}
         shapes = {key: (len(tables["train"].names), size) for key, size in sizes.items()}
-        if not problem and logits and {key: tuple(logits[key].shape) for key in sizes} != shapes:
+        if not problem and logits and {key: tuple(values.shape) for key, values in logits.items()} != shapes:
             problem = "the teacher's logits are of other photos"
         if problem:
             way_out = f"Name that one, or {BEGIN_ANEW}"

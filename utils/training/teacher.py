@@ -13,9 +13,10 @@ from networks import load_network
 from utils.base.errors import UserError, shortened
 from utils.base.files import MARK, atomic
 from utils.base.log import logger
+from utils.data.attributes import named, places, unknown_classes
 from utils.data.prior import prior_of, smoothed_of
 from utils.nets.checkpoint import MODEL_ROOT, epoch_files
-from utils.nets.hub import ZERO_SHOT, find_checkpoint, is_hub_id
+from utils.nets.hub import BEST, ZERO_SHOT, find_checkpoint, is_hub_id
 from utils.training import engine
 from utils.training.answers import Answers
 
@@ -28,12 +29,13 @@ class Teacher:
     """What teaches: `logits(images, between_steps)` are its own, of a view of the images; before, `prepare(names, images,
     views)` raises UserError if what is there of them already is not of these images and `utils.data.views.Views`.
 
-    Attributes: `identity`, hash of a network's weights or of a file; `prior`, the log-prior in its logits, attribute -> list of
-        floats, None where that is not known; `smoothed`, attributes from whose logits it cannot be taken off.
+    Attributes: `taught`, names of the student's attributes that it tells; `identity`, hash of a network's weights or of a file;
+        `prior`, the log-prior in its logits, attribute -> list of floats, None where that is not known; `smoothed`, attributes
+        from whose logits it cannot be taken off.
     """
 
     identity, prior, shift = None, None, None  # the last is added to the logits
-    smoothed = ()
+    taught, smoothed = (), ()
 
     def shift_prior_to(self, prior):
         """From now on teach logits with this log-prior in them. Raises: UserError if that of its own is not known, or cannot be
@@ -45,7 +47,7 @@ class Teacher:
         if self.smoothed:
             gaining = f"label smoothing, which the rare classes of {', '.join(self.smoothed)} would gain by"
             raise UserError(f"--logit-adjustment: the teacher was trained with {gaining}; use --ls 0 for it")
-        self.shift = {key: torch.tensor(prior[key]) - torch.tensor(self.prior[key]) for key in prior}
+        self.shift = {key: torch.tensor(prior[key]) - torch.tensor(self.prior[key]) for key in self.prior}
 
     def fingerprint(self):
         """What a run keeps of its teacher, plain values."""
@@ -62,7 +64,8 @@ class LogitsFile(Teacher):
     `(M, classes)`, where the prefix may be left out; or `(K, M, classes)` for views 0 to K - 1, with `views`, JSON of
     what makes them (see `utils.data.views`). `prior.<attribute>` `(classes,)` may say which log-prior is in the logits.
 
-    Args: `sizes`, attribute -> number of classes; `saved`, of a resumed run: what `fingerprint` gave.
+    Args: `sizes`, attribute -> number of classes, of which the file may lack some; `saved`, of a resumed run: what `fingerprint`
+        gave.
     Raises: UserError for a file that is none, does not fit, or is another than that of the run.
     """
 
@@ -74,16 +77,19 @@ class LogitsFile(Teacher):
                 names = np.char.decode(names, "utf-8") if names.dtype.kind == "S" else names
                 self.names = list(map(str, names))
                 stored = {key: PREFIX + key if PREFIX + key in file.files else key for key in sizes}
-                self.arrays = {key: file[name] for key, name in stored.items()}
-                has_prior = [key for key in sizes if PRIOR + key in file.files]
+                self.arrays = {key: file[name] for key, name in stored.items() if name in file.files}
+                has_prior = [key for key in self.arrays if PRIOR + key in file.files]
                 prior = {key: file[PRIOR + key].astype(float).tolist() for key in has_prior}
                 self.views = json.loads(str(file["views"])) if "views" in file.files else None
         except KeyError as error:
-            raise UserError(f"{path}: {error.args[0]}; it needs image_name, {', '.join(sizes)}") from error
+            raise UserError(f"{path}: {error.args[0]}; it needs image_name") from error
         except Exception as error:  # what a damaged one raises depends on where it is damaged
             # NumPy says so of objects, which it would have to run as a program.
             way_out = "; save names as np.array(names, dtype=str)" if "pickle" in str(error) else ""
             raise UserError(f"{path}: not a readable .npz file ({error}){way_out}") from error
+        if not self.arrays:
+            names = ", ".join(PREFIX + key for key in sizes)
+            raise UserError(f"{path}: holds nothing of the student's attributes; it needs some of {names}")
         self.by_view = all(values.ndim == 3 for values in self.arrays.values())
         for key, values in self.arrays.items():
             expected = (len(self.names), sizes[key])
@@ -91,11 +97,16 @@ class LogitsFile(Teacher):
             if shape != expected or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
                 found = f"{values.dtype} {values.shape}"
                 raise UserError(f"{path}: {key} is {found}; it needs finite numbers {expected}")
-        self.prior = prior_of({"prior": prior}, sizes)
-        content = repr((self.names, prior)).encode() + b"".join(self.arrays[key].tobytes() for key in sizes)
+        self.taught = list(self.arrays)
+        self.prior = prior_of({"prior": prior}, {key: sizes[key] for key in self.taught})
+        numbers = b"".join(values.tobytes() for values in self.arrays.values())
+        content = repr((self.names, prior)).encode() + numbers
         self.identity = hashlib.blake2b(content, digest_size=16).hexdigest()
         if saved and saved["identity"] != self.identity:
             raise UserError(f"--teacher-logits {path}: not the file that the run began with")
+        unknown = [key for key in sizes if key not in self.arrays]
+        if unknown:
+            logger.info(f"{path}: says nothing of {', '.join(unknown)}: learned from the labels alone")
 
     def prepare(self, names, images, views):
         self.chosen = self._rows(names)
@@ -129,28 +140,49 @@ class LogitsFile(Teacher):
 class AskedTeacher(Teacher):
     """A network that is asked once for each view of an image; what it says is kept in the cache.
 
-    Args: `load`, a function that returns the network, frozen, and its meta; `attributes` of the student, whose classes may have
-        another order; `precision`, `utils.base.hardware.Precision`; `batch_size` of its forward passes; `saved`, of a resumed
-        run: what `fingerprint` gave, so that the network is not loaded for views that are in the cache.
+    Args: `load`, a function that returns the network, frozen, and its meta; `attributes` of the student, of which it tells those
+        whose classes it knows, in whatever order; of a resumed run those that it tells; `precision`,
+        `utils.base.hardware.Precision`; `batch_size` of its forward passes; `saved`, of a resumed run: what `fingerprint` gave,
+        so that the network is not loaded for views that are in the cache.
     """
 
     def __init__(self, load, attributes, precision, cache_dir, batch_size, saved=None):
-        self.load, self.attributes, self.precision = load, attributes, precision
+        self.load, self.attributes, self.precision = load, dict(attributes), precision
         self.cache_dir, self.batch_size, self.net = cache_dir, batch_size, None
         if saved:
-            self.identity, self.prior = saved["identity"], prior_of(saved, attributes.sizes)
+            self.identity, self.prior = saved["identity"], prior_of(saved, self._sizes())
         else:
             self.net, meta = load()
-            prior = prior_of(meta, self.net.attributes.sizes)
-            self.prior = prior and {key: [prior[key][i] for i in self._order(key)] for key in attributes}
-            self.smoothed = smoothed_of(meta, self.net.attributes.sizes)
+            self._choose(attributes)
+            sizes = self.net.attributes.sizes
+            prior = prior_of(meta, sizes)
+            self.prior = prior and {key: [prior[key][i] for i in self._order(key)] for key in self.attributes}
+            self.smoothed = [key for key in smoothed_of(meta, sizes) if key in self.attributes]
             self.identity = identity_of(self.net)
+        self.taught = list(self.attributes)
+
+    def _choose(self, attributes):
+        """Keep the attributes of which the network knows all classes; the log names the others, and its further classes."""
+        known = self.net.attributes
+        unknown, more = unknown_classes(attributes, known), unknown_classes(known, attributes)
+        self.attributes = {key: one for key, one in attributes.items() if key not in unknown}
+        if not self.attributes:
+            problem = "--teacher: other attributes (first) than the student's (second)"
+            raise UserError(f"{problem}:\n{shortened(known.differences(attributes))}")
+        if unknown:
+            logger.info(f"the teacher does not know {named(unknown)}: learned from the labels alone")
+        further = {key: more[key] for key in self.attributes if key in more}
+        if further:
+            logger.info(f"of the teacher's classes, {named(further)} are left out of its softmax")
+
+    def _sizes(self):
+        return {key: len(attribute.classes) for key, attribute in self.attributes.items()}
 
     def prepare(self, names, images, views):
         classes = {key: attribute.classes for key, attribute in self.attributes.items()}
         computed = self.precision.name, images.device.type  # float32 is TF32 on a GPU
         teacher = LOGITS_VERSION, computed, self.identity, classes
-        self.answers = Answers(self.cache_dir, teacher, images, self.attributes.sizes)
+        self.answers = Answers(self.cache_dir, teacher, images, self._sizes())
         self.answers.check(map(views.key_of, range(views.count)))
         self.has_more = views.count > 1
 
@@ -172,7 +204,7 @@ class AskedTeacher(Teacher):
 
     def _order(self, key):
         """The student's classes of an attribute, in its order, as the network numbers them."""
-        return [self.net.attributes[key].classes.index(name) for name in self.attributes[key].classes]
+        return places(self.attributes[key].classes, self.net.attributes[key].classes)
 
     def _ask(self, images, between_steps):
         if self.net is None:
@@ -210,9 +242,9 @@ def identity_of(net):
 def load_teacher(path, attributes, clip_model, prompts, seed):
     """(The network of --teacher, frozen; its meta).
 
-    Args: `path`, relative to model/, of a checkpoint, or zero-shot; `attributes` of the student; `clip_model`, `prompts` for
-        FashionCLIP and published teachers; `seed` of a random CLIP, which is the same one when a run is resumed.
-    Raises: UserError if it does not exist, or has other attributes.
+    Args: `path` of a checkpoint, relative to model/ or else from here, or zero-shot; `attributes` of the student; `clip_model`,
+        `prompts` for FashionCLIP and published teachers; `seed` of a random CLIP, the same one when a run is resumed.
+    Raises: UserError if it does not exist, or has none of the attributes.
     """
     if path == ZERO_SHOT:
         prior = {key: [0.0] * size for key, size in attributes.sizes.items()}  # it has seen no labels
@@ -221,38 +253,37 @@ def load_teacher(path, attributes, clip_model, prompts, seed):
             net = FashionCLIP(attributes, clip_model)
         return net.requires_grad_(False).eval(), {"prior": prior}
     local = os.path.join(MODEL_ROOT, path)
-    if not (os.path.exists(local) or os.path.isdir(path) or is_hub_id(path)):
-        raise UserError(f"--teacher {path}: no {local}; {_existing_checkpoints()}")
-    # Otherwise it is a folder of export.py --format hub, or the hub's.
+    if not (os.path.exists(local) or os.path.exists(path) or is_hub_id(path)):
+        raise UserError(f"--teacher {path}: neither {local} nor {path} is there; {_existing_checkpoints()}")
     found = find_checkpoint(local if os.path.exists(local) else path)
-    net, meta = load_network(found, clip_model, prompts)
-    differences = net.attributes.differences(attributes)
-    if differences:
-        problem = f"--teacher {path}: other attributes (first) than the student's (second)"
-        raise UserError(f"{problem}:\n{shortened(differences)}")
-    return net, meta
+    return load_network(found, clip_model, prompts)
 
 
 def _existing_checkpoints():
-    folders = sorted(os.listdir(MODEL_ROOT)) if os.path.isdir(MODEL_ROOT) else []
-    found = {folder: epoch_files(os.path.join(MODEL_ROOT, folder)) for folder in folders}
-    lists = [f"{name}/model_{{{','.join(map(str, epochs))}}}.pt" for name, epochs in found.items() if epochs]
+    lists = []
+    for name in sorted(os.listdir(MODEL_ROOT)) if os.path.isdir(MODEL_ROOT) else []:
+        folder = os.path.join(MODEL_ROOT, name)
+        epochs = ",".join(map(str, epoch_files(folder)))
+        lists += [f"{name}/{BEST}"] if os.path.isfile(os.path.join(folder, BEST)) else []
+        lists += [f"{name}/model_{{{epochs}}}.pt"] if epochs else []
     return f"there are: {'  '.join(lists)}" if lists else f"there is no checkpoint under {MODEL_ROOT}/ yet"
 
 
-def find_teacher(args, attributes, precision, progress):
+def find_teacher(args, net, precision, progress):
     """The Teacher of the options of train.py; None if nothing teaches, or if a resumed run, with its `progress`, has all that it says.
 
-    Raises: UserError if it does not exist, has other attributes, or is not the one that the run began with.
+    Args: `net`, the student, with heads for all that a teacher can tell, of a resumed run for what it tells.
+    Raises: UserError if it does not exist, has none of the attributes, or is not the one that the run began with.
     """
     has_all = progress.get("teacher_logits") and args.views == 1 and not args.save_teacher_logits
     if has_all or not args.distils:
         return None
     saved = progress.get("teacher")
     if args.teacher_logits:
-        return LogitsFile(args.teacher_logits, attributes.sizes, saved)
-    load = functools.partial(load_teacher, args.teacher, attributes, args.clip_model, args.prompts, args.seed)
-    return AskedTeacher(load, attributes, precision, args.cache_dir, args.val_batch_size, saved)
+        return LogitsFile(args.teacher_logits, net.attributes.sizes, saved)
+    how = args.teacher, net.attributes, args.clip_model, args.prompts, args.seed
+    load, taught = functools.partial(load_teacher, *how), {key: net.attributes[key] for key in net.taught}
+    return AskedTeacher(load, taught, precision, args.cache_dir, args.val_batch_size, saved)
 
 
 class Targets:
