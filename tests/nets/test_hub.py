@@ -332,6 +332,24 @@ def test_the_cache_without_a_network(no_network, hub_and_outcomes):
     assert "result" in no_network["cached"][SHARED]
 
 
+@pytest.mark.parametrize(
+    "options, way_out",
+    [
+        (["--kd-learning", "True", "--student-weights", "example/absent"], "--student lite0"),
+        (["--clip-model", "example/absent"], "--clip-model FOLDER"),
+    ],
+)
+def test_a_run_without_a_network_ends_before_photos_are_decoded(fails, monkeypatch, options, way_out):
+    for place in ("utils.nets.hub", "clip_model"):
+        monkeypatch.setattr(f"{place}.silence", lambda: "https://hub.invalid does not answer: no")
+    monkeypatch.setattr("utils.data.dataset.load_pixels", lambda *_: pytest.fail("photos were decoded"))
+    said = fails("--version", "a", *options)
+    assert (
+        "example/absent cannot be fetched (https://hub.invalid does not answer: no); elsewhere, `hf" in said
+    )
+    assert way_out in said and "\n" not in said
+
+
 def test_a_network_that_hangs(monkeypatch):
     """Neither the lookup of a name nor a connection is waited for longer than a few seconds."""
     monkeypatch.setattr(our_hub, "ANSWERS_WITHIN", 0.1)
