@@ -124,23 +124,24 @@ def begin(args, run, saved, task, world):
     """What the epochs change; of a resumed run, still as it began. Returns: TrainState, Targets, loss."""
     from utils.losses import build_criterion, learned, learned_before
     from utils.nets.checkpoint import public_options
-    from utils.training.resume import fingerprint
+    from utils.training.resume import facts, fingerprint
     from utils.training.state import build_state
     from utils.training.teacher import Targets, save_logits_of_views
 
     net, table, images = task.net, task.tables["train"], task.images["train"]
-    sizes, facts = net.attributes.sizes, learned_before(task.loss, saved.meta) if saved.meta else None
+    sizes, known = net.attributes.sizes, learned_before(task.loss, saved.meta) if saved.meta else None
     introduce(args, run, saved, task, world)
     state, targets = build_state(args, net, len(images)), Targets(task.teacher, world)
-    if facts is None:  # the first last.pt has the teacher's logits, too
-        facts = learned(task.loss, table.labels, sizes, task.teacher, targets.of(images))
+    if known is None:  # the first last.pt has the teacher's logits, too
+        known = learned(task.loss, table.labels, sizes, task.teacher, targets.of(images))
     about = {"options": public_options(vars(args)), "precision": task.precision.name}
     meta = {**about, "attributes": net.attributes.to_meta(), "class_counts": task.counts["train"]}
-    run.describe({**meta, **facts, **net.describe()}, data=fingerprint(task.tables), processes=world.size)
+    data = {"data": fingerprint(task.tables), "facts": facts(task.tables)}
+    run.describe({**meta, **known, **net.describe()}, **data, processes=world.size)
     if args.save_teacher_logits and run.writes:
         how = task.teacher, table.names, images, task.views
         save_logits_of_views(args.save_teacher_logits, *how)
-    return state, targets, build_criterion(task.loss, table.labels, sizes, world.device, facts["decided"])
+    return state, targets, build_criterion(task.loss, table.labels, sizes, world.device, known["decided"])
 
 
 def train(args, run, saved, world, signals):

@@ -109,30 +109,18 @@ def stop():
 def table(rows, header):
     """Rows of text in columns, the first aligned left, the others right; returns lines."""
     cells = [[str(cell) for cell in row] for row in [header, *rows]]
-    widths = [max(width(row[column]) for row in cells) for column in range(len(header))]
-    for row in cells:
-        row[:] = [padded(row[0], -widths[0]), *map(padded, row[1:], widths[1:])]
-    return ["  ".join(row) for row in cells]
+    widths = [max(len(row[column]) + wide(row[column]) for row in cells) for column in range(len(header))]
+    return ["  ".join([row[0].ljust(widths[0] - wide(row[0])), *right(row[1:], widths[1:])]) for row in cells]
 
 
-def width(text):
-    """Columns of a terminal that a text takes: Korean signs, and others of the East, take two."""
-    return len(text) + sum(unicodedata.east_asian_width(sign) in "WF" for sign in text)
+def right(cells, widths):
+    """Cells aligned right, each in so many columns of a terminal."""
+    return [cell.rjust(columns - wide(cell)) for cell, columns in zip(cells, widths)]
 
 
-def cut(text, columns):
-    """A text that takes at most so many columns."""
-    if width(text) <= columns:
-        return text
-    while width(text) >= columns:
-        text = text[:-1]
-    return f"{text}…"
-
-
-def padded(text, columns):
-    """A text with blanks before it, for a negative number behind it, so that it takes as many columns."""
-    blanks = " " * (abs(columns) - width(text))
-    return text + blanks if columns < 0 else blanks + text
+def wide(text):
+    """How many signs of a text take two columns of a terminal, as Korean ones do."""
+    return sum(unicodedata.east_asian_width(sign) in "WF" for sign in text)
 
 
 def score(value, form=".4f"):

@@ -9,14 +9,13 @@ import shutil
 
 from utils.base.errors import UserError
 from utils.base.files import atomic
-from utils.base.log import cut, logger, padded, score, table, width
+from utils.base.log import logger, right, score, table, wide
 from utils.evaluation.metrics import CHOSEN, below_majority, majority, mean
 from utils.evaluation.plots import COLUMNS, draw_curves, read_run, save
 from utils.evaluation.predictions import table_text
 from utils.training.advice import for_top1
 
 BEST_SO_FAR = "best"  # at the end of an epoch's line
-LONGEST = 16  # columns of an attribute's name above these lines
 
 
 def header(net, counts, tables, options, notes):
@@ -88,32 +87,26 @@ class EpochLines:
 
     def __init__(self, attributes, epochs):
         room = shutil.get_terminal_size((1000, 24)).columns  # of a pipe, whose lines have no end
-        self.epochs, self.level, self.shown = epochs, logging.INFO, []
-        names = ["epoch", "loss", "Top-1", "ACSA", "seconds"]
-        widths = [max(len(f"{epochs}/{epochs}"), 5), 6, 6, 6, 7]
+        self.epochs, self.level = epochs, logging.INFO
+        self.figures = ["train_loss", "val_top1", "val_acsa"]  # columns of metrics.csv
+        self.names, self.widths = ["epoch", "loss", "Top-1", "ACSA", "seconds"], [5, 6, 6, 6, 7]
+        self.widths[0] = max(5, len(f"{epochs}/{epochs}"))
         for key in attributes:
-            name = cut(key, LONGEST)
-            if sum(widths) + max(width(name), 6) + 2 * len(widths) + 2 + len(f"  {BEST_SO_FAR}") <= room:
-                names.insert(-1, name)
-                widths.insert(-1, max(width(name), 6))
-                self.shown.append(key)
-        self.names, self.widths = names, widths
+            columns = max(6, len(key) + wide(key))
+            if sum(self.widths) + columns + 2 * len(self.widths) + len(f"    {BEST_SO_FAR}") <= room:
+                self.names.insert(-1, key)
+                self.widths.insert(-1, columns)
+                self.figures.append(f"val_top1_{key}")
 
     def add(self, row, is_best):
         """Tell of an epoch. Args: `row` of metrics.csv; `is_best`, whether none was better so far."""
         self._say(self.level, self.names)
-        figures = (
-            row["train_loss"],
-            row["val_top1"],
-            row["val_acsa"],
-            *(row[f"val_top1_{key}"] for key in self.shown),
-        )
-        cells = [f"{row['epoch']}/{self.epochs}", *(score(figure, ".3f") for figure in figures)]
+        cells = [f"{row['epoch']}/{self.epochs}", *(score(row[name], ".3f") for name in self.figures)]
         self._say(logging.INFO, [*cells, f"{row['seconds']:.1f}"], BEST_SO_FAR if is_best else "")
         self.level = logging.DEBUG
 
     def _say(self, level, cells, mark=""):
-        line = "  ".join([*map(padded, cells, self.widths), mark])
+        line = "  ".join([*right(cells, self.widths), mark])
         logger.log(level, line.rstrip(), extra={"mark": mark})
 
 

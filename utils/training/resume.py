@@ -15,12 +15,11 @@ from utils.training.record import columns
 BEGIN_ANEW = "begin anew with --overwrite True"
 NO_STATE = f"holds no state of a run; {BEGIN_ANEW}"
 MAY_CHANGE = {*LOCAL, "epochs", "version"}  # options; a version's folders may be renamed
+FACTS = {"names": "names", "labels": "labels", "stamps": "sizes", "boxes": "boxes"}  # fields of a `Table`
 # What a last.pt must hold under "progress".
 KEYS = set(
     "cuda_random_state data epoch losses optimizer order_state random_state rows scheduler seconds teacher_logits".split()
 )
-
-FACTS = ("names", "labels", "sizes", "boxes")  # of a part of the data set, that a run keeps the hashes of
 
 
 class Saved(NamedTuple):
@@ -69,33 +68,24 @@ class Saved(NamedTuple):
         Args: `tables` of `utils.data.dataset.load_training_data`; `sizes`, attribute -> number of classes, of those that a
             teacher tells.
         """
-        if not self.progress:
-            return
-        problem = self._differences(tables)
-        logits = self.progress["teacher_logits"] or {}
+        logits = self.progress.get("teacher_logits") or {}
         shapes = {key: (len(tables["train"].names), size) for key, size in sizes.items()}
-        if not problem and logits and {key: tuple(values.shape) for key, values in logits.items()} != shapes:
-            problem = "the teacher's logits are of other photos"
-        if problem:
-            way_out = f"Name that one, or {BEGIN_ANEW}"
-            if self.meta["role"] == "student":
-                network = os.path.join(os.path.dirname(self.path), BEST)
-                way_out += f", or train on from the network: another --version, --student-weights {network}"
-            raise UserError(
-                f"--resume: --data-dir is not the data set that the run began with: {problem}. {way_out}"
-            )
-
-    def _differences(self, tables):
-        """What of the data set is not as it was; empty if all is."""
-        before, now = self.progress["data"], fingerprint(tables)
-        if isinstance(before, str):
-            said = "names, labels, boxes or sizes of photos differ, or which can be read; or an earlier version held out another share"
-            return "" if before == fingerprint_before(tables) else said
-        differ = {
-            part: [what for what in FACTS if its[what] != before[part][what]] for part, its in now.items()
-        }
-        said = "; ".join(f"other {', '.join(what)} in {part}" for part, what in differ.items() if what)
-        return f"{said}, of the photos which can be read" if said else ""
+        taught = {key: tuple(values.shape) for key, values in logits.items()}
+        if not self.progress or (
+            self.progress["data"] == fingerprint(tables) and (taught or shapes) == shapes
+        ):
+            return
+        before, differ = self.progress.get("facts"), ""
+        if isinstance(before, dict):  # otherwise it is a run of an earlier version
+            differ = ", ".join(name for name, now in facts(tables).items() if before.get(name) != now)
+        way_out = f"Name that one, or {BEGIN_ANEW}"
+        if self.meta["role"] == "student":
+            network = os.path.join(os.path.dirname(self.path), BEST)
+            way_out += f", or train on from the network: another --version, --student-weights {network}"
+        problem = f"other {differ or ' or '.join(FACTS.values())} of the photos which can be read"
+        raise UserError(
+            f"--resume: --data-dir is not the data set that the run began with: {problem}. {way_out}"
+        )
 
     def load(self, state, targets):
         """Once, since the tensors are large. Args: the run's `TrainState` and `Targets`. Raises: UserError for others' values."""
@@ -126,32 +116,28 @@ def read_last(path, world):
 
 
 def fingerprint(tables):
-    """Hashes of a data set's names, labels, sizes and boxes of the photos that can be read; not of the folder, which may move.
+    """Hash of a data set's names, labels, sizes and boxes of the photos that can be read; not of the folder, which may move.
 
-    Args: `tables`, dict part -> `utils.data.dataset.Table`. Returns: dict part -> dict of what is hashed -> its hash.
+    Args: `tables`, dict part -> `utils.data.dataset.Table`.
     """
-    return {
-        part: {
-            what: hashlib.sha256(repr(facts).encode()).hexdigest() for what, facts in _facts(table).items()
-        }
-        for part, table in tables.items()
-    }
-
-
-def fingerprint_before(tables):
-    """The same as earlier versions had it: one hash."""
     digest = hashlib.sha256()
-    for part, table in tables.items():
-        *facts, boxes = _facts(table).values()
-        digest.update(repr((part, *facts)).encode())
-        digest.update(boxes)
+    for name, table in tables.items():
+        labels = {key: values.tolist() for key, values in table.labels.items()}
+        digest.update(repr((name, table.names, labels, [stamp[0] for stamp in table.stamps])).encode())
+        if table.boxes is not None:  # with --crop-to-box only
+            digest.update(table.boxes.tobytes())
     return digest.hexdigest()
 
 
-def _facts(table):
-    labels = {key: values.tolist() for key, values in table.labels.items()}
-    boxes = b"" if table.boxes is None else table.boxes.tobytes()  # with --crop-to-box only
-    return dict(zip(FACTS, (table.names, labels, [stamp[0] for stamp in table.stamps], boxes)))
+def facts(tables):
+    """A hash of each of these by itself, to tell which differs: dict such as "names in train" -> hash."""
+    hashes = {}
+    for part, table in tables.items():
+        empty = table._replace(names=[], labels={}, stamps=[], boxes=None)
+        for field, name in FACTS.items():
+            alone = empty._replace(**{field: getattr(table, field)})
+            hashes[f"{name} in {part}"] = fingerprint({part: alone})
+    return hashes
 
 
 def _is_state(meta, progress):
@@ -165,7 +151,6 @@ def _is_state(meta, progress):
         and {type(value) for row in rows for value in row.values()} <= {int, float, type(None)}
         and all(isinstance(row.get(name), (int, float)) for row in rows for name in ("val_top1", "val_acsa"))
         and type(progress["epoch"]) is int
-        and _is_fingerprint(progress["data"])
         and torch.is_tensor(progress["losses"])
         and progress["losses"].dim() == 2
         and (logits is None or (isinstance(logits, dict) and all(map(torch.is_tensor, logits.values()))))
@@ -175,10 +160,3 @@ def _is_state(meta, progress):
         and meta.get("precision") in ("fp32", "bf16")
         and meta.get("role") in ("teacher", "student")
     )
-
-
-def _is_fingerprint(data):
-    """Whether it is of the form that `fingerprint` or `fingerprint_before` returns."""
-    if isinstance(data, dict) and set(data) == {"train", "val"}:
-        return all(isinstance(its, dict) and set(its) == set(FACTS) for its in data.values())
-    return isinstance(data, str)
