@@ -242,10 +242,8 @@ def compare_answers(checkpoint, path, table, pixels, split):
 
 def say_attributes(old, new):
     """Print the Top-1 of each attribute beside the majority, and which are below it. Args: figures of `compare_answers`."""
-    rows = []
-    for key, figures in new["attributes"].items():
-        shares = (old["attributes"][key]["top1"], figures["top1"], figures["majority"])
-        rows.append([key, *map(log.score, shares)])
+    both = zip(old["attributes"].values(), new["attributes"].items())
+    rows = [[key, *map(log.score, (was["top1"], now["top1"], now["majority"]))] for was, (key, now) in both]
     print("\n".join(log.table(rows, ["Top-1", "checkpoint", "file", "majority"])))
     if new["warning"]:
         print(new["warning"])

@@ -70,9 +70,8 @@ class PredictionTable:
         said = {key: values.argmax(axis=1) for key, values in results.items()}
         given = {"": said, "_label": labels} if self.labels else {"": said}
         yield from self._classes(given, "", self.texts)
-        if self.is_own:
-            for key, values in results.items():
-                yield f"{self.attributes[key].short}_confidence", [f"{p:.4f}" for p in values.max(axis=1)]
+        for key, values in results.items() if self.is_own else ():
+            yield f"{self.attributes[key].short}_confidence", [f"{p:.4f}" for p in values.max(axis=1)]
         for key, values in results.items() if self.probabilities else ():
             names = self.attributes[key].classes if self.by_name else range(values.shape[1])
             for name, column in zip(names, values.T):
