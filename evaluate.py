@@ -7,7 +7,7 @@ import sys
 
 from utils.base import log
 from utils.base.cli import Parser, exit_code, number
-from utils.base.errors import UserError, excerpt
+from utils.base.errors import UserError, counted, excerpt
 from utils.base.files import atomic, check_folder
 from utils.base.log import logger, score
 from utils.data.attributes import PARTS, read_attributes
@@ -148,7 +148,7 @@ def say_evaluation(result, attributes):
         excess = "" if result["size_mb"] <= MAX_MB else ": too large to hand in"
         best = f"competition's score (mean Top-1): {score(result['score'])}"
         size = f"{best}; {size}, of {MAX_MB} allowed{excess}"
-    images = f"{result['images']} images of {result['split']}{shown_groups(result)}"
+    images = f"{counted(result['images'], 'image', 'images')} of {result['split']}{shown_groups(result)}"
     logger.info(f"{result['checkpoint']}: {result['network']}, {images}")
     logger.info("\n".join(log.table(rows, ["", *names.values()])))
     if result["warning"]:
@@ -179,7 +179,8 @@ def say_comparison(first, second):
 
 
 def shown_groups(result):
-    return f", in {result['groups']} groups" if result["groups"] < result["images"] else ""
+    groups = counted(result["groups"], "group", "groups")
+    return f", in {groups}" if result["groups"] < result["images"] else ""
 
 
 def shown_interval(ends, form=".4f"):
