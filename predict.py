@@ -106,9 +106,7 @@ def photos_of(path, images, attributes, follow_links=False):
     if len(absent) == len(photos):
         fits = fitting_folder(folder, names[0])
         example = near[0] if near and not fits else absent[0][1]
-        way_out = (
-            f"--images {shlex.quote(fits)} has them" if fits else "--images names the folder of such names"
-        )
+        way_out = f"--images {shlex.quote(fits)} has them" if fits else "--images names their folder"
         raise UserError(f"{path}: none of its photos is there, such as {excerpt(example, 300)}; {way_out}")
     if near:
         logger.warning(f"warning: {path}: photos that are not there, and what is:\n{shortened(near)}")
@@ -117,8 +115,9 @@ def photos_of(path, images, attributes, follow_links=False):
 
 def fitting_folder(folder, name):
     """The folder that has a photo of a list: the working directory, or one below `folder`; None without."""
-    folders = itertools.chain(["."], (above for above, _, _ in os.walk(folder or ".")))
-    return next((one for one in folders if os.path.isfile(os.path.join(one, name))), None)
+    below = (os.path.join(above, one) for above, folders, _ in os.walk(folder or ".") for one in folders)
+    fits = (one for one in itertools.chain(["."], below) if os.path.isfile(os.path.join(one, name)))
+    return next(map(os.path.normpath, fits), None)
 
 
 def told_apart(photos):

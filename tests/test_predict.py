@@ -298,10 +298,11 @@ def test_the_competitions_table_stays(photos):
 @pytest.mark.parametrize(
     "name, way_out",
     [
-        ("b.jpg", "such as b.jpg; --images './my photos' has them"),
+        ("b.jpg", "such as b.jpg; --images 'my photos' has them"),
         ("my photos/b.jpg", "--images . has them"),
-        ("x.jpg", "--images names the folder"),
-        ("B", "there is my photos/b.jpg; --images names the folder"),
+        ("c.JPG", "--images linked has them"),
+        ("x.jpg", "--images names their folder"),
+        ("B", "there is my photos/b.jpg; --images names their folder"),
     ],
 )
 def test_a_list_none_of_whose_photos_is_there(photos, name, way_out):
@@ -309,6 +310,7 @@ def test_a_list_none_of_whose_photos_is_there(photos, name, way_out):
     folder, _ = photos
     run(folder / "a.png")
     before = Path("out.csv").read_bytes()
+    (folder.parent / "linked").symlink_to(folder / "SUB 2019")
     place = folder if name.startswith("my") else Path(".")
     Path(place, "list.csv").write_text(f"image_name\n{name}\nother.jpg\n")
     with pytest.raises(UserError, match=r"list\.csv: none of its photos is there, such as ") as error:

@@ -23,7 +23,7 @@ CHOSEN = (
 )
 
 # What it means that an attribute's Top-1 is below the majority, and the way out.
-BELOW = "where classes count alike (ACSA), that may be as it should; for Top-1 train with --logit-adjustment 0 --loss-weight False, longer or on more labels"
+BELOW = "usual if classes count alike (ACSA); else train longer, on more labels, with --logit-adjustment 0"
 
 # Shares are computed as masked arrays: 0 / 0 is masked, has no part in a mean, and `tolist` makes it None.
 
