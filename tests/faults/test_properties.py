@@ -35,6 +35,7 @@ from utils.data import dataset
 from utils.data.attributes import read_attributes
 from utils.evaluation.inference import load_classifier
 from utils.nets.checkpoint import save_checkpoint
+from utils.training import options
 from utils.training.record import columns
 from utils.training.resume import KEYS
 
@@ -469,9 +470,10 @@ def test_prompts(made_up, content):
 
 
 PROGRAMS = {module.__name__: module for module in (train, evaluate, predict, export)}
+PARSERS = {**PROGRAMS, "train": options}
 VALUES = [
     "True", "0", "1", "-1", "3", "0.5", "nan", "inf", "1e999", "", " ", "a", "b", "..", "a/b", "~", "prompts.json", "random",
-    "cpu", "data", "model/a/model_1.pt", "a/model_1.pt", "zero-shot", "none", "soft", "Adam", "fp32", "out.onnx", "가", "--", "\0",
+    "cpu", "data", "model/a/model_1.pt", "a/model_1.pt", "zero-shot", "none", "auto", "epochs", "soft", "Adam", "fp32", "out.onnx", "가", "--", "\0",
 ]  # fmt: skip
 
 
@@ -488,7 +490,7 @@ REQUIRED = {
 def command_lines(draw):
     """A program with what it needs, and options of its own with values that they take or not; no data set is there."""
     name = draw(st.sampled_from(sorted(PROGRAMS)))
-    actions = [a for a in PROGRAMS[name].get_args_parser()._actions if a.option_strings and a.dest != "help"]
+    actions = [a for a in PARSERS[name].get_args_parser()._actions if a.option_strings and a.dest != "help"]
     line = draw(REQUIRED[name])
     for action in draw(st.lists(st.sampled_from(actions), max_size=4)):
         values = st.sampled_from(list(action.choices)) if action.choices else st.sampled_from(VALUES)
