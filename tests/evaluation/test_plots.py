@@ -170,7 +170,7 @@ def test_one_run_draws_every_column(tmp_path):
         each = [column, *(f"{column}_{key}" for key in ATTRIBUTES)]
         assert drawn[title] == [columns[name].tolist() for name in each]
     assert drawn["learning rate"] == [columns["lr"].tolist()]
-    assert figure._suptitle.get_text().startswith("name: epoch 3 has the best mean Top-1: ")
+    assert figure._suptitle.get_text().startswith("name\nepoch 3 has the best mean Top-1: ")
 
 
 def test_several_runs_lie_over_each_other(tmp_path):

@@ -71,8 +71,8 @@ def draw_reliability(result, probabilities, attributes, labels, path, title):
         known = labels[key] != UNKNOWN
         values, count = probabilities[key][known], np.count_nonzero(known)
         confidence, hits = values.max(axis=1), values.argmax(axis=1) == labels[key][known]
-        bars = {"bins": np.linspace(0, 1, 21), "weights": np.ones(count) / count, "rwidth": 0.94}
-        ax.hist(confidence, **bars, color=GREY, label="share of the photos")
+        weights = np.ones(count) / count
+        ax.hist(confidence, 20, range=(0, 1), weights=weights, color=GREY, label="share of the photos")
         points = min(-(-count // A_POINT), MOST_POINTS)
         order = np.array_split(np.argsort(confidence), points) if count else []
         sure, right = ([part[photos].mean() for photos in order] for part in (confidence, hits))
@@ -105,7 +105,7 @@ def draw_mistakes(probabilities, attributes, table, pixels, path, title):
         chosen, wrong = found[key]
         known = np.count_nonzero(table.labels[key] != UNKNOWN)
         heading = f"{shortened_name(attribute.title)}: {wrong} of {known} labelled photos wrong"
-        block.suptitle(heading, x=0.01, ha="left", weight="bold", fontsize=11)
+        block.suptitle(heading, x=0.01, ha="left", fontsize=13)
         names = [shortened_name(name, 17) for name in attribute.classes]
         for place, index in enumerate(chosen, 1):
             values, label = probabilities[key][index], table.labels[key][index]
@@ -117,7 +117,7 @@ def draw_mistakes(probabilities, attributes, table, pixels, path, title):
             ax.set_title(f"{names[said]} {values[said]:.0%}", fontsize=9.5, color=RED, pad=3)
             ax.set_xlabel(f"label: {names[label]} {values[label]:.0%}", fontsize=9, labelpad=3)
             folder, name = os.path.split(table.names[index])
-            file = f"{shortened_name(name, 30)}\n{shortened_name(folder, 30)}"
+            file = f"{shortened_name(name, 26)}\n{shortened_name(folder, 26)}"
             ax.text(SIZE / 2, 1.12 * SIZE, file, ha="center", va="top", fontsize=7, color="#666666")
     plots.save(figure, path)
 

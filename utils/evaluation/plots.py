@@ -135,9 +135,7 @@ def draw_curves(runs):
         shown += [(title, [line for (line,) in lines])] if one else each
     shown.append(("learning rate", [(run, "lr") for run in runs.values()]))
     epochs, best = zip(*(_best_epoch(name, run) for name, run in runs.items()))
-    title, labels, columns = ": ".join(best[0]), suffixes.values(), 2
-    if not one:
-        title, labels, columns = "", list(map("\n".join, best)), len(suffixes)
+    title, labels, columns = (best[0], suffixes.values(), 2) if one else ("", best, len(suffixes))
     height = max(3, 0.13 * len(suffixes))  # the legend has room
     figure, axes = panels(title, len(shown), columns, max(3.4, 11 / columns), height)
     for ax, (title, lines) in zip(axes, shown):
@@ -162,9 +160,9 @@ def draw_curves(runs):
 
 
 def _best_epoch(name, run):
-    """(Number of the epoch that best.pt follows, [the run's name, what its scores are])."""
+    """(Number of the epoch that best.pt follows, what is told of it)."""
     row = run.metrics.loc[run.metrics[run.score].fillna(0).idxmax()]
     names = {"val_top1": "Top-1", "val_acsa": "ACSA"}
     scores = ", ".join(f"{names[one]} {row[one]:.4f}" for one in names)
     said = f"epoch {row['epoch']:.0f} has the best mean {names[run.score]}: {scores}"
-    return row["epoch"], [shortened_name(name), said]
+    return row["epoch"], f"{shortened_name(name)}\n{said}"
