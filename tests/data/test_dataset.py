@@ -381,9 +381,7 @@ def test_photos_of_both_tables_and_with_two_labels_are_told(shop, caplog):
     _, after, _ = training(folder, APART)
     assert len(after["train"].names) == 12, "tables that are given stay as they are"
     assert "3 photos of val are in the training table, too, such as 0-x.png" in caplog.text
-    assert (
-        "2 photos have more than one row in training, with different labels, such as 0-x.png" in caplog.text
-    )
+    assert "2 photos have several rows in training, with different labels, such as 0-x.png" in caplog.text
 
 
 def test_copies_in_a_folder_without_labels_are_left_out(shop, tmp_path, caplog):

@@ -432,7 +432,7 @@ def test_names_without_an_ending_say_what_to_write(shop, capsys):
     assert "write a.5.jpg, with its ending\n" in said and "there is 1.jpg, 1.png\n" in said
     assert exit_code(lambda: draft(shop, "--skip-unreadable")) == 2 and not (shop / "draft.json").exists()
     said = capsys.readouterr().err
-    assert "photos/a.5: missing, as are all photos; write a.5.jpg, with its ending\n" in said
+    assert "120 photos of the table are missing; " in said and "write a.5.jpg, with its ending\n" in said
 
 
 def links(shop):
@@ -496,7 +496,10 @@ def test_a_table_without_rows(shop, capsys):
 def test_a_file_that_is_there_is_kept(shop, capsys):
     (shop / "draft.json").write_text("mine")
     assert exit_code(lambda: draft(shop)) == 2
-    assert "name another file" in capsys.readouterr().err and (shop / "draft.json").read_text() == "mine"
+    assert (
+        "draft.json: is there already, perhaps edited; name another --output" in capsys.readouterr().err
+        and (shop / "draft.json").read_text() == "mine"
+    )
 
 
 def test_no_column_can_be_one(shop, capsys):

@@ -9,7 +9,6 @@ import json
 import os
 import secrets
 import shutil
-import tempfile
 from pathlib import Path
 
 from utils.base.errors import DiskFull, UserError, excerpt, not_readable
@@ -70,10 +69,8 @@ def check_new(path, is_earlier, inputs=()):
         if os.path.exists(one) and os.path.samefile(one, path):
             raise UserError(f"{path}: the same file as {one}, which is read; name another to write")
     with open(path, "rb") as file:
-        head = file.read(HEAD)
-    if not is_earlier(head):
-        way_out = "name another, or remove it"
-        raise UserError(f"{path}: is there, and not from an earlier run of this command; {way_out}")
+        if not is_earlier(file.read(HEAD)):
+            raise UserError(f"{path}: is there, and not from an earlier run of this command; name another")
 
 
 def check_folder(folder, names, sign):
@@ -125,16 +122,6 @@ def copy_file(source, path):
         shutil.copyfileobj(content, file)
 
 
-def has_links(folder):
-    """Whether the file system of a folder has symbolic links: exFAT has none, nor have some network shares."""
-    try:
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            os.symlink("nothing", os.path.join(scratch, "link"))
-    except OSError:
-        return False
-    return True
-
-
 def put_in_place(made, folder):
     """Rename a finished folder to `folder`; if another program has just put the same one there, that one stays."""
     try:
@@ -146,9 +133,8 @@ def put_in_place(made, folder):
 
 def is_device(path):
     """Whether something is there that no file must take the place of: /dev/null, a pipe, /dev/stdout, which is a link."""
-    if os.path.islink(path) and os.path.dirname(os.path.abspath(path)) == "/dev":
-        return True
-    return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
+    is_stream = os.path.islink(path) and os.path.dirname(os.path.abspath(path)) == "/dev"
+    return is_stream or (os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)))
 
 
 def failure(path, error, needed=0):

@@ -54,9 +54,9 @@ def choose_device(name):
     """torch.device for auto, cpu or cuda."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: PyTorch finds no CUDA device here; use --device cpu or auto")
     if name == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError("--device cuda: PyTorch finds no CUDA device here; use --device cpu or auto")
         torch.set_float32_matmul_precision("high")  # TF32, where float32 is asked for
         # Kernels of attention, not all of whose gradients are reproducible; PyTorch 1.12 has none of them.
         for switch in ("enable_flash_sdp", "enable_mem_efficient_sdp", "enable_cudnn_sdp"):
@@ -82,15 +82,10 @@ def choose_precision(name, device):
 
 
 def bf16_speedup(device):
-    """Time of a float32 matrix product over that of the same in bf16."""
-    seconds = product_seconds(device, 256, 768)
-    return seconds[torch.float32] / seconds[torch.bfloat16]
-
-
-def product_seconds(device, rows, size):
-    """Dtype -> seconds of the product `(rows, size)` times `(size, size)`; float32 and bf16 in turns, the best of as many
-    as fit into 0.3 s, and of two at least: the first may prepare something, and in bf16 take a second on some CPUs."""
-    ones = torch.ones(rows, size, device=device), torch.ones(size, size, device=device)
+    """Time of the float32 matrix product `(256, 768)` times `(768, 768)` over that of the same in bf16. In turns, the best
+    of as many as fit into 0.3 s, and of two at least: the first may prepare something, and in bf16 take a second on some
+    CPUs."""
+    ones = torch.ones(256, 768, device=device), torch.ones(768, 768, device=device)
     operands = {dtype: [one.to(dtype) for one in ones] for dtype in (torch.float32, torch.bfloat16)}
     seconds, begin = {dtype: [] for dtype in operands}, time.perf_counter()
     while len(seconds[torch.bfloat16]) < 2 or time.perf_counter() - begin < 0.3:
@@ -98,7 +93,7 @@ def product_seconds(device, rows, size):
             start = time.perf_counter()
             (left @ right).sum().item()  # waits for the device
             seconds[dtype].append(time.perf_counter() - start)
-    return {dtype: min(each) for dtype, each in seconds.items()}
+    return min(seconds[torch.float32]) / min(seconds[torch.bfloat16])
 
 
 def machine(device, precision, size=1):

@@ -181,17 +181,10 @@ def _attribute(name, value):
         prompts.append(tuple(prompt) if isinstance(prompt, list) else (prompt,))
         for language, other in details.get("names", {}).items():
             names.setdefault(language, list(value["classes"]))[number] = other
-    return Attribute(
-        column=value.get("column", name),
-        short=value.get("short", name),
-        classes=tuple(value["classes"]),
-        prompts=tuple(prompts),
-        names={language: tuple(others) for language, others in names.items()},
-        contains=value.get("contains"),
-        separator=value.get("separator"),
-        title=value.get("title", title_of(name)),
-        ignore=tuple(value.get("ignore", ())),
-    )
+    said = {"column": name, "short": name, "title": title_of(name), "ignore": (), **value}
+    said.update(classes=tuple(value["classes"]), prompts=tuple(prompts), ignore=tuple(said["ignore"]))
+    said["names"] = {language: tuple(others) for language, others in names.items()}
+    return Attribute(**said)
 
 
 def read_attributes(path=None, prompts=None):

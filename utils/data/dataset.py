@@ -18,7 +18,8 @@ from utils.data.twins import without_twins
 
 SPLITS = ("train", "val")
 FEW = 5  # photos of a class, of which some shall be held out
-LEAVE_OUT = "with --skip-unreadable such are left out"
+LEAVE_OUT = "with --skip-unreadable such are left out, where others are there"
+LISTS = ("names", "stamps", "groups")  # of a table, by row
 
 
 class Table(NamedTuple):
@@ -31,20 +32,16 @@ class Table(NamedTuple):
     exif: bool  # whether photos are turned as their EXIF says
     groups: Sequence[str]  # of each row, plain: those of one belong together; without a column its photo
     boxes: Optional[np.ndarray] = None  # float32 (N, 4), in letterboxed pixels; NaN for none
-    unreadable: Tuple[str, ...] = ()  # a line for each photo that was left out
+    unreadable: Sequence[str] = ()  # a line for each photo that was left out
 
     def paths(self):
         return list(map(self.photos.path, self.names))
 
     def rows(self, chosen):
         """The same with these rows only, indices."""
-        return self._replace(
-            names=[self.names[i] for i in chosen],
-            labels={name: values[chosen] for name, values in self.labels.items()},
-            stamps=[self.stamps[i] for i in chosen],
-            groups=[self.groups[i] for i in chosen],
-            boxes=None if self.boxes is None else self.boxes[chosen],
-        )
+        lists = {key: [getattr(self, key)[i] for i in chosen] for key in LISTS}
+        labels = {name: values[chosen] for name, values in self.labels.items()}
+        return self._replace(labels=labels, boxes=None if self.boxes is None else self.boxes[chosen], **lists)
 
 
 # --- tables ------------------------------------------------------------------------------------------
@@ -77,12 +74,12 @@ def read_tables(data_dir, attributes, splits=SPLITS, skip_unreadable=False, boxe
         if name in layout.shares or (name == "train" and layout.shares):
             chosen = parts_of_rows(table.groups, table.labels.values(), layout.shares) == name
             if not chosen.any():
-                table = layout.parts["train"].table
-                raise UserError(f"{table}: too few rows: the shares held out leave none for {name}")
+                raise UserError(f"{layout.part(name).table}: too few rows: the shares leave none for {name}")
             table = table.rows(np.flatnonzero(chosen))
         missing += _stamp(table)
         tables[name] = table
-    if missing and not skip_unreadable:
+    is_any_there = len(missing) < sum(len(table.names) for table in tables.values())
+    if missing and not (skip_unreadable and is_any_there):
         said = counted(len(missing), "photo of the table is missing", "photos of the table are missing")
         raise UserError(f"{said}; {LEAVE_OUT}:\n{shortened(missing)}")
     return tables
@@ -133,8 +130,7 @@ def read_unlabelled(folders, tables, follow_links=False):
         logger.info(f"{folder}: {len(names)} photos without labels; {others} in the tables are left out")
         labels = {key: np.full(len(names), UNKNOWN) for key in train.labels}
         boxes = None if train.boxes is None else np.full((len(names), 4), np.nan, np.float32)
-        stamps = [MISSING] * len(names)
-        table = Table(names, labels, PhotoFolder(above), stamps, train.exif, names, boxes)
+        table = Table(names, labels, PhotoFolder(above), [MISSING] * len(names), train.exif, names, boxes)
         _stamp(table)
         found[f"unlabelled {folder}"] = table
     return found
@@ -221,14 +217,10 @@ def with_unlabelled(tables, pixels):
     """
     learned = [name for name in tables if name not in ("val", "test")]
     parts = [tables[name] for name in learned]
-    train = parts[0]._replace(
-        names=[name for part in parts for name in part.names],
-        labels={key: np.concatenate([part.labels[key] for part in parts]) for key in parts[0].labels},
-        stamps=[stamp for part in parts for stamp in part.stamps],
-        groups=[group for part in parts for group in part.groups],
-        boxes=None if parts[0].boxes is None else np.concatenate([part.boxes for part in parts]),
-        unreadable=tuple(line for part in parts for line in part.unreadable),
-    )
+    lists = {key: [one for part in parts for one in getattr(part, key)] for key in (*LISTS, "unreadable")}
+    labels = {key: np.concatenate([part.labels[key] for part in parts]) for key in parts[0].labels}
+    boxes = None if parts[0].boxes is None else np.concatenate([part.boxes for part in parts])
+    train = parts[0]._replace(labels=labels, boxes=boxes, **lists)
     pixels = {"train": joined([pixels[name] for name in learned]), "val": pixels["val"]}
     return {"train": train, "val": tables["val"]}, pixels
 

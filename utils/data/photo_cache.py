@@ -50,9 +50,7 @@ class Pixels:
 
     def __getitem__(self, chosen):
         photos = self.photos[chosen]
-        if not photos.ndim:
-            return self.arrays[photos["array"]][photos["row"]]
-        pixels = np.empty((len(photos), *SHAPE), np.uint8)
+        pixels = np.empty((*photos.shape, *SHAPE), np.uint8)
         for number in np.unique(photos["array"]):
             mine = photos["array"] == number
             pixels[mine] = self.arrays[number][photos["row"][mine]]
@@ -129,8 +127,7 @@ class _Folder:
             os.makedirs(self.cache_dir, exist_ok=True)
             file = open(f"{self.stem}.lock", "a")  # noqa: SIM115
         except OSError as error:
-            problem = f"{error.strerror}; name another with --cache-dir"
-            raise UserError(f"cache {self.cache_dir}: {problem}") from error
+            raise UserError(f"cache {self.cache_dir}: {error.strerror}; name another --cache-dir") from error
         with file:
             with contextlib.suppress(OSError):  # of a file system without locks: both decode them
                 try:
@@ -150,8 +147,7 @@ class _Folder:
             with np.load(path) as file:
                 photos = file["photos"][list(PHOTO.names)].astype(PHOTO)  # it may have more
                 names, problems = (json.loads(file[key].tobytes()) for key in ("names", "problems"))
-            if len(names) != len(photos):
-                raise ValueError(f"{len(names)} names for {len(photos)} photos")
+
             self.problems = dict(problems)
         except Exception as error:  # what a damaged one raises depends on where it is damaged
             raise UserError(f"{path}: cannot be read ({error}); {ANEW}") from error

@@ -17,12 +17,11 @@ from utils.base.errors import UserError, excerpt, first_line
 SIZE = 224  # side of the letterboxed image, pixels
 LETTERBOX_VERSION = 3  # part of the cache's key: raise it when the pixels change, or which photos can be read
 AVIF = "avif" in features.modules and features.check("avif")  # a Pillow of Python 3.8 has none
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-SUFFIXES += (".avif",) if AVIF else ()
+SUFFIXES = (".jpg .jpeg .jpe .jfif .png .webp .bmp .tif .tiff .gif" + " .avif" * AVIF).split()
+# Pillow knows some that start other programs.
+FORMATS = ("JPEG PNG WEBP GIF BMP TIFF" + " AVIF" * AVIF).split()
 
 # Beyond these a photo is refused before it is decoded: it would fill the memory.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # Pillow knows some that start other programs
-FORMATS += ("AVIF",) if AVIF else ()
 MAX_PIXELS = 64_000_000
 MAX_SIDE = 16_384
 PART = 2**22  # values of a photo that are resized at a time

@@ -13,13 +13,14 @@ def prior_of(meta, sizes):
     earlier = meta.get("loss_version") is None  # also where a run of one was resumed
     if earlier and options.get("distillation_type") == "hard" and options.get("kd_learning"):
         return None  # earlier versions took the teacher's logits for its decisions
-    known = isinstance(prior, dict) and all(
-        isinstance(prior.get(key), list)
-        and len(prior[key]) == size
-        and all(isinstance(value, float) and math.isfinite(value) for value in prior[key])
-        for key, size in sizes.items()
-    )
+    known = isinstance(prior, dict) and all(_are_finite(prior.get(key), size) for key, size in sizes.items())
     return prior if known else None
+
+
+def _are_finite(values, size):
+    """Whether what a file holds is a list of so many numbers."""
+    is_row = isinstance(values, list) and list(map(type, values)) == [float] * size
+    return is_row and all(map(math.isfinite, values))
 
 
 def smoothed_of(meta, sizes):

@@ -21,9 +21,8 @@ def without_twins(tables, pixels, shares):
     tables, pixels = dict(tables), dict(pixels)
 
     def leave_out(name, twins, others):
-        example = tables[name].names[twins.argmax()]
         count = counted(twins.sum(), "photo has the pixels of another", "photos have the pixels of others")
-        said = f"{TITLES.get(name, name)}: {count} {others}, such as {example}"
+        said = f"{TITLES.get(name, name)}: {count} {others}, such as {tables[name].names[twins.argmax()]}"
         if twins.all():
             raise UserError(f"{said}: none is left")
         logger.info(f"{said}: left out")
@@ -58,6 +57,5 @@ def _warn_of_labels(table, photos):
                 differ.setdefault(photos[row], (table.names[one], table.names[row]))
     if differ:
         example = " and ".join(next(iter(differ.values())))
-        count = counted(len(differ), "photo has", "photos have")
-        problem = f"{count} more than one row in training, with different labels"
-        logger.warning(f"warning: {problem}, such as {example}")
+        count = counted(len(differ), "photo has several rows", "photos have several rows")
+        logger.warning(f"warning: {count} in training, with different labels, such as {example}")

@@ -18,9 +18,8 @@ ViewOptions = namedtuple("ViewOptions", "count seed flip crop_scale crop_ratio c
 
 def view_options(args):
     """Those of a command line."""
-    return ViewOptions(
-        args.views, args.views_seed, *(getattr(args, name) for name in ViewOptions._fields[2:])
-    )
+    others = (getattr(args, name) for name in ViewOptions._fields[2:])
+    return ViewOptions(args.views, args.views_seed, *others)
 
 
 class Views:

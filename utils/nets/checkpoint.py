@@ -76,8 +76,7 @@ def split(content, path):
     found = [name for name in STATES if isinstance(content.get(name), dict) and content[name]]
     state, meta = content[found[0]] if found else content, content.get("meta", {})
     if not state or not all(map(_is_weight, *zip(*state.items()))):
-        names = ", ".join(STATES)
-        raise UserError(f"checkpoint {path}: holds no state dict (names -> tensors), bare or under {names}")
+        raise UserError(f"checkpoint {path}: holds no state dict, bare or under {', '.join(STATES)}")
     if len(found) > 1:
         logger.info(f"{path}: weights of {found[0]}, not of {', '.join(found[1:])}")
     return _unwrapped(state), meta if isinstance(meta, dict) else {}

@@ -47,16 +47,14 @@ class _DataUnpickler(pickle._Unpickler):
     """In Python, since C can be made to crash."""
 
     def find_class(self, module, name):
-        if module == "torch" and name.endswith("Storage") and name.isidentifier():
-            return getattr(torch, name)
-        if module == "torch" and isinstance(vars(torch).get(name), torch.dtype):
-            return vars(torch)[name]
+        found = vars(torch).get(name) if module == "torch" else None
+        if isinstance(found, torch.dtype) or (found and name.endswith("Storage")):
+            return found
         name = f"{module}.{name}"
         if not all(part.isidentifier() for part in name.split(".")):
             raise LookupError(name)  # of a text, for example
         if name not in BUILDERS:
-            problem = f"refused, since reading it would run {name}; where you trust it, save its tensors anew"
-            raise pickle.UnpicklingError(problem)
+            raise pickle.UnpicklingError(f"refused: it would run {name}; if you trust it, save it anew")
         return BUILDERS[name]
 
     def load_build(self):

@@ -83,12 +83,12 @@ def draft(source, frame, content, min_photos=10, group=None):
         group = min(products, key=values.get)
         said = "rows that share one agree as photos of one product do, and are held out together"
         lines = [f"group: {group}, {values[group]} values: {said} (--group none, or another)"]
+    left_out.pop(group, None)
     for name, reason in left_out.items():
         hint = f'; if it tells products, each with several photos, add "group": "{name}"'
-        line = f"left out: {name or '(no name)'}: {reason}{hint if name in shared else ''}"
-        lines += [line] if name != group else []
-    content = {**content, **({"group": group} if group not in (None, "none") else {})}
-    content.update({"unknown": [""], "exif": True, "attributes": attributes})
+        lines.append(f"left out: {name or '(no name)'}: {reason}{hint if name in shared else ''}")
+    grouped = {} if group in (None, "none") else {"group": group}
+    content = {**content, **grouped, "unknown": [""], "exif": True, "attributes": attributes}
     for name, one in Attributes(content, source).items():
         prompts = zip(one.classes, one.prompts)
         attributes[name]["classes"] = {key: {"prompt": said} for key, (said,) in prompts}
@@ -111,10 +111,11 @@ def _found(column, known, plain, min_photos):
         often = {name: {} for name, count in photos.items() if count >= min_photos}
         rare = [name for name in photos if name not in often]
         return {column: {"column": column, "classes": often, "ignore": rare}}, None
-    most, about = values.index.nunique() - min_photos, {"column": column, "separator": separator}
-    often = [name for name, count in photos.items() if min_photos <= count <= most]
-    named = {f"{column} {name}": {**about, "contains": name} for name in often}
-    found = {name: attribute for name, attribute in named.items() if is_text(name)}
+    most, found = values.index.nunique() - min_photos, {}
+    for value, count in photos.items():
+        name = f"{column} {value}"
+        if min_photos <= count <= most and is_text(name):
+            found[name] = {"column": column, "separator": separator, "contains": value}
     rare = f"{len(photos) - len(found)} of its {len(photos)} values"
     return found, f"{rare}: too few photos have them, or have not" if len(found) < len(photos) else None
 
@@ -187,8 +188,6 @@ def _from_folder(args):
     for part, its in frame.groupby(parts):
         content[part] = {"table": f"{title}.{part}.csv", "photos": photos}
         written[os.path.join(above, content[part]["table"])] = its
-    for path in filter(os.path.lexists, written):
-        raise UserError(f"{path}: is there already, where a table would be written; name another --output")
     return above or ".", content, frame, written
 
 
@@ -199,9 +198,8 @@ def _from_table(args):
     folder = os.path.dirname(args.table) or "."
     if not os.path.isdir(os.path.join(folder, args.photos)):
         raise UserError(f"--photos {args.photos}: no such folder in {folder}, the table's")
-    content = {} if args.encoding == "utf-8" else {"encoding": args.encoding}
     train = {"table": os.path.basename(args.table), "photos": args.photos}
-    content.update({"image": args.image, "train": train, "val": SHARE})
+    content = {"encoding": args.encoding, "image": args.image, "train": train, "val": SHARE}
     frame = pandas.DataFrame(read_rows(args.table, [args.image], args.encoding), dtype=str)
     return folder, content, frame, {}
 
@@ -212,8 +210,8 @@ def _listed(counts, most=SHOWN):
     return listed([f"{name} {count}" for name, count in ordered], most)
 
 
-def _show(attributes, frame, tables, min_photos):
-    """Print what the attributes are: their classes with their photos, what is ignored, and which classes have few held out."""
+def _described(attributes, frame, tables, min_photos):
+    """Lines that say what the attributes are: their classes with their photos, what is ignored, and which classes have few held out."""
     rows, lines, few = [], [], []
     for name, one in attributes.items():
         known = [count_classes(part.labels[name], len(one.classes)) for part in tables.values()]
@@ -229,7 +227,7 @@ def _show(attributes, frame, tables, min_photos):
         few += [f"under {FEW} held out: {name}: {listed(low, MOST)}"] if low else []
     way_out = 'take more photos, merge classes in the table, or ignore them (--min-photos, "ignore")'
     few += [f"  the scores of such classes say little: {way_out}"] if few else []
-    print("\n".join(map(visible, [*table(rows, HEADER), *lines, *few])))
+    return [*table(rows, HEADER), *lines, *few]
 
 
 # fmt: off
@@ -249,9 +247,9 @@ def get_args_parser():
 
 def main(argv=None):
     args = get_args_parser().parse_args(argv)
-    if os.path.lexists(args.output):
-        raise UserError(f"--output {args.output}: is there already, perhaps edited; name another file")
     folder, content, frame, written = (_from_folder if os.path.isdir(args.table) else _from_table)(args)
+    for path in filter(os.path.lexists, [args.output, *written]):
+        raise UserError(f"{path}: is there already, perhaps edited; name another --output")
     content, lines = draft(args.table, frame, content, args.min_photos, args.group)
     attributes, parts = Attributes(content, args.output), [part for part in PARTS if part in content]
     with contextlib.ExitStack() as undo:
@@ -261,22 +259,16 @@ def main(argv=None):
             undo.callback(os.remove, path)
         # As training will.
         tables = read_tables(folder, attributes, parts, args.skip_unreadable, follow_links=args.follow_links)
-        photos, first = tables["train"].photos, frame[content["image"]][0]
-        missing = sum(part.stamps.count(MISSING) for part in tables.values())
-        if missing == len(frame):
-            raise UserError(f"{photos.path(first)}: missing, as are all photos{photos.near(first)}")
         with atomic(args.output) as file:
             file.write(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
         undo.pop_all()
-    _show(attributes, frame, tables, args.min_photos)
-    print("".join(f"{visible(line)}\n" for line in lines), end="")
-    if missing:
-        print(f"{counted(missing, 'photo is', 'photos are')} missing and left out")
-    for path, rows in written.items():
-        print(f"{path}: {len(rows)} photos and the folders they are in")
+    missing = sum(part.stamps.count(MISSING) for part in tables.values())
+    lines += [f"{counted(missing, 'photo is', 'photos are')} missing and left out"] if missing else []
+    lines += [f"{path}: {len(rows)} photos and the folders they are in" for path, rows in written.items()]
     said = counted(len(attributes), "attribute", "attributes")
-    print(f"{args.output}: {said}; mend its prompts, in English. Then train with")
-    print(f"  --attributes {shlex.quote(args.output)} --data-dir {shlex.quote(folder)}")
+    lines.append(f"{args.output}: {said}; mend its prompts, in English. Then train with")
+    lines.append(f"  --attributes {shlex.quote(args.output)} --data-dir {shlex.quote(folder)}")
+    print("\n".join(map(visible, _described(attributes, frame, tables, args.min_photos) + lines)))
 
 
 if __name__ == "__main__":

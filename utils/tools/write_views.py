@@ -26,7 +26,6 @@ def get_args_parser():
 
 def main(argv=None):
     from utils.base import log
-    from utils.base.log import logger
     from utils.data.attributes import read_attributes
     from utils.data.dataset import load_training_data, read_all_tables
     from utils.data.pixels import Images
@@ -47,7 +46,7 @@ def main(argv=None):
                 file.write(view.fetch(rows).permute(0, 2, 3, 1).numpy().tobytes())
     with atomic(os.path.join(args.output, "views.npz"), binary=True) as file:
         np.savez(file, image_name=np.array(names), views=json.dumps(views.key))
-    logger.info(f"{args.output}: {views.count} views of {len(names)} photos")
+    log.logger.info(f"{args.output}: {views.count} views of {len(names)} photos")
 
 
 if __name__ == "__main__":

@@ -31,8 +31,7 @@ class World:
         self.device = choose_device(device)
         if self.device.type == "cuda" and self.size > 1:
             if self.local_rank >= torch.cuda.device_count():
-                few = f"torchrun: {torch.cuda.device_count()} GPUs are too few for one in each process"
-                raise UserError(f"{few}; give a smaller --nproc_per_node")
+                raise UserError("torchrun: more processes than GPUs; give a smaller --nproc_per_node")
             self.device = torch.device("cuda", self.local_rank)
             torch.cuda.set_device(self.device)
         elif self.size > 1 and os.environ.get("OMP_NUM_THREADS") == "1":  # torchrun sets it, where nobody has
@@ -51,10 +50,10 @@ class World:
         if kind is None:
             dist.destroy_process_group()
         elif isinstance(error, RuntimeError) and LOST.search(str(error)):
-            raise ProcessLost(
-                f"process {self.rank} of {self.size}: lost the connection to the others ({_cause(error)}); if one of "
-                "them has ended, its own message tells why; what was saved is kept, go on with --resume True"
-            ) from error
+            # NCCL gives its reason last, and PyTorch adds its own C++ stack.
+            cause = excerpt(" ".join(str(error).split("Exception raised from")[0].split()), 500)
+            lost = f"process {self.rank} of {self.size}: lost the connection to the others ({cause})"
+            raise ProcessLost(f"{lost}; one that has ended tells why; --resume True goes on") from error
 
     @contextlib.contextmanager
     def first_alone(self):
@@ -74,10 +73,9 @@ class World:
 
     def all_reduce_max(self, number):
         """The largest of the processes' integers, in all of them, once all have come here."""
-        if self.size == 1:
-            return number
         values = torch.tensor([number])
-        dist.all_reduce(values, dist.ReduceOp.MAX, group=self._hosts)
+        if self.size > 1:
+            dist.all_reduce(values, dist.ReduceOp.MAX, group=self._hosts)
         return values.item()
 
     def sum(self, tensor):
@@ -124,8 +122,3 @@ def _numbers():
     found = excerpt(" ".join(f"{name}={value}" for name, value in said.items()))
     way_out = "start several processes by torchrun; for a single one, unset RANK WORLD_SIZE"
     raise UserError(f"the environment has {found}, not what torchrun sets, {' '.join(TORCHRUN)}: {way_out}")
-
-
-def _cause(error):
-    """What gloo or NCCL says, on one line: NCCL gives its reason last, and PyTorch adds its own C++ stack."""
-    return excerpt(" ".join(str(error).split("Exception raised from")[0].split()), 500)

@@ -13,11 +13,9 @@ def build_optimizer(net, name, lr, weight_decay):
     settings = {"lr": lr, "weight_decay": weight_decay}
     if TORCH >= (2, 4):  # the first that has it on CPUs, too: one pass over the weights instead of ten
         settings["fused"] = True
-    if name == "Muon":
-        return Muon(net, **settings)
     if name == "Adam":
         return torch.optim.Adam(net.parameters(), betas=(0.9, 0.98), **settings)  # the recipe's betas
-    return torch.optim.AdamW(net.parameters(), **settings)
+    return Muon(net, **settings) if name == "Muon" else torch.optim.AdamW(net.parameters(), **settings)
 
 
 class Muon(torch.optim.AdamW):
@@ -34,13 +32,9 @@ class Muon(torch.optim.AdamW):
     MOMENTUM = 0.95  # Nesterov's
 
     def __init__(self, net, **settings):
-        self.matrices = [
-            module.weight
-            for name, module in net.named_modules()
-            if isinstance(module, (nn.Linear, nn.Conv2d))
-            and getattr(module, "groups", 1) == 1
-            and "heads" not in name
-        ]
+        modules = [module for name, module in net.named_modules() if "heads" not in name]
+        layers = [module for module in modules if isinstance(module, (nn.Linear, nn.Conv2d))]
+        self.matrices = [layer.weight for layer in layers if getattr(layer, "groups", 1) == 1]
         super().__init__(net.parameters(), **settings)
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ import time
 
 from utils.base import log
 from utils.base.errors import DiskFull, Interrupted, UserError
-from utils.base.files import atomic, failure, has_links, remove_leftovers
+from utils.base.files import atomic, failure, remove_leftovers
 from utils.nets import checkpoint
 from utils.nets.checkpoint import MODEL_ROOT, epoch_files
 from utils.nets.hub import BEST
@@ -94,12 +94,11 @@ class Run:
         """
         weights = checkpoint.size(net.state_dict().values())
         last = (1 + averages) * weights + 2 * checkpoint.size(net.parameters())  # with Adam's two averages
-        # With --keep, these many at once: the newest, the best, and one more until the next last.pt is written.
-        files = epochs if self.keep is None else min(epochs, self.keep + 2)
+        # With --keep, these many at once: the newest, the best, and one more until the next last.pt is written. And best.pt,
+        # which is a copy where the file system has no links.
+        files = 1 + (epochs if self.keep is None else min(epochs, self.keep + 2))
         folder = next(folder for folder in (self.model_dir, MODEL_ROOT, ".") if os.path.isdir(folder))
-        present = [*epoch_files(self.model_dir).values(), self.last_file]
-        if not has_links(folder):  # best.pt is a copy
-            files, present = files + 1, [*present, self.best_file]
+        present = [*epoch_files(self.model_dir).values(), self.last_file, self.best_file]
         present = sum(os.path.getsize(path) for path in present if os.path.exists(path))
         needed = files * weights + 2 * last - present  # last.pt is written beside the one before
         free = shutil.disk_usage(folder).free
