@@ -552,7 +552,7 @@ def test_room_is_compared_before_the_run(train, fails, monkeypatch):
     free = free - present
     for replaces in (["--overwrite", "True"], ["--resume", "True"]):
         fails("--version", "a", "--epochs", "10", *replaces, code=4)
-    free = int(3.5 * weights) + 2 * last
+    free = int(4.5 * weights) + 2 * last
     train("--version", "b", "--epochs", "10", "--keep", "1")
 
 

@@ -18,7 +18,7 @@ from utils.data.twins import without_twins
 
 SPLITS = ("train", "val")
 FEW = 5  # photos of a class, of which some shall be held out
-LEAVE_OUT = "with --skip-unreadable such are left out, where others are there"
+LEAVE_OUT = "with --skip-unreadable such are left out"
 LISTS = ("names", "stamps", "groups")  # of a table, by row
 
 
@@ -78,8 +78,7 @@ def read_tables(data_dir, attributes, splits=SPLITS, skip_unreadable=False, boxe
             table = table.rows(np.flatnonzero(chosen))
         missing += _stamp(table)
         tables[name] = table
-    is_any_there = len(missing) < sum(len(table.names) for table in tables.values())
-    if missing and not (skip_unreadable and is_any_there):
+    if missing and not skip_unreadable:
         said = counted(len(missing), "photo of the table is missing", "photos of the table are missing")
         raise UserError(f"{said}; {LEAVE_OUT}:\n{shortened(missing)}")
     return tables
