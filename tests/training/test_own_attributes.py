@@ -360,9 +360,7 @@ def test_no_photo_that_can_be_read(fails, place, photos):
     path = write_own(place / "own", photos, {"kind": 2})
     os.remove(path.parent / "shots")
     message = fails("--version", "t", "--attributes", str(path), "--skip-unreadable", data_dir=path.parent)
-    assert (
-        "photos of the table are missing; with --skip-unreadable such are left out, where others" in message
-    )
+    assert "none of the photos of train can be read" in message
 
 
 # --- prompts -----------------------------------------------------------------------------------------

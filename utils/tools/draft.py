@@ -259,10 +259,12 @@ def main(argv=None):
             undo.callback(os.remove, path)
         # As training will.
         tables = read_tables(folder, attributes, parts, args.skip_unreadable, follow_links=args.follow_links)
+        missing = sum(part.stamps.count(MISSING) for part in tables.values())
+        if missing == len(frame):
+            raise UserError(f"{args.table}: no photo is there; without --skip-unreadable they are named")
         with atomic(args.output) as file:
             file.write(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
         undo.pop_all()
-    missing = sum(part.stamps.count(MISSING) for part in tables.values())
     lines += [f"{counted(missing, 'photo is', 'photos are')} missing and left out"] if missing else []
     lines += [f"{path}: {len(rows)} photos and the folders they are in" for path, rows in written.items()]
     said = counted(len(attributes), "attribute", "attributes")
