@@ -181,7 +181,6 @@ WRONG = {
     "a box of three": ({**SHOP, "box": ["a", "b", "c"]}, "box: must be a list of the names of 4 columns"),
     "a box of numbers": ({**SHOP, "box": [1, 2, 3, 4]}, "box: must be a list of the names of 4 columns"),
     "exif": ({**SHOP, "exif": "yes"}, "exif: must be true or false"),
-    **{f"encoding {e}": ({**SHOP, "encoding": e}, "encoding: ", "cp949") for e in ("nonsense", "hex", "undefined", "가")},
     "encoding 5": ({**SHOP, "encoding": 5}, "encoding: must be"),
     "image": ({**SHOP, "image": None}, "image: must be", "NoneType"),
     "name": ({**SHOP, "name": ""}, "name: must be"),
@@ -468,6 +467,14 @@ def test_separators_and_encodings(products, separator, encoding):
     folder = products("\r\n".join(separator.join(line) for line in lines), encoding)
     attributes = shop(encoding="utf-8" if encoding == "utf-8-sig" else encoding)
     assert labels(folder, attributes) == {"가.jpg": 0, "b.jpg": 2}
+
+
+@pytest.mark.parametrize("encoding", ["nonsense", "hex", "undefined", "가"])
+def test_an_encoding_that_is_none(products, encoding):
+    folder = products("file,sleeve_type\nx.jpg,none\n")
+    with pytest.raises(UserError, match=r"products\.csv: not a readable CSV file \(.*encoding") as error:
+        labels(folder, shop(encoding=encoding))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("said, encoding", [("utf-8", "cp949"), ("ascii", "utf-8")])

@@ -19,7 +19,7 @@ from utils.base.log import logger
 from utils.data import photo_cache
 from utils.data import photos as reader
 from utils.data.attributes import Attributes
-from utils.data.dataset import load_pixels, read_all_tables, read_tables, with_unlabelled
+from utils.data.dataset import load_pixels, load_training_data, read_all_tables, read_tables
 from utils.data.photos import SIZE, letterbox, letterboxed_box, read_rgb
 from utils.data.twins import without_twins
 
@@ -396,9 +396,9 @@ def test_copies_in_a_folder_without_labels_are_left_out(shop, tmp_path, caplog):
     ):
         training(folder, parts, [str(tmp_path / "more")])
     Image.new("RGB", (8, 8), "blue").save(tmp_path / "more" / "new.png")
-    _, after, pixels = training(folder, parts, [str(tmp_path / "more")])
+    before, after, _ = training(folder, parts, [str(tmp_path / "more")])
     assert after[f"unlabelled {tmp_path / 'more'}"].names == ["more/new.png"]
-    whole = with_unlabelled(after, pixels)
+    whole = load_training_data(before, f"{folder}/cache", {})
     assert whole[0]["train"].names == ["1-x.png", "2-x.png", "more/new.png"]
     assert len(whole[1]["train"]) == 3 and whole[1]["train"][2][112, 112].tolist() == [0, 0, 255]
 

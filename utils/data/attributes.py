@@ -292,8 +292,6 @@ def _check(key, value, where):
         fits = isinstance(value, list) and len(value) == 4 and all(map(is_text, value))
     elif key == "exif":
         wanted, fits = "true or false", isinstance(value, bool)
-    elif key == "encoding":
-        wanted, fits = "an encoding that Python reads texts in, such as utf-8 or cp949", _is_encoding(value)
     elif key == "separator":
         wanted = 'the text between the values of a cell, such as "|"'
     elif key == "prompt":
@@ -319,10 +317,3 @@ def _items(value, where, known=(), required=()):
 def _need(holds, where, problem):
     if not holds:
         raise ValueError(f"{where or 'the file'}: {problem}")
-
-
-def _is_encoding(value):
-    try:
-        return is_text(value) and "".encode(value) is not None
-    except (LookupError, ValueError):  # ValueError: of one that is made to fail
-        return False

@@ -201,19 +201,13 @@ def load_pixels(tables, cache_dir, skip_unreadable=False):
 
 
 def load_training_data(tables, cache_dir, shares, skip_unreadable=False):
-    """What is trained and validated on: the photos of `read_all_tables`, without twins, those without labels behind the others.
+    """What is trained and validated on: the parts "train", the photos without labels behind those of the table, and "val",
+    without twins.
 
-    Args: as of `load_pixels`; `shares` of `utils.data.attributes.Layout`. Returns: as `with_unlabelled`. Raises: as both.
+    Args: `tables` of `read_all_tables`; `shares` of `utils.data.attributes.Layout`; the others as of `load_pixels`.
+    Returns: (dict part -> Table, dict part -> Pixels). Raises: as `load_pixels` and `without_twins`.
     """
-    tables, pixels = load_pixels(tables, cache_dir, skip_unreadable)
-    return with_unlabelled(*without_twins(tables, pixels, shares))
-
-
-def with_unlabelled(tables, pixels):
-    """The parts "train" and "val", where the photos without labels follow those of the training table.
-
-    Args: as `load_pixels` returns them. Returns: (dict part -> Table, dict part -> Pixels).
-    """
+    tables, pixels = without_twins(*load_pixels(tables, cache_dir, skip_unreadable), shares)
     learned = [name for name in tables if name not in ("val", "test")]
     parts = [tables[name] for name in learned]
     lists = {key: [one for part in parts for one in getattr(part, key)] for key in (*LISTS, "unreadable")}

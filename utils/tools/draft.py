@@ -158,7 +158,6 @@ def _why_not(column, known, separator, photos, min_photos):
         f"{MEASURE} or an id": mostly and apart,
         f"{several}: {_listed(photos, 5)}": words and few,
         f"{several}, but {MOST} at most": words and len(often) > MOST,
-        "nearly every row has a value of its own": words and len(known) < 2 * len(often),
         f"values longer than {MAX_NAME} characters, or unprintable": words and not all(map(is_text, often)),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
