@@ -23,17 +23,16 @@ def find_photos(folder, follow_links=False):
     for name in _files(folder, follow_links, _refuse_folder):
         kind = "linked folders (--follow-links)" if name.endswith("/") else os.path.splitext(name)[1].lower()
         kind = "hidden" if HIDDEN.search(name) else kind
-        if kind in SUFFIXES:
+        if kind not in SUFFIXES:
+            others[ascii(kind)[1:-1] or "without an ending"] += 1
+        elif is_utf8(name):
             names.append(name)
         else:
-            others[ascii(kind)[1:-1] or "without an ending"] += 1
+            raise UserError(f"{folder}: photo {excerpt(ascii(name))} is not in UTF-8; rename it")
     others = ", ".join(f"{count} {kind}" for kind, count in others.most_common())
     others = f"; not read: {excerpt(others, 200)}" if others else ""
     if not names:
         raise UserError(f"{folder}: a folder without photos ({' '.join(SUFFIXES)}){others}")
-    for name in names:
-        if not is_utf8(name):
-            raise UserError(f"{folder}: photo {excerpt(ascii(name))} is not in UTF-8; rename it")
     if others:
         logger.warning(f"warning: {folder}: {len(names)} photos{others}")
     return names
