@@ -181,12 +181,10 @@ class _Folder:
         changed = [name for name, now in stamps.items() if self._stamp(name) != now]
         with ThreadPoolExecutor() as pool:
             same = dict(zip(changed, pool.map(self._is_same, changed, map(stamps.get, changed))))
-        for name in changed:
-            if same[name]:
-                self.photos[name]["stamp"] = stamps[name]
-            else:
-                self.photos.pop(name, None)
         absent = [name for name in changed if not same[name]]
+        self.photos = {name: photo for name, photo in self.photos.items() if same.get(name, True)}
+        for name in same.keys() - absent:
+            self.photos[name]["stamp"] = stamps[name]
         check_room(self.cache_dir, len(absent) * PHOTO_BYTES)
         for start in range(0, len(absent), ROWS):
             self._decode({name: stamps[name] for name in absent[start : start + ROWS]})
