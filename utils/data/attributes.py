@@ -40,13 +40,6 @@ class Attribute(NamedTuple):
     title: str = ""  # its name as people read it
     ignore: Tuple[str, ...] = ()  # cells that are no class, and teach nothing
 
-    def numbers(self):
-        """What a cell may hold, see `plain_name` -> the class's number."""
-        numbers = {plain_name(name): number for number, name in enumerate(self.classes)}
-        if not any(map(is_number, self.classes)):
-            numbers.update({str(number): number for number in range(len(self.classes))})
-        return numbers
-
 
 class Part(NamedTuple):
     """Where a part of the data set is, relative to --data-dir."""
@@ -121,12 +114,11 @@ class Attributes(Dict[str, Attribute]):
     def differences(self, other):
         """Lines that say how the other's attributes and classes differ from these, in whatever order they are."""
         first, second = unknown_classes(self, other), unknown_classes(other, self)
-        apart = {
-            key: [", ".join(one.get(key, ["none"])) for one in (first, second)] for key in {**first, **second}
-        }
-        return [
-            f"{key}: classes of the first only: {a}; of the second only: {b}" for key, (a, b) in apart.items()
-        ]
+        lines = []
+        for key in {**first, **second}:
+            a, b = (", ".join(one.get(key, ["none"])) for one in (first, second))
+            lines.append(f"{key}: classes of the first only: {a}; of the second only: {b}")
+        return lines
 
 
 def places(classes, others):

@@ -11,7 +11,7 @@ import numpy as np
 
 from utils.base.errors import UserError, counted, excerpt, not_readable, shortened
 from utils.base.log import logger
-from utils.data.attributes import MAX_CLASSES, UNKNOWN, plain_name
+from utils.data.attributes import MAX_CLASSES, UNKNOWN, is_number, plain_name
 from utils.data.photos import SUFFIXES, letterboxed_box
 
 SEPARATORS = ",;\t"
@@ -164,7 +164,10 @@ def read_table(path, photos, attributes, labelled=True, boxes=False):
 def _cell_reader(attribute, unknown):
     """A function of a cell that returns its class's number, or UNKNOWN, or raises ValueError if it is neither."""
     silent = unknown.union(map(plain_name, attribute.ignore))
-    numbers = {**attribute.numbers(), **dict.fromkeys(silent, UNKNOWN)}
+    numbers = {plain_name(name): number for number, name in enumerate(attribute.classes)}
+    if not any(map(is_number, attribute.classes)):
+        numbers.update({str(number): number for number in numbers.values()})
+    numbers.update(dict.fromkeys(silent, UNKNOWN))
 
     @functools.lru_cache(maxsize=MAX_CLASSES)
     def read(cell):
