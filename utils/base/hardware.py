@@ -33,9 +33,8 @@ def keep_freed_memory():
     in every step again: a quarter to two fifths of the student's time on a CPU. Elsewhere than on glibc nothing happens.
     """
     if platform.libc_ver()[0] == "glibc":
-        mmap_max, trim_threshold = -4, -1  # names of malloc.h
-        ctypes.CDLL(None).mallopt(mmap_max, 0)
-        ctypes.CDLL(None).mallopt(trim_threshold, -1)  # never
+        ctypes.CDLL(None).mallopt(-4, 0)  # malloc.h's M_MMAP_MAX
+        ctypes.CDLL(None).mallopt(-1, -1)  # M_TRIM_THRESHOLD: never
 
 
 def make_reproducible(seed):
