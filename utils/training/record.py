@@ -7,7 +7,7 @@ import os
 import pathlib
 import shutil
 
-from utils.base.errors import UserError
+from utils.base.errors import UserError, excerpt
 from utils.base.files import atomic
 from utils.base.log import logger, right, score, table, wide
 from utils.evaluation.metrics import CHOSEN, below_majority, majority, mean
@@ -113,7 +113,7 @@ class EpochLines:
 def score_table(title, row, majorities):
     """Lines: of each attribute, and in the mean, Top-1 and ACSA, from a row of metrics.csv, beside the majority."""
     rows = [
-        [key, *map(score, (row[f"val_top1_{key}"], row[f"val_acsa_{key}"], share))]
+        [excerpt(key, 40), *map(score, (row[f"val_top1_{key}"], row[f"val_acsa_{key}"], share))]
         for key, share in majorities.items()
     ]
     rows.append(["mean", *map(score, (row["val_top1"], row["val_acsa"], mean(majorities.values())))])

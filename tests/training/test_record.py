@@ -1,0 +1,106 @@
+"""What a run says of itself."""
+
+import warnings
+
+import pytest
+import torch
+from conftest import ATTRIBUTES
+
+from train import parse_args
+from utils.base import log
+from utils.training import advice, record
+from utils.training.state import TrainState, build_state
+
+COUNTS = {"a": [3, 0, 5], "b": [1, 1]}
+
+
+def row(epoch, attributes):
+    return {
+        "epoch": epoch,
+        "seconds": 61.25,
+        "train_loss": 12.5,
+        "val_top1": 0.5,
+        "val_acsa": 0.25,
+        **{f"val_top1_{key}": 0.125 for key in attributes},
+    }
+
+
+@pytest.mark.parametrize(
+    "columns, shown",
+    [
+        ("80", ["daily", "gender", "embellishment"]),
+        ("60", ["daily"]),
+        ("40", []),
+    ],
+)
+def test_a_line_an_epoch(monkeypatch, capsys, columns, shown):
+    monkeypatch.setenv("COLUMNS", columns)
+    log.start()
+    lines = record.EpochLines(ATTRIBUTES, 10)
+    lines.add(row(1, ATTRIBUTES), True)
+    lines.add(row(10, ATTRIBUTES), False)
+    log.stop()
+    heading, first, last = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["epoch", "loss", "Top-1", "ACSA", *shown, "seconds"]
+    assert first.split() == ["1/10", "12.500", "0.500", "0.250", *["0.125"] * len(shown), "61.2", "best"]
+    assert last.split() == ["10/10", *first.split()[1:-1]] and len(last) == len(heading)
+    assert len(first) <= max(int(columns), 46)
+
+
+def test_classes_without_photos_are_named():
+    class Attribute:
+        def __init__(self, *classes):
+            self.classes = classes
+
+    attributes = {"a": Attribute("coat", "cape", "hat"), "b": Attribute("yes", "no"), "c": Attribute("x")}
+    counts = {"train": {**COUNTS, "c": [0]}, "val": {"a": [1, 1, 0], "b": [0, 0], "c": [4]}}
+    said = advice._classes_without_photos(attributes, counts)
+    assert [line.rpartition(": ")[0] for line in said] == [
+        "a: no training photo of cape",
+        "c: no label in training",
+        "a: no validation photo of hat",
+        "b: no label in validation",
+    ]
+
+
+@pytest.mark.parametrize(
+    "line, is_last, said",
+    [
+        ("--logit-adjustment 1 --best acsa", True, "--logit-adjustment 0 --best top1"),
+        ("--loss-weight", False, "--loss-weight False"),
+        ("", True, "train longer"),
+        ("", False, "more photos"),
+    ],
+)
+def test_what_to_do_about_a_score_below_the_majority(line, is_last, said):
+    options = vars(parse_args(["--version", "a", *line.split()]))
+    assert said in advice.for_top1(options, is_last)
+
+
+def test_the_majority_stands_beside_the_scores():
+    scores = {**row(1, COUNTS), "val_acsa_a": 0.5, "val_acsa_b": 0.75}
+    table = record.score_table("best: epoch 1", scores, {"a": 0.625, "b": None})
+    assert [line.split()[-3:] for line in table] == [
+        ["Top-1", "ACSA", "majority"],
+        ["0.1250", "0.5000", "0.6250"],
+        ["0.1250", "0.7500", "-"],
+        ["0.5000", "0.2500", "0.6250"],
+    ]
+
+
+def test_options_that_are_told():
+    args = parse_args("--version a --lr 1e-4 --views epochs --epochs 3".split())
+    assert args.told() == {"--version": "a", "--lr": 1e-4, "--views": 3, "--epochs": 3}
+
+
+def test_a_schedule_after_a_resume_does_not_warn():
+    """Behind the last step of epoch 1, of an optimizer that has made none yet."""
+    net = torch.nn.Linear(2, 2)
+    net.attributes = ATTRIBUTES
+    args = parse_args("--version a --scheduler --epochs 3 --decay-epoch 3 --warmup-epoch 1".split())
+    state = build_state(args, net, 10)
+    assert isinstance(state, TrainState)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        state.finish_epoch()
+    assert state.epoch == 2
