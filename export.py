@@ -124,9 +124,8 @@ def photos_of(checkpoint, split, count, skip_unreadable=False, **how):
     pixels, problems = zip(*read_photos(table.paths(), table.exif))
     bad, good = list(filter(None, problems)), [i for i, problem in enumerate(problems) if problem is None]
     if bad and not (skip_unreadable and good):
-        way_out = "--skip-unreadable leaves out such"
         problem = f"{len(bad)} of {len(pixels)} photos of {split} cannot be read"
-        raise UserError(f"{problem}; {way_out}:\n{shortened(bad)}")
+        raise UserError(f"{problem}; --skip-unreadable leaves out such:\n{shortened(bad)}")
     return table.rows(good), np.stack([pixels[i] for i in good])
 
 

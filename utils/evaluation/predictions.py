@@ -54,8 +54,7 @@ class PredictionTable:
         self.by_name = self.is_own and language != NUMBERS
         self.header = []
         no_photo = {key: np.empty((0, size)) for key, size in attributes.sizes.items()}
-        no_label = dict.fromkeys(attributes, np.empty(0, int))
-        titles = (title for title, _ in self._columns(no_photo, no_label))
+        titles = (title for title, _ in self._columns(no_photo, dict.fromkeys(attributes, ())))
         for title in map(table_text, [attributes.layout.image, *titles]):
             while title in self.header:
                 title += "_2"
