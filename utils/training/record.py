@@ -133,10 +133,7 @@ def summary(run, counts, options):
         logger.warning(f"warning: {low}")
     size = os.path.getsize(run.best_file) / 1e6
     logger.info(f"best weights: {run.best_file} -> model_{best['epoch']}.pt ({size:.1f} MB)")
-    logger.debug(f"all epochs:   {run.model_dir}")
-    logger.info(f"log:          {run.log_file}")
-    logger.debug(f"metrics:      {run.metrics_file}")
-    logger.debug(f"options:      {run.args_file}")
+    logger.info(f"log, scores by epoch, curves: {run.log_dir}")
 
 
 class Curves:
