@@ -17,6 +17,8 @@ from utils.nets.backbones import build_backbone, fitting, full_name, timm_name
 from utils.nets.checkpoint import is_finite, load_state, read_checkpoint
 from utils.nets.hub import CLIP_MODEL, STUDENT, find_checkpoint
 
+SPLIT = ("val", "test", "group")  # keys of the attributes that say which photos are held out
+
 
 class Student(nn.Module):
     """A backbone with linear heads (TinyViT-5M with distillation heads for the competition: 5,080,752 parameters, 20 MB).
@@ -33,21 +35,25 @@ class Student(nn.Module):
     def __init__(self, attributes, distillation=True, weights=None, backbone=STUDENT):
         super().__init__()
         self.attributes = attributes
-        self.distillation = distillation
         self.backbone, self.width, config = build_backbone(backbone, weights)
         self.backbone_name = full_name(config)
         self.title = f"{self.backbone_name}, {self.width} features"
         self.normalize = Normalize(config["mean"], config["std"])
         self.class_heads = self._heads()  # by number: a ModuleDict does not take every name
-        if distillation:
-            self.distillation_heads = nn.ModuleDict((str(n), head) for n, head in enumerate(self._heads()))
+        heads = enumerate(self._heads() if distillation else ())
+        self.distillation_heads = nn.ModuleDict((str(number), head) for number, head in heads)
         # Of the class head in what is said of an attribute: less if only one of the two has learned something.
         self.class_share = dict.fromkeys(attributes, 0.5 if distillation else 1.0)
 
     @property
     def taught(self):
         """The attributes that have a distillation head."""
-        return list(self._second_heads())
+        return [key for number, key in enumerate(self.attributes) if str(number) in self.distillation_heads]
+
+    @property
+    def distillation(self):
+        """Whether it has distillation heads."""
+        return len(self.distillation_heads) > 0
 
     def keep_heads(self, taught):
         """Leave out the distillation heads of other attributes than these, of which a teacher tells nothing."""
@@ -61,8 +67,7 @@ class Student(nn.Module):
 
     def _second_heads(self):
         """Attribute -> distillation head, of those that have one."""
-        found, keys = self.distillation_heads if self.distillation else {}, list(self.attributes)
-        return {keys[int(number)]: head for number, head in found.items()}
+        return dict(zip(self.taught, self.distillation_heads.values()))
 
     def all_heads(self):
         """(Attribute, head) of each head."""
@@ -114,7 +119,7 @@ class Student(nn.Module):
         except UserError as error:
             raise UserError(f"{source}: {error}") from error
         said, taught = meta.get("class_share"), meta.get("taught")
-        if net.distillation and isinstance(taught, list):
+        if isinstance(taught, list):
             net.keep_heads(taught)
         if net.distillation and "class_share" in meta:
             shares = [said.get(key) for key in attributes] if isinstance(said, dict) else [None]
@@ -144,9 +149,7 @@ class Student(nn.Module):
             for own, other in zip(heads[key].parameters(), second.parameters()):
                 own.copy_(share * own + (1 - share) * other)
         self.class_share = dict.fromkeys(self.attributes, 1.0)
-        if self.distillation:
-            del self.distillation_heads
-        self.distillation = False
+        self.distillation_heads = nn.ModuleDict()
 
     @torch.no_grad()
     def begin_from(self, old):
@@ -221,12 +224,15 @@ def _new_student(args, attributes):
         problem = f"--student-weights {weights} is a {old.backbone_name}"
         raise UserError(f"--student {args.student}: {problem}; leave --student out, or name other weights")
     args.student = old.backbone_name  # for the log and the checkpoints
-    net = Student(attributes, args.distils, backbone=old.backbone_name)
+    net = Student(attributes, args.distils, backbone=args.student)
     net.begin_from(old)
     kept = ", ".join(key for key in attributes if key in old.attributes)
     logger.info(f"the student goes on from {weights} ({old.backbone_name}), also with its heads of {kept}")
     anew, dropped = unknown_classes(attributes, old.attributes), unknown_classes(old.attributes, attributes)
     logger.info(f"classes that begin anew: {named(anew)}; that are dropped: {named(dropped)}")
+    if any(attributes.content.get(key) != old.attributes.content.get(key) for key in SPLIT):
+        problem = "photos that are held out now, it may have learned: its scores are then too good"
+        logger.warning(f"warning: {weights} was trained on another split: {problem}")
     return net
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -15,6 +16,7 @@ from conftest import ATTRIBUTES, SHORT, assert_same_run, rows, write_own
 
 from utils.base.errors import ProcessLost, UserError
 from utils.base.hardware import TORCH
+from utils.data.dataset import read_tables
 from utils.losses import DistillationLoss, LossOptions, class_weights, log_shares
 from utils.nets import checkpoint
 from utils.training.distributed import TORCHRUN as VARIABLES
@@ -95,6 +97,19 @@ def test_a_student_of_two_processes(photos, place):
     assert len(rows("student")) == 2
     code, output = run(photos, "--version", "student", *options, "--epochs", "3", "--resume", "True")
     assert code == 0 and [row["epoch"] for row in rows("student")] == ["1", "2", "3"], output
+
+
+@pytest.mark.thorough
+def test_two_processes_and_a_teacher_that_lacks_attributes(train, photos, place):
+    """Only one of the three has a head that learns from it."""
+    names = read_tables(str(photos), ATTRIBUTES, ["train"])["train"].names
+    said = np.random.RandomState(0).randn(len(names), ATTRIBUTES.sizes["gender"])
+    np.savez("said.npz", image_name=np.array(names), gender=said)
+    options = "--kd-learning --distillation-type soft --teacher-logits said.npz --batch-size 5".split()
+    train("--version", "one", *options)
+    code, output = run(photos, "--version", "two", *options)
+    assert code == 0 and output.count("said.npz: says nothing of daily, embellishment") == 1, output
+    assert_same_rows("one", "two")
 
 
 VALIDATES = """

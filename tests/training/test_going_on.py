@@ -120,6 +120,18 @@ def test_it_trains_on_to_the_same_numbers(train, place, photos):
     assert load_network("model/s/best.pt")[0].backbone_name.startswith(SMALL)
 
 
+@pytest.mark.parametrize("share, warns", [(0.2, False), (0.3, True)])
+def test_photos_that_it_may_have_learned(place, capsys, share, warns):
+    """Rows stay in their part when others come; with another share they do not."""
+    own, other = (
+        Attributes({**attributes(kind=["a", "b"]).content, "val": val}, "x") for val in (0.2, share)
+    )
+    save("old.pt", student(own))
+    log.start()
+    begin(other, "old.pt")
+    assert ("warning: old.pt was trained on another split" in capsys.readouterr().err) == warns
+
+
 def test_what_is_no_student_to_go_on_from(place, fails):
     save("a.pt", student(ATTRIBUTES))
     said = fails("--version", "n", *ALONE, "--student-weights", "a.pt", "--student", "resnet10t")

@@ -87,7 +87,7 @@ class Attributes(Dict[str, Attribute]):
     @property
     def sizes(self):
         """Name -> number of classes."""
-        return {name: len(attribute.classes) for name, attribute in self.items()}
+        return sizes_of(self)
 
     def languages(self):
         """Languages that classes have names in, besides their own."""
@@ -119,6 +119,11 @@ class Attributes(Dict[str, Attribute]):
             a, b = (", ".join(one.get(key, ["none"])) for one in (first, second))
             lines.append(f"{key}: classes of the first only: {a}; of the second only: {b}")
         return lines
+
+
+def sizes_of(attributes):
+    """Name -> number of classes. Args: name -> Attribute."""
+    return {name: len(attribute.classes) for name, attribute in attributes.items()}
 
 
 def places(classes, others):

@@ -13,7 +13,7 @@ from networks import load_network
 from utils.base.errors import UserError, shortened
 from utils.base.files import MARK, atomic
 from utils.base.log import logger
-from utils.data.attributes import named, places, unknown_classes
+from utils.data.attributes import named, places, sizes_of, unknown_classes
 from utils.data.prior import prior_of, smoothed_of
 from utils.nets.checkpoint import MODEL_ROOT, epoch_files
 from utils.nets.hub import BEST, ZERO_SHOT, find_checkpoint, is_hub_id
@@ -150,7 +150,7 @@ class AskedTeacher(Teacher):
         self.load, self.attributes, self.precision = load, dict(attributes), precision
         self.cache_dir, self.batch_size, self.net = cache_dir, batch_size, None
         if saved:
-            self.identity, self.prior = saved["identity"], prior_of(saved, self._sizes())
+            self.identity, self.prior = saved["identity"], prior_of(saved, sizes_of(attributes))
         else:
             self.net, meta = load()
             self._choose(attributes)
@@ -175,14 +175,11 @@ class AskedTeacher(Teacher):
         if further:
             logger.info(f"of the teacher's classes, {named(further)} are left out of its softmax")
 
-    def _sizes(self):
-        return {key: len(attribute.classes) for key, attribute in self.attributes.items()}
-
     def prepare(self, names, images, views):
         classes = {key: attribute.classes for key, attribute in self.attributes.items()}
         computed = self.precision.name, images.device.type  # float32 is TF32 on a GPU
         teacher = LOGITS_VERSION, computed, self.identity, classes
-        self.answers = Answers(self.cache_dir, teacher, images, self._sizes())
+        self.answers = Answers(self.cache_dir, teacher, images, sizes_of(self.attributes))
         self.answers.check(map(views.key_of, range(views.count)))
         self.has_more = views.count > 1
 
