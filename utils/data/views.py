@@ -13,13 +13,14 @@ NUMBERS = 8  # random ones, 0 to 1, that make a view: flip, four for the crop, t
 
 
 # The values of `utils.base.cli.Parser.view_options`.
-ViewOptions = namedtuple("ViewOptions", "count seed flip crop_scale crop_ratio crop_to_box color_jitter")
+ViewOptions = namedtuple(
+    "ViewOptions", "views views_seed flip crop_scale crop_ratio crop_to_box color_jitter"
+)
 
 
 def view_options(args):
     """Those of a command line."""
-    others = (getattr(args, name) for name in ViewOptions._fields[2:])
-    return ViewOptions(args.views, args.views_seed, *others)
+    return ViewOptions(*(getattr(args, name) for name in ViewOptions._fields))
 
 
 class Views:
@@ -31,10 +32,10 @@ class Views:
     """
 
     def __init__(self, options, boxes=None):
-        self.options, self.count = options, options.count
+        self.options, self.count = options, options.views
         self.boxes = torch.from_numpy(boxes) if options.crop_to_box else None
         # What all views depend on, besides the photos and their order; stands in files of logits.
-        self.key = {"views_seed": options.seed, **dict(zip(options._fields[2:], options[2:]))}
+        self.key = {name: value for name, value in options._asdict().items() if name != "views"}
         if options.crop_to_box:
             self.key["boxes"] = hashlib.sha256(boxes.tobytes()).hexdigest()
 
@@ -59,7 +60,7 @@ class View:
         self.jitter = views.options.color_jitter
         self.key = images.key[0], views.key_of(number)
         # A row's numbers do not depend on how many rows there are.
-        random = np.random.Generator(np.random.Philox(key=[views.options.seed, number]))
+        random = np.random.Generator(np.random.Philox(key=[views.options.views_seed, number]))
         numbers = torch.from_numpy(random.random((len(images), NUMBERS), dtype=np.float32))
         self.crops = _crops(numbers, views.options, views.boxes)
         self.colors = 1 + self.jitter * (2 * numbers[:, 5:] - 1)
