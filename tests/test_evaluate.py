@@ -649,7 +649,7 @@ def test_other_classes_are_refused(place, capsys, no_pictures):
     assert run("--checkpoint", "teacher.pt", "other.pt", "--output", "refused") == 2
     error = capsys.readouterr().err
     assert "teacher.pt and other.pt have different attributes or classes" in error
-    assert "embellishment: classes of the first only: heavy, point; of the second only: much" in error
+    assert "embellishment: classes of the first only: point, heavy; of the second only: much" in error
     assert not os.path.exists("refused")
     assert run("--checkpoint", "teacher.pt", "turned.pt", "--output", "turned") == 0
     (first, rows), (second, turned_rows) = read("turned"), read("turned/second")
