@@ -593,7 +593,7 @@ def test_a_name_that_could_be_several(products):
     folder = products("file,sleeve_type\na.jpg,none\n")
     for name in ("A.jpg", "a.JPG"):
         (folder / "photos" / name).touch()
-    with pytest.raises(UserError, match=r"a\.jpg: No such file or directory; there is A\.jpg, a\.JPG$"):
+    with pytest.raises(UserError, match=r"a\.jpg: no such file; there is A\.jpg, a\.JPG$"):
         read_tables(str(folder), shop(val={"table": "products.csv"}), ("train",))
 
 

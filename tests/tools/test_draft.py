@@ -229,7 +229,7 @@ def test_what_the_draft_points_out(shop, capsys):
     assert exit_code(lambda: draft(shop)) == 2 and not (shop / "draft.json").exists()
     said = capsys.readouterr().err
     assert "1 photo of the table is missing; with --skip-unreadable such are left out" in said
-    assert "women/1.jpg: No such file or directory; there is 1.jpg\n" in said
+    assert "women/1.jpg: no such file; there is 1.jpg\n" in said
     draft(shop, "--skip-unreadable")
     said = capsys.readouterr().out
     assert "1 photo is missing and left out" in said
@@ -428,7 +428,7 @@ def test_names_without_an_ending_say_what_to_write(shop, capsys):
     write(shop / "table.csv", [["file", "kind"], *([name, "ab"[i % 2]] for i, name in enumerate(names))])
     assert exit_code(lambda: draft(shop)) == 2 and not (shop / "draft.json").exists()
     said = capsys.readouterr().err
-    assert "photos/2: No such file or directory; write 2.jpg, with its ending\n" in said
+    assert "photos/2: no such file; write 2.jpg, with its ending\n" in said
     assert "write a.5.jpg, with its ending\n" in said and "there is 1.jpg, 1.png\n" in said
     assert exit_code(lambda: draft(shop, "--skip-unreadable")) == 2 and not (shop / "draft.json").exists()
     said = capsys.readouterr().err

@@ -7,7 +7,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from utils.base.errors import UserError, counted, shortened
+from utils.base.errors import UserError, counted, reason_of, shortened
 from utils.base.files import atomic
 from utils.base.log import logger
 from utils.data.attributes import PARTS, UNKNOWN
@@ -91,7 +91,7 @@ def _stamp(table):
         try:
             table.stamps[row] = stamp(path)
         except OSError as error:
-            missing.append(f"{path}: {error.strerror}{table.photos.near(table.names[row])}")
+            missing.append(f"{path}: {reason_of(error)}{table.photos.near(table.names[row])}")
     return missing
 
 
