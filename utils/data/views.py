@@ -13,9 +13,8 @@ NUMBERS = 8  # random ones, 0 to 1, that make a view: flip, four for the crop, t
 
 
 # The values of `utils.base.cli.Parser.view_options`.
-ViewOptions = namedtuple(
-    "ViewOptions", "views views_seed flip crop_scale crop_ratio crop_to_box color_jitter"
-)
+VIEW_OPTIONS = "views views_seed flip crop_scale crop_ratio crop_to_box color_jitter"
+ViewOptions = namedtuple("ViewOptions", VIEW_OPTIONS)
 
 
 def view_options(args):
