@@ -38,7 +38,7 @@ def main(argv=None):
                     args.student = began.get("student", args.student)
                 saved.check_options(vars(args), defaults, world.size)
             if saved.is_finished(args.epochs) and not args.save_teacher_logits:
-                done = f"all {len(saved.rows)} epochs are done; a higher --epochs goes on from there"
+                done = f"all {len(saved.rows)} epochs are done; a higher --epochs goes on, if views and schedule do not follow it"
                 log.logger.info(f"{run.model_dir}: {done}")
             else:
                 train(args, run, saved, world, signals)
