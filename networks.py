@@ -220,19 +220,20 @@ def _new_student(args, attributes):
     if old is None:
         weights = None if weights == "none" else weights or True
         return Student(attributes, args.distils, weights, args.student)
-    if "--student" in args.given and not f"{old.backbone_name}.".startswith(f"{timm_name(args.student)}."):
+    if "--student" not in args.given:
+        args.student = old.backbone_name  # for the log; what is given stays, for a resume
+    elif not f"{old.backbone_name}.".startswith(f"{timm_name(args.student)}."):
         problem = f"--student-weights {weights} is a {old.backbone_name}"
         raise UserError(f"--student {args.student}: {problem}; leave --student out, or name other weights")
-    args.student = old.backbone_name  # for the log and the checkpoints
-    net = Student(attributes, args.distils, backbone=args.student)
+    net = Student(attributes, args.distils, backbone=old.backbone_name)
     net.begin_from(old)
-    kept = ", ".join(key for key in attributes if key in old.attributes)
+    kept = ", ".join(key for key in attributes if key in old.attributes) or "none"
     logger.info(f"the student goes on from {weights} ({old.backbone_name}), also with its heads of {kept}")
     anew, dropped = unknown_classes(attributes, old.attributes), unknown_classes(old.attributes, attributes)
     logger.info(f"classes that begin anew: {named(anew)}; that are dropped: {named(dropped)}")
     if any(attributes.content.get(key) != old.attributes.content.get(key) for key in SPLIT):
-        problem = "photos that are held out now, it may have learned: its scores are then too good"
-        logger.warning(f"warning: {weights} was trained on another split: {problem}")
+        problem = "it may have learned photos that are held out now: its scores are then too good"
+        logger.warning(f"warning: {weights} does not say that it was trained on this split: {problem}")
     return net
 
 

@@ -129,7 +129,7 @@ def test_photos_that_it_may_have_learned(place, capsys, share, warns):
     save("old.pt", student(own))
     log.start()
     begin(other, "old.pt")
-    assert ("warning: old.pt was trained on another split" in capsys.readouterr().err) == warns
+    assert ("warning: old.pt does not say that it was trained" in capsys.readouterr().err) == warns
 
 
 def test_what_is_no_student_to_go_on_from(place, fails):

@@ -48,12 +48,13 @@ MOST_ROWS = 20  # of one product, on average
 AGREE = 0.8  # how far they agree in another column: 0, as any two rows do, to 1, always
 
 
-def draft(source, frame, content, min_photos=10, group=None):
+def draft(source, frame, content, min_photos=10, group=None, is_named=False):
     """A file of attributes for the rows of a table: each column with 2 to 100 classes becomes an attribute; of a column
     whose cells are lists, each value that some photos have, and others have not.
 
     Args: `source`, for messages; `frame`, texts; `content`, what the file says of tables and photos; `min_photos`,
-        classes of fewer are ignored; `group`, the column that tells products, "none" for none; without, it is looked for.
+        classes of fewer are ignored; `group`, the column that tells products, "none" for none; without, it is looked for;
+        `is_named`, whether cells are names, as those of folders are: no lists, and no numbers.
     Returns: (content of the file, lines about the columns that are no attributes).
     Raises: UserError if the file would hold no attribute.
     """
@@ -62,7 +63,7 @@ def draft(source, frame, content, min_photos=10, group=None):
         known = frame[column].str.split().str.join(" ")
         known = known[known != ""]
         cells[column] = known.map(plain_name)
-        found, reason = _found(column, known, cells[column], min_photos)
+        found, reason = _found(column, known, cells[column], min_photos, is_named)
         left_out.update({column: reason} if reason else {})
         for text, attribute in found.items():
             name = text.replace("/", " ")
@@ -95,16 +96,17 @@ def draft(source, frame, content, min_photos=10, group=None):
     return content, lines
 
 
-def _found(column, known, plain, min_photos):
+def _found(column, known, plain, min_photos, is_named):
     """What a column becomes: (name -> attribute of the file, why it or something of it is left out, or None).
 
     Args: its cells that say something, and these as `plain_name` makes them.
     """
-    separator, values = _lists(known, plain)
+    separator, values = (None, known) if is_named else _lists(known, plain)
     # Of spellings that `plain_name` does not tell apart, the most frequent stands for all.
     groups = values.groupby(values.map(plain_name).to_numpy())
     photos = {one.value_counts().index[0]: one.index.nunique() for _, one in groups}
-    reason = _why_not(column, known, separator, photos, min_photos)
+    # What is no number is taken as it is.
+    reason = _why_not(column, "_" + known if is_named else known, separator, photos, min_photos)
     if reason:
         return {}, reason
     if separator is None:
@@ -192,6 +194,8 @@ def _from_folder(args):
 
 def _from_table(args):
     """The same of a table."""
+    if not os.path.exists(args.table):
+        raise UserError(f"{args.table}: no such file or folder")
     if not (args.image and args.photos):
         raise UserError("a table needs --image, its column of the photos' names, and --photos, their folder")
     folder = os.path.dirname(args.table) or "."
@@ -249,7 +253,7 @@ def main(argv=None):
     folder, content, frame, written = (_from_folder if os.path.isdir(args.table) else _from_table)(args)
     for path in filter(os.path.lexists, [args.output, *written]):
         raise UserError(f"{path}: is there already, perhaps edited; name another --output")
-    content, lines = draft(args.table, frame, content, args.min_photos, args.group)
+    content, lines = draft(args.table, frame, content, args.min_photos, args.group, bool(written))
     attributes, parts = Attributes(content, args.output), [part for part in PARTS if part in content]
     with contextlib.ExitStack() as undo:
         for path, rows in written.items():
