@@ -30,7 +30,7 @@ def get_args_parser():
     p.add_argument("--checkpoint", nargs="+", required=True, help="checkpoint (.pt, student or teacher), exported .onnx, or a folder of export.py --format hub, also as owner/name of the hub; or zero-shot: FashionCLIP as it comes, with the prompts of --attributes, else of the other checkpoint, else of the competition; with two, the first is compared with the second", metavar="FILE")
     p.data_options(p)
     p.add_argument("--split", choices=PARTS, default="val", help="part of the data set; test is a third one that the attributes name, from which nothing was chosen")
-    p.add_argument("--output", help="folder for the files; without it, the first checkpoint's name with the split: model/student/best.pt writes model/student/best_val/, zero-shot model/zero-shot_val/", metavar="DIR")
+    p.add_argument("--output", help="folder for the files; without it, the first checkpoint's name with the split: model/student/best.pt writes model/student/best_val/ (best_val_balanced/ with that --prior), zero-shot model/zero-shot_val/", metavar="DIR")
     p.add_argument("--clip-model", help="for zero-shot, and for a published teacher, which does not say what it began from: hub name or local folder; without it, FashionCLIP from the hub", metavar="NAME")
     p.add_argument("--prompts", help="for the same two: JSON file, attribute -> a sentence for each class; without it, zero-shot has the attributes' own, a published teacher those of utils/data/fashion_how.json", metavar="FILE")
     p.prior_option(p)
@@ -48,7 +48,8 @@ def parse_args(argv=None):
     first = args.checkpoint[0]
     first = os.path.join("model", ZERO_SHOT) if first == ZERO_SHOT else os.path.normpath(first)
     first = os.path.splitext(first)[0] if os.path.isfile(first) else first
-    args.output = args.output or f"{first}_{args.split}"
+    suffix = args.split if args.prior == "trained" else f"{args.split}_{args.prior}"
+    args.output = args.output or f"{first}_{suffix}"
     return args
 
 
@@ -149,7 +150,8 @@ def say_evaluation(result, attributes):
         best = f"competition's score (mean Top-1): {score(result['score'])}"
         size = f"{best}; {size}, of {MAX_MB} allowed{excess}"
     images = f"{counted(result['images'], 'image', 'images')} of {result['split']}{shown_groups(result)}"
-    logger.info(f"{result['checkpoint']}: {result['network']}, {images}")
+    prior = "" if result["prior"] == "trained" else f", --prior {result['prior']}"
+    logger.info(f"{result['checkpoint']}: {result['network']}, {images}{prior}")
     logger.info("\n".join(log.table(rows, ["", *names.values()])))
     if result["warning"]:
         logger.info(result["warning"])

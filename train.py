@@ -28,7 +28,7 @@ def main(argv=None):
         keep_freed_memory()
         with world, version_folder(args.version, world):
             run = Run(args.version, world.is_first, args.best, args.keep)
-            run.check_free(args.resume, args.overwrite)
+            run.check_free(args.resume, args.overwrite, [args.student_weights, args.teacher])
             defaults = vars(parse_args(["--version", args.version]))
             saved = read_last(run.last_file, world) if args.resume else Saved()
             if saved.meta:
@@ -38,7 +38,9 @@ def main(argv=None):
                     args.student = began.get("student", args.student)
                 saved.check_options(vars(args), defaults, world.size)
             if saved.is_finished(args.epochs) and not args.save_teacher_logits:
-                done = f"all {len(saved.rows)} epochs are done; a higher --epochs goes on, if views and schedule do not follow it"
+                ends = args.scheduler and args.decay_epoch == args.epochs  # so that more would be another run
+                way_out = "another --version begins anew" if ends else "a higher --epochs goes on from there"
+                done = f"all {len(saved.rows)} epochs are done; {way_out}"
                 log.logger.info(f"{run.model_dir}: {done}")
             else:
                 train(args, run, saved, world, signals)

@@ -21,7 +21,7 @@ student() {
 own() {
     exec "$PYTHON" train.py --version own --seed 214 --lr 5e-4 --min-lr 1e-6 --optimizer AdamW --epochs auto --batch-size auto \
         --weight-decay 0.05 --kd-learning True --views epochs --scheduler True --schedule-by step --warmup-epoch 1 \
-        --decay-epoch epochs --best top1 "$@"
+        --decay-epoch epochs --best top1 --keep 1 "$@"
 }
 
 # Not the published procedure (docs/accuracy.md): a view of its own for each epoch, classes that count alike, and a rate

@@ -608,3 +608,17 @@ def test_names_of_attributes_are_unique(shop):
 def test_a_value_that_cannot_be_in_a_name(shop):
     attributes = drafted(shop, "tags", lambda i: (f"a|{'b' * 200}", "a|c", f"c|{'b' * 200}")[i % 3])
     assert list(attributes) == ["tags a", "tags c"]
+
+
+@pytest.mark.parametrize("names", [("1", "2", "10"), ("2019", "2020", "2021"), ("x|y", "y|z", "x|z")])
+def test_a_folder_is_a_class_whatever_it_is_called(tmp_path, monkeypatch, names):
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(names * 12):
+        (tmp_path / "photos" / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name / f"{number}.jpg").touch()
+    main(["photos", "--output", "out.json"])
+    assert {key: set(one.classes) for key, one in read_attributes("out.json").items()} == {
+        "class": set(names)
+    }
+    with pytest.raises(UserError, match="--image, --photos: for a table"):
+        main(["photos", "--image", "file", "--output", "new.json"])

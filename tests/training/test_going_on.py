@@ -100,7 +100,8 @@ def test_a_new_class_does_not_win_at_once(place):
     assert ((others.min(dim=1)[0] < logits[:, 9]) & (logits[:, 9] < others.max(dim=1)[0])).all()
 
 
-def test_it_trains_on_to_the_same_numbers(train, place, photos):
+@pytest.mark.parametrize("named", [[], ["--student", SMALL]], ids=["its backbone", "named"])
+def test_it_trains_on_to_the_same_numbers(train, place, photos, named):
     """Without --student the backbone is the checkpoint's, and the file is not needed again."""
     path = write_own(place / "own", photos, {"kind": 3, "colour": 2})
     options = [*SHORT[:-2], "--attributes", str(path), "--data-dir", str(path.parent), *ALONE]
@@ -110,7 +111,7 @@ def test_it_trains_on_to_the_same_numbers(train, place, photos):
     content["attributes"]["kind"]["classes"].pop("kind 2")
     content["unknown"].append("kind 2")
     path.write_text(json.dumps(content))
-    on = [*options, "--student-weights", "model/first/best.pt"]
+    on = [*options, "--student-weights", "model/first/best.pt", *named]
     script.main([*on, "--version", "whole"])
     script.main([*on, "--version", "s", "--epochs", "1"])
     assert "are dropped: kind (kind 2)" in Path("logs/s/s_training.log").read_text()
@@ -327,3 +328,12 @@ def test_meta_that_leave_out_a_head(place):
         save("wrong.pt", net, taught=wrong)
         with pytest.raises(Exception, match="does not fit"):
             load_network("wrong.pt")
+
+
+@pytest.mark.parametrize("option", ["--student-weights", "--teacher"])
+def test_what_is_read_is_not_overwritten(place, fails, option):
+    os.makedirs("model/a")
+    save("model/a/best.pt", student(ATTRIBUTES))
+    for source in ("model/a/best.pt", "model/a"):
+        said = fails("--version", "a", "--overwrite", "--kd-learning", option, source)
+        assert f"{source} is in model/a, which --overwrite removes" in said

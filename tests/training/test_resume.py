@@ -299,7 +299,7 @@ def test_finished_and_prolonged(train, capsys):
     before = {path: path.stat().st_mtime_ns for path in Path(".").rglob("*/a/*")}
     capsys.readouterr()
     train("--version", "a", "--resume", "True")
-    assert "model/a: all 2 epochs are done; a higher --epochs goes on" in capsys.readouterr().out
+    assert "model/a: all 2 epochs are done; a higher --epochs goes on from there" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in Path(".").rglob("*/a/*")} == before
     train("--version", "a", "--resume", "True", "--epochs", "3", "--log-interval", "7")
     assert_same_run("a", "whole", 3)

@@ -147,7 +147,8 @@ class _Folder:
             with np.load(path) as file:
                 photos = file["photos"][list(PHOTO.names)].astype(PHOTO)  # it may have more
                 names, problems = (json.loads(file[key].tobytes()) for key in ("names", "problems"))
-
+            if len(names) != len(photos):
+                raise ValueError(f"{len(names)} names for {len(photos)} photos")
             self.problems = dict(problems)
         except Exception as error:  # what a damaged one raises depends on where it is damaged
             raise UserError(f"{path}: cannot be read ({error}); {ANEW}") from error

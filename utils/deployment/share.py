@@ -76,6 +76,7 @@ def model_card(net, meta, license, figures, onnx_top1):
     options, data_set = meta["options"], net.attributes.content.get("name", "own photos")
     own = LITE0_PACKAGE if options.get("student") == LITE0 else net.backbone.pretrained_cfg.get("hf_hub_id")
     weights = options.get("student_weights", UNKNOWN) or own or UNKNOWN
+    weights = "random weights" if weights == "none" else weights
     base = weights if is_hub_id(weights) else None
     means = {key: figures[f"mean_{key}"] for key in (*NAMES, "majority")}
     found = [*figures["attributes"].items(), ("mean", means)]

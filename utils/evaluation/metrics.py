@@ -23,7 +23,7 @@ CHOSEN = (
 )
 
 # What it means that an attribute's Top-1 is below the majority, and the way out.
-BELOW = "usual if classes count alike (ACSA); else train longer, on more labels, with --logit-adjustment 0"
+BELOW = "usual where classes count alike (ACSA); else it takes more labels, or a longer training"
 
 # Shares are computed as masked arrays: 0 / 0 is masked, has no part in a mean, and `tolist` makes it None.
 

@@ -1,5 +1,6 @@
 """Learning curves from metrics.csv: one run, or several laid over each other."""
 
+import logging
 import os
 import warnings
 from typing import Any, Dict, NamedTuple
@@ -42,6 +43,7 @@ def new_figure(title, width, height):
     except ImportError as error:
         raise UserError(f"matplotlib is needed for it ({error}): pip install matplotlib") from error
     installed = {font.name for font in font_manager.fontManager.ttflist}
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # of weights that a font lacks
     rcParams["font.family"] = ["sans-serif", *(name for name in FONTS.split(",") if name in installed)]
     size = max(width, 7), height  # the title fits
     figure = Figure(figsize=size, dpi=min(DPI, MAX_SIDE / max(size)), layout="constrained")

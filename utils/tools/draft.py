@@ -180,6 +180,8 @@ def _agree(names, other):
 def _from_folder(args):
     """Of a folder whose photos lie in folders of classes: (folder of the data set, what the file says of tables and photos,
     all rows, path -> rows of the tables to write, one for each part)."""
+    if args.image or args.photos:
+        raise UserError("--image, --photos: for a table; of a folder, the folders in it are the classes")
     above, photos = os.path.split(os.path.normpath(args.table))
     frame = pandas.DataFrame({"file": find_photos(args.table, args.follow_links)})
     frame["class"] = frame["file"].map(os.path.dirname).map(os.path.basename)
@@ -271,7 +273,9 @@ def main(argv=None):
     lines += [f"{counted(missing, 'photo is', 'photos are')} missing and left out"] if missing else []
     lines += [f"{path}: {len(rows)} photos and the folders they are in" for path, rows in written.items()]
     said = counted(len(attributes), "attribute", "attributes")
-    lines.append(f"{args.output}: {said}; mend its prompts, in English. Then train with")
+    lines.append(
+        f"{args.output}: {said}. Look at it; its prompts are for FashionCLIP, in English. Then train with"
+    )
     lines.append(f"  --attributes {shlex.quote(args.output)} --data-dir {shlex.quote(folder)}")
     print("\n".join(map(visible, _described(attributes, frame, tables, args.min_photos) + lines)))
 

@@ -169,8 +169,9 @@ def parse_args(argv=None):
         if args.distils and "--distillation-type" in args.given and "--teacher" not in args.given:
             parser.error("distillation needs --teacher FILE, zero-shot or none, or --teacher-logits")
         args.distillation_type = "none"
-    if args.kd_learning and not args.distils:
-        args.notes.append("no teacher: learns from the labels")
+    if args.kd_learning:
+        teacher = args.distils and (args.teacher or args.teacher_logits)
+        args.notes.append(f"teacher: {teacher}" if teacher else "no teacher: learns from the labels")
     if args.logit_adjustment and args.loss_weight:
         parser.error("--logit-adjustment and --loss-weight True both favour rare classes: give one")
     if args.teacher and args.teacher_logits:

@@ -46,10 +46,12 @@ class Saved(NamedTuple):
         now = {**public_options(options), "processes": processes}
         before = public_options({**defaults, **self.meta["options"]})
         before["processes"] = self.progress.get("processes", processes)
+        names = [name for name in now if name not in MAY_CHANGE and now[name] != before[name]]
+        if {"views", "decay_epoch"} & {*names} and now["epochs"] != before["epochs"]:
+            names = ["epochs", *names]  # which these two may follow
         differences = [
-            f"{'' if name == 'processes' else '--'}{name.replace('_', '-')} is {value}, was {before[name]}"
-            for name, value in now.items()
-            if name not in MAY_CHANGE and value != before[name]
+            f"{'' if name == 'processes' else '--'}{name.replace('_', '-')} is {now[name]}, was {before[name]}"
+            for name in names
         ]
         if differences:
             folder = os.path.dirname(self.path)

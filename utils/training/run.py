@@ -74,8 +74,16 @@ class Run:
         self.rows, self.columns, self.meta, self.progress = [], [], {}, {}
         self.saved_at = time.monotonic()
 
-    def check_free(self, resume, overwrite):
-        """UserError if the version has checkpoints that are neither to be resumed nor to be overwritten."""
+    def check_free(self, resume, overwrite, sources=()):
+        """UserError if the version has checkpoints that are neither to be resumed nor to be overwritten, or if one of the `sources`,
+        paths from here or under model/ that the run reads, would go with them."""
+        folder = os.path.realpath(self.model_dir)
+        for source in filter(None, sources if overwrite else ()):
+            paths = map(os.path.realpath, (source, os.path.join(MODEL_ROOT, source)))
+            if any(path.startswith(f"{folder}{os.sep}") or path == folder for path in paths):
+                raise UserError(
+                    f"{source} is in {self.model_dir}, which --overwrite removes; take another --version"
+                )
         # A best.pt alone may be one that somebody has put there, for --teacher.
         has_epochs = bool(epoch_files(self.model_dir)) or os.path.exists(self.best_file)
         if resume and has_epochs and not self.is_begun:

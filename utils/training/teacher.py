@@ -170,7 +170,9 @@ class AskedTeacher(Teacher):
             problem = "--teacher: other attributes (first) than the student's (second)"
             raise UserError(f"{problem}:\n{shortened(known.differences(attributes))}")
         if unknown:
-            logger.info(f"the teacher does not know {named(unknown)}: learned from the labels alone")
+            logger.info(
+                f"the teacher does not know {named(unknown)}: all of it is learned from the labels alone"
+            )
         further = {key: more[key] for key in self.attributes if key in more}
         if further:
             logger.info(f"of the teacher's classes, {named(further)} are left out of its softmax")
