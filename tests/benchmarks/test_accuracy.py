@@ -103,7 +103,7 @@ def test_the_rows_and_their_teachers():
         ("photos", "recipe", "student", "student_weights teacher"),
         ("photos", "best", "best", "student_weights teacher optimizer lr batch_size epochs"),
         ("shop", "own", "own", "student attributes"),
-        ("shop", "best", "best", "student attributes teacher"),
+        ("shop", "best, as long", "best", "student attributes teacher epochs batch_size lr"),
     ],
 )
 def test_rows_are_recipes_of_the_script(data, name, script, others):

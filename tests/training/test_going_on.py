@@ -191,7 +191,7 @@ TAUGHT = [*SOFT, "--teacher", "t/best.pt", "--logit-adjustment", "0.5"]
 def test_a_teacher_that_lacks_an_attribute_and_a_class(shop, place):
     more = ["--views", "2", "--save-teacher-logits", "said.npz"]
     shop("whole", *TAUGHT, *more)
-    told = "the teacher does not know worn (worn 0, worn 1), kind (kind 3): learned from the labels alone"
+    told = "the teacher does not know worn (worn 0, worn 1), kind (kind 3): all of it is learned from the labels alone"
     assert log_of("whole").count(told) == 1
     state, meta = (read_file("model/whole/best.pt")[key] for key in ("model", "meta"))
     heads = {name.rpartition(".")[0] for name in state if name.startswith("distillation_heads")}

@@ -40,9 +40,10 @@ def test_a_line_an_epoch(monkeypatch, capsys, columns, shown):
     lines.add(row(1, ATTRIBUTES), True)
     lines.add(row(10, ATTRIBUTES), False)
     log.stop()
-    heading, first, last = capsys.readouterr().out.splitlines()
+    heading, first, left, last = capsys.readouterr().out.splitlines()
     assert heading.split() == ["epoch", "loss", "Top-1", "ACSA", *shown, "seconds"]
     assert first.split() == ["1/10", "12.500", "0.500", "0.250", *["0.125"] * len(shown), "61.2", "best"]
+    assert left == "about 9 min for the other 9 epochs"
     assert last.split() == ["10/10", *first.split()[1:-1]] and len(last) == len(heading)
     assert len(first) <= max(int(columns), 46)
 

@@ -23,7 +23,7 @@ CHOSEN = (
 )
 
 # What it means that an attribute's Top-1 is below the majority, and the way out.
-BELOW = "usual where classes count alike (ACSA); else it takes more labels, or a longer training"
+BELOW = "usual where classes count alike, which --logit-adjustment 0 undoes; else it takes more labels, or longer training"
 
 # Shares are computed as masked arrays: 0 / 0 is masked, has no part in a mean, and `tolist` makes it None.
 
