@@ -116,8 +116,9 @@ def write_classes(path, result, encoding):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["attribute", "class", "photos", "precision", "recall", "f1"])
         for key, figures in result["attributes"].items():
-            for name, *values in zip(figures["classes"], *figures["by_class"].values()):
-                writer.writerow([table_text(key), table_text(name), *values])
+            for name, photos, *shares in zip(figures["classes"], *figures["by_class"].values()):
+                shares = ["" if share is None else f"{share:.4f}" for share in shares]
+                writer.writerow([table_text(key), table_text(name), photos, *shares])
 
 
 # --- on the terminal ---------------------------------------------------------------------------------
