@@ -43,7 +43,7 @@ def test_a_line_an_epoch(monkeypatch, capsys, columns, shown):
     heading, first, left, last = capsys.readouterr().out.splitlines()
     assert heading.split() == ["epoch", "loss", "Top-1", "ACSA", *shown, "seconds"]
     assert first.split() == ["1/10", "12.500", "0.500", "0.250", *["0.125"] * len(shown), "61.2", "best"]
-    assert left == "about 9 min for the other 9 epochs"
+    assert left == "about 9 min to go"
     assert last.split() == ["10/10", *first.split()[1:-1]] and len(last) == len(heading)
     assert len(first) <= max(int(columns), 46)
 

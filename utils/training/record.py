@@ -103,10 +103,9 @@ class EpochLines:
         self._say(self.level, self.names)
         cells = [f"{row['epoch']}/{self.epochs}", *(score(row[name], ".3f") for name in self.figures)]
         self._say(logging.INFO, [*cells, f"{row['seconds']:.1f}"], BEST_SO_FAR if is_best else "")
-        left = self.epochs - row["epoch"]
-        minutes = round(left * row["seconds"] / 60)
+        minutes = round((self.epochs - row["epoch"]) * row["seconds"] / 60)
         if minutes and self.level == logging.INFO:
-            logger.info(f"about {minutes} min for the other {left} epochs")
+            logger.info(f"about {minutes} min to go")
         self.level = logging.DEBUG
 
     def _say(self, level, cells, mark=""):
