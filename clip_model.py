@@ -21,7 +21,8 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 MAX_SIZE = 1_000_000  # of a checkpoint's CLIP, of whatever: tokens, pixels, features
 
 FILES = CONFIG, WEIGHTS, "vocab.json", "merges.txt"
-WAY_OUT = "--clip-model FOLDER takes a whole one: config.json, weights, vocab.json, merges.txt; any checkpoint can teach, too (README)"
+# It is also told where nothing is to be taught.
+WAY_OUT = f"--clip-model FOLDER takes a whole one: {', '.join(FILES)}; as --teacher any other checkpoint does"
 
 # What a CLIP's shape depends on, under the same names in every version of transformers.
 _SHAPE_FIELDS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")

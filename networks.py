@@ -58,7 +58,7 @@ class Student(nn.Module):
     def keep_heads(self, taught):
         """Leave out the distillation heads of other attributes than these, of which a teacher tells nothing."""
         for number, key in enumerate(self.attributes):
-            if key in self.taught and key not in taught:
+            if str(number) in self.distillation_heads and key not in taught:
                 del self.distillation_heads[str(number)]  # the others keep their numbers
 
     def weigh_heads(self, shares):

@@ -115,7 +115,14 @@ def test_attributes_like_formulas_and_without_photos(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "attribute,class,train,val\nother,a,1,1\n", "\x00", "attribute\na\n"]
+    "content",
+    [
+        "",
+        "attribute,class,train,val\nother,a,1,1\n",
+        "\x00",
+        "attribute\na\n",
+        "attribute,class,train,val\na,a,1,x\na,b,1,2\n",
+    ],
 )
 def test_other_classes_than_the_metrics(tmp_path, content):
     write(tmp_path, [row(1)])

@@ -109,7 +109,7 @@ def read_run(path):
             shares = counts.max() / counts.sum()
             majorities = {f"val_top1_{key}": shares[table_text(key)] for key in _attributes(metrics)}
             majorities["val_top1"] = shares.mean()
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         problem = f"no metrics.csv as train.py writes it, or classes.csv beside it ({reason_of(error)})"
         raise UserError(f"{path}: {problem}; name the log folder of a run, such as logs/student") from error
     if metrics.empty:
