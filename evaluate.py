@@ -14,12 +14,13 @@ from utils.data.attributes import PARTS, read_attributes
 from utils.data.dataset import load_pixels, unreadable
 from utils.evaluation import metrics, pictures, plots
 from utils.evaluation.as_trained import read_as_trained
+from utils.evaluation.confidence import FIGURES, evaluation_folder
 from utils.evaluation.inference import load_classifier
 from utils.evaluation.predictions import PredictionTable, table_text
 from utils.nets.hub import ZERO_SHOT, weights_file
 
 PICTURES = ("confusion.png", "reliability.png", "mistakes.png")
-FILES = ("evaluation.json", "predictions.csv", "classes.csv", "unreadable.txt", *PICTURES)
+FILES = (FIGURES, "predictions.csv", "classes.csv", "unreadable.txt", *PICTURES)
 MAX_MB = 25  # of the competition, 10^6 bytes
 MOST = 30  # classes of an attribute whose figures by class are printed
 
@@ -45,11 +46,7 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if len(args.checkpoint) > 2:
         parser.error(f"--checkpoint takes one file, or two to compare, not {len(args.checkpoint)}")
-    first = args.checkpoint[0]
-    first = os.path.join("model", ZERO_SHOT) if first == ZERO_SHOT else os.path.normpath(first)
-    first = os.path.splitext(first)[0] if os.path.isfile(first) else first
-    suffix = args.split if args.prior == "trained" else f"{args.split}_{args.prior}"
-    args.output = args.output or f"{first}_{suffix}"
+    args.output = args.output or evaluation_folder(args.checkpoint[0], args.split, args.prior)
     return args
 
 

@@ -169,7 +169,9 @@ def started(photos, place):
 
 @pytest.mark.thorough
 def test_one_that_dies_takes_the_other_down(started):
-    process = started("--version", "teacher", "--epochs", "1000", "--save-every-minutes", "0.001")
+    # With --keep, since the room for a thousand checkpoints would be asked for.
+    options = ["--epochs", "1000", "--keep", "1", "--save-every-minutes", "0.001"]
+    process = started("--version", "teacher", *options)
     os.kill(_children(process.pid)[1], signal.SIGKILL)
     start = time.monotonic()
     output = process.communicate(timeout=90)[0].decode()

@@ -116,6 +116,15 @@ def _digest(content):
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
+def digest_of(path):
+    """Hash of a file's content, as text."""
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(2**20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def copy_file(source, path):
     """Copy a file to `path`, as `atomic` writes it."""
     with open(source, "rb") as content, atomic(path, binary=True) as file:
