@@ -35,6 +35,7 @@ def get_args_parser():
     p.add_argument("--clip-model", help="for zero-shot, and for a published teacher, which does not say what it began from: hub name or local folder; without it, FashionCLIP from the hub", metavar="NAME")
     p.add_argument("--prompts", help="for the same two: JSON file, attribute -> a sentence for each class; without it, zero-shot has the attributes' own, a published teacher those of utils/data/fashion_how.json", metavar="FILE")
     p.prior_option(p)
+    p.device_option(p)
     p.encoding_option(p)
     p.add_argument("--batch-size", type=number(int, 1), default=32, help="images per step", metavar="N")
     return p
@@ -52,14 +53,15 @@ def parse_args(argv=None):
 
 def load_classifiers(args):
     """The networks of the checkpoints. Raises: UserError, also for options that no checkpoint needs."""
-    options = {"clip_model": args.clip_model, "prompts": args.prompts}
+    clip = {"clip_model": args.clip_model, "prompts": args.prompts}
+    options = {"prior": args.prior, "device": args.device, **clip}
     attributes, found = read_attributes(args.attributes) if args.attributes else None, {}
     # Zero-shot comes last: without --attributes it has the other's.
     for path in sorted(args.checkpoint, key=lambda path: path == ZERO_SHOT):
-        found[path] = load_classifier(path, attributes=attributes, prior=args.prior, **options)
+        found[path] = load_classifier(path, attributes=attributes, **options)
         attributes = attributes or found[path].attributes
     unsaid = any(one.role == "teacher" and not one.meta for one in found.values())
-    if any(options.values()) and not unsaid:
+    if any(clip.values()) and not unsaid:
         raise UserError("--clip-model, --prompts: only for zero-shot or a published teacher")
     return [found[path] for path in args.checkpoint]
 

@@ -39,6 +39,7 @@ def get_args_parser():
     p.add_argument("--license", help="of the weights, for the model card, by the hub's name, such as mit", metavar="NAME")
     p.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="of the stored weights; int8 (ONNX only) computes in 8 bits too, fp16 in float32")
     p.prior_option(p)
+    p.device_option(p)
     p.add_argument("--max-mb", type=number(float, 0, above=True), default=25.0, help="limit of the file's size in MB (10^6 bytes); above it there is no file", metavar="X")
     p.data_options(p, cached=False)
     p.set_defaults(data_dir=None)  # to tell a folder that is asked for from one that may be there
@@ -79,7 +80,7 @@ def is_exported(head):
 
 def main(argv=None):
     args = parse_args(argv)
-    checkpoint = load_classifier(args.checkpoint, prior=args.prior)
+    checkpoint = load_classifier(args.checkpoint, prior=args.prior, device=args.device)
     if checkpoint.role != "student":
         raise UserError(f"--checkpoint {args.checkpoint}: a teacher's; only a student can be exported")
     calibration, photos, split, count = None, None, "val", args.compare
@@ -95,7 +96,7 @@ def main(argv=None):
     meta = export_meta(checkpoint, args.precision)
     with tempfile.TemporaryDirectory() as scratch:
         exported = os.path.join(scratch, "student.pt" if args.format == "pt" else "student.onnx")
-        write(without_prior(copy.deepcopy(checkpoint.net), checkpoint), exported, meta, calibration)
+        write(without_prior(copy.deepcopy(checkpoint.net).cpu(), checkpoint), exported, meta, calibration)
         megabytes = os.path.getsize(exported) / 1e6
         print(f"{args.output}: {args.format}, {args.precision}, {megabytes:.2f} MB of {args.max_mb:g} MB")
         if megabytes > args.max_mb:
@@ -201,7 +202,7 @@ def say_seconds(checkpoint, path):
     import torch
 
     photo = np.zeros((1, SIZE, SIZE, 3), np.uint8)
-    both = checkpoint, load_classifier(path, threads=1)
+    both = load_classifier(checkpoint.path), load_classifier(path, threads=1)
     timers = [timeit.Timer(lambda classify=classify: classify(photo)) for classify in both]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -38,6 +38,7 @@ def get_args_parser():
     p.switch(p, "--probabilities", "also write the probability of each class, 0 to 1, in a column that has its name")
     p.add_argument("--names", help=f"how classes are written: en by their own names, another language by those of the attributes' file, {NUMBERS} by number; without it, own attributes have names, and the competition's numbers", metavar="LANG")
     p.prior_option(p)
+    p.device_option(p)
     p.encoding_option(p)
     p.photo_options(p, skip=False)
     p.add_argument("--batch-size", type=number(int, 1), default=8, help="photos per step of the network", metavar="N")
@@ -50,8 +51,8 @@ def main(argv=None):
     if (args.attributes or args.clip_model) and args.checkpoint != ZERO_SHOT:
         raise UserError(f"--attributes, --clip-model: for {ZERO_SHOT}; a trained network brings its own")
     attributes = read_attributes(args.attributes) if args.attributes else None
-    options = {"clip_model": args.clip_model, "attributes": attributes, "prior": args.prior}
-    classify = load_classifier(args.checkpoint, **options)
+    options = {"clip_model": args.clip_model, "attributes": attributes}
+    classify = load_classifier(args.checkpoint, prior=args.prior, device=args.device, **options)
     attributes = classify.attributes
     table = PredictionTable(attributes, args.names, probabilities=args.probabilities)
     how = (args.images, attributes, args.follow_links)

@@ -135,6 +135,9 @@ class Parser(argparse.ArgumentParser):
     def prior_option(self, group):
         group.add_argument("--prior", choices=("trained", "balanced"), default="trained", help="balanced: as if all classes were equally frequent, by taking off what is left of the training images' shares in the logits")
 
+    def device_option(self, group, more="; an .onnx runs on the CPU, and a checkpoint's answers are computed in float32, not in TF32"):
+        group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=f"auto: CUDA where there is one{more}")
+
     def unlabelled_option(self, group):
         group.add_argument("--unlabelled", nargs="+", action="extend", help="folders of photos without labels, from which the student learns what the teacher says", metavar="DIR")
 

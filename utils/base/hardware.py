@@ -49,14 +49,15 @@ def make_reproducible(seed):
         torch.utils.deterministic.fill_uninitialized_memory = False
 
 
-def choose_device(name):
-    """torch.device for auto, cpu or cuda."""
+def choose_device(name, tf32=True):
+    """torch.device for auto, cpu or cuda; there, float32 is TF32 where it is asked for, or else as on a CPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
         if not torch.cuda.is_available():
             raise UserError("--device cuda: PyTorch finds no CUDA device here; use --device cpu or auto")
-        torch.set_float32_matmul_precision("high")  # TF32, where float32 is asked for
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = tf32
         # Kernels of attention, not all of whose gradients are reproducible; PyTorch 1.12 has none of them.
         for switch in ("enable_flash_sdp", "enable_mem_efficient_sdp", "enable_cudnn_sdp"):
             if hasattr(torch.backends.cuda, switch):

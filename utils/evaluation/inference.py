@@ -88,28 +88,32 @@ class Classifier:
         return {key: np.concatenate([part[key] for part in parts]) for key in self.attributes}
 
 
-def load_classifier(path, threads=None, clip_model=None, prompts=None, attributes=None, prior="trained"):
-    """The network in a file, in float32 on the CPU.
+def load_classifier(path, threads=None, attributes=None, prior="trained", device="cpu", **clip):
+    """The network in a file, in float32.
 
     Args:
         path: `.onnx` of export.py; any other name is a checkpoint, ours (student, teacher, or export.py's
             `--format pt`) or a published one; a folder of `--format hub`, or such a one's `owner/name` on the hub.
             "zero-shot" is FashionCLIP as it comes, whatever file has that name.
         threads: of the processor to use, for an `.onnx`; None for all. PyTorch's are set by torch.set_num_threads.
-        clip_model, prompts: for zero-shot and a published teacher, see `networks.load_network`.
         attributes: for zero-shot, `utils.data.attributes.Attributes` with its prompts; None for the competition's.
         prior: "balanced" takes the prior off the logits that its meta name, see `utils.losses.log_prior`.
+        device: of a checkpoint: auto, cpu or cuda, see `utils.base.hardware.choose_device`; an `.onnx` takes auto for cpu.
+        clip: `clip_model`, `prompts`, for zero-shot and a published teacher, see `networks.load_network`.
     Returns: Classifier.
-    Raises: UserError if the file is missing, is none, or is another model's; or does not say its prior.
+    Raises: UserError if the file is missing, is none, or is another model's; does not say its prior; or for a device that is not
+        there, or not for it.
     """
     path = str(path)
     found = path if path == ZERO_SHOT else find_checkpoint(path)
     if path != ZERO_SHOT and not os.path.exists(found):
         raise UserError(f"checkpoint {path}: no such file; it needs a .pt, an .onnx, or a hub's owner/name")
     if path.endswith(".onnx"):
+        if device == "cuda":
+            raise UserError(f"--device cuda: {path} runs on the CPU; a checkpoint (.pt) runs on CUDA")
         classifier = _from_onnx(path, threads)
     else:
-        classifier = _from_checkpoint(path, found, clip_model, prompts, attributes or read_attributes())
+        classifier = _from_checkpoint(path, found, device, attributes or read_attributes(), **clip)
     # Zero-shot has seen no labels.
     return classifier if prior == "trained" or path == ZERO_SHOT else classifier.balanced()
 
@@ -148,18 +152,18 @@ def _from_onnx(path, threads):
 # --- PyTorch -----------------------------------------------------------------------------------------
 
 
-def _from_checkpoint(path, found, clip_model, prompts, attributes):
+def _from_checkpoint(path, found, device, attributes, clip_model=None, prompts=None):
     """Args: `path` as it was given, `found` where that is on this machine."""
     try:
-        import torch
+        from utils.base.hardware import choose_device, keep_freed_memory
     except ImportError as error:
         raise UserError(f"checkpoint {path}: needs PyTorch: pip install torch; an .onnx does not") from error
     from clip_model import FashionCLIP
     from networks import Student, load_network
-    from utils.base.hardware import keep_freed_memory
     from utils.data.pixels import to_device
 
     keep_freed_memory()
+    device = choose_device(device, tf32=False)
     if path == ZERO_SHOT:
         if prompts is not None:
             attributes = attributes.with_prompts(prompts)
@@ -168,11 +172,11 @@ def _from_checkpoint(path, found, clip_model, prompts, attributes):
         net, meta = load_network(found, clip_model, prompts)
     if net.role == Student.role:
         net = net.folded()
-    function = net.inference()
+    function = net.to(device).inference()
 
     def classify(pixels):
         # A copy, since memory-mapped arrays are read-only.
-        logits = function(to_device(np.array(pixels), torch.device("cpu")))
-        return {key: values.softmax(dim=1).numpy() for key, values in logits.items()}
+        logits = function(to_device(np.array(pixels), device))
+        return {key: values.softmax(dim=1).cpu().numpy() for key, values in logits.items()}
 
     return Classifier(path, net.attributes, meta, classify, net)

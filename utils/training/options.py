@@ -68,7 +68,7 @@ def get_args_parser():
     training_options(p)
 
     g = p.add_argument_group("hardware")
-    g.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA where there is one")
+    p.device_option(g, more="")
     g.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of the networks; fp32 is TF32 on GPUs; auto: on CPUs bf16 where a short measurement finds it at least 1.3 x as fast")
     return p
 
