@@ -8,12 +8,14 @@ together; None: each image is its own.
 """
 
 import numpy as np
+from scipy.special import softmax
 
 from utils.data.attributes import UNKNOWN
 
 # Bins of the confidence, as in Guo et al., "On Calibration of Modern Neural Networks" (arXiv:1706.04599).
 BINS = 15
 RESAMPLES = 2000  # of the bootstrap
+LEAST = 1e-30  # probability, in logarithms
 FLIPS = 10000  # of the permutation test: p-values go down to 1 / 10001
 
 # Beside the scores of a checkpoint on the validation photos.
@@ -165,6 +167,38 @@ def report(probabilities, labels, groups=None):
     return {**result, "attributes": attributes}
 
 
+# --- products ----------------------------------------------------------------------------------------
+
+
+def by_product(probabilities, groups):
+    """What a network says of products, of several photos each: the softmax of the mean of its photos' log-probabilities.
+
+    Args: dict attribute -> float `(N, classes)`; `groups`, the product of each photo.
+    Returns: (list of the G products, in the order in which they come; dict attribute -> float64 `(G, classes)`).
+    """
+    numbers, found = _numbers(groups, probabilities), {}
+    counts = np.bincount(numbers)[:, None]
+    for key, values in probabilities.items():
+        logs = np.log(np.maximum(values.astype(np.float64), LEAST))
+        sums = np.stack([np.bincount(numbers, column) for column in logs.T], axis=1)
+        found[key] = softmax(sums / counts, axis=1)
+    return list(dict.fromkeys(groups)), found
+
+
+def product_labels(labels, groups):
+    """The label of each product, int64 `(G,)`: that of its photos, of which some may not be known; -1 where they disagree, or none is.
+
+    Args: dict attribute -> int `(N,)`; `groups` as of `by_product`.
+    """
+    numbers, found = _numbers(groups, labels), {}
+    for key, values in labels.items():
+        known, most = values != UNKNOWN, np.full(numbers.max(initial=-1) + 1, UNKNOWN)
+        np.maximum.at(most, numbers, values)
+        disagree = np.bincount(numbers, known & (values != most[numbers])) > 0
+        found[key] = np.where(disagree, UNKNOWN, most)
+    return found
+
+
 # --- how sure they are -------------------------------------------------------------------------------
 
 
@@ -172,7 +206,7 @@ def _numbers(groups, labels):
     """The number of each image's group, int64 `(N,)`, in the order in which they come."""
     groups = range(len(next(iter(labels.values())))) if groups is None else groups
     order = {group: number for number, group in enumerate(dict.fromkeys(groups))}
-    return np.array([order[group] for group in groups])
+    return np.array([order[group] for group in groups], int)
 
 
 def bootstrap(labels, hits, groups=None, resamples=RESAMPLES, seed=0):
