@@ -6,6 +6,7 @@ import functools
 import itertools
 import os
 import re
+from typing import List, NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from utils.data.attributes import MAX_CLASSES, UNKNOWN, is_number, plain_name
 from utils.data.photos import SUFFIXES, letterboxed_box
 
 SEPARATORS = ",;\t"
+BLANK = SEPARATORS + " \r\n"  # what is in a line that says nothing
 SEPARATOR_LINE = re.compile(r'"?sep=([,;|\t])"?\s*', re.IGNORECASE)  # before the header, as Excel has it
 # How files begin that are no CSV, in whatever encoding.
 NO_TABLES = {
@@ -29,41 +31,41 @@ MAX_PROBLEMS = 1000  # of a table, until the rest is not looked at
 OPENED = "; a quotation that begins there may not be closed: close it, or remove its mark"
 
 
-def read_rows(path, columns, encoding="utf-8", read=dict):
-    """Rows of a CSV file with a header: comma, semicolon or tab, as the first line shows; empty rows are passed over.
+class Form(NamedTuple):
+    """How a table is written, so that another can be written like it."""
 
-    Args: `columns` that it must have, that of the photos' names first; `encoding`, where UTF-8 may begin with a mark; `read`,
-        what is made of each row, a dict column -> cell. It raises ValueError for one that cannot be taken.
-    Returns: list of what `read` returned.
-    Raises: UserError for a file that is none, or that lacks a column, and one that lists all rows that cannot be taken.
+    encoding: str  # utf-8-sig if it begins with a mark
+    before: str  # the lines in front of the header
+    separator: str
+    line_end: str
+    header: List[str]
+
+
+def raw_rows(path, encoding="utf-8"):
+    """A CSV file with a header as it is: comma, semicolon or tab, as the first line shows. It is read line by line.
+
+    Yields: first its `Form`, then (number of the line, list of cells) of each row, the empty ones among them.
+    Raises: UserError for a file that is none.
     """
-    found, problems = [], {}  # problem -> the first line that has it
-    bad = last = 0  # number of rows with a problem; of the last line that was read whole
+    last = 0  # number of the last line that was read whole
     try:
-        codec = codecs.lookup(encoding).name
-        _refuse_other_files(path, codec)
+        codec = _codec(path, encoding)
         csv.field_size_limit(MAX_CELL)  # for the whole process: not before a table is read
-        with open(path, newline="", encoding="utf-8-sig" if codec == "utf-8" else encoding) as file:
+        with open(path, newline="", encoding=codec) as file:
             lines = _short_lines(file)
-            begun = ((number, line) for number, line in enumerate(lines) if line.strip(SEPARATORS + " \r\n"))
-            before, first = next(begun, (0, ""))
-            said = SEPARATOR_LINE.fullmatch(first)
+            before, said, first = [], None, next(lines, "")
+            while first and (not first.strip(BLANK) or (not said and SEPARATOR_LINE.fullmatch(first))):
+                said = said or SEPARATOR_LINE.fullmatch(first)
+                before.append(first)
+                first = next(lines, "")
             separator = said[1] if said else max(SEPARATORS, key=first.count)
-            before, first = next(begun, (0, "")) if said else (before, first)
+            line_end = first[len(first.rstrip("\r\n")) :] or "\n"
             reader = csv.reader(itertools.chain([first], lines), delimiter=separator)
-            header = next(reader, [])
-            name_at, last = _check_header(path, header, columns), before + reader.line_num
+            yield Form(codec, "".join(before), separator, line_end, next(reader, []))
+            last = len(before) + reader.line_num
             for cells in reader:
-                line, last = last + 1, before + reader.line_num
-                try:
-                    _check_cells(cells, header, name_at, separator)
-                    if any(map(str.strip, cells)):
-                        found.append(read(dict(zip(header, itertools.chain(cells, itertools.repeat(""))))))
-                except ValueError as error:
-                    problems.setdefault(str(error), line)
-                    bad += 1
-                    if bad == MAX_PROBLEMS:
-                        break
+                yield last + 1, cells
+                last = len(before) + reader.line_num
     except UnicodeDecodeError as error:
         way_out = 'save it as "CSV UTF-8", or name its own: "encoding": "cp949", --encoding of the draft'
         raise UserError(f"{path}: no text in {encoding} ({error.reason}); {way_out}") from error
@@ -71,6 +73,30 @@ def read_rows(path, columns, encoding="utf-8", read=dict):
         raise UserError(f"{path}: not a readable CSV file (line {last + 1}: {error}{OPENED})") from error
     except (OSError, LookupError, UnicodeError) as error:
         raise not_readable(path, "CSV file", error) from error
+
+
+def read_rows(path, columns, encoding="utf-8", read=dict):
+    """Rows of a table, as of `raw_rows`; empty rows are passed over.
+
+    Args: `columns` that it must have, that of the photos' names first; `encoding`, where UTF-8 may begin with a mark; `read`,
+        what is made of each row, a dict column -> cell. It raises ValueError for one that cannot be taken.
+    Yields: what `read` returned.
+    Raises: UserError for a file that is none, or that lacks a column, and at the end one that lists all rows that cannot be taken.
+    """
+    rows, found, problems = raw_rows(path, encoding), 0, {}  # problem -> the first line that has it
+    form, bad = next(rows), 0
+    name_at = _check_header(path, form.header, columns)
+    for line, cells in rows:
+        try:
+            _check_cells(cells, form.header, name_at, form.separator)
+            if any(map(str.strip, cells)):
+                yield read(dict(zip(form.header, itertools.chain(cells, itertools.repeat("")))))
+                found += 1
+        except ValueError as error:
+            problems.setdefault(str(error), line)
+            bad += 1
+            if bad == MAX_PROBLEMS:
+                break
     if problems:
         more = " or more" if bad == MAX_PROBLEMS else ""
         count = f"{counted(bad, 'bad row', 'bad rows')}{more}, to be mended or removed"
@@ -78,18 +104,22 @@ def read_rows(path, columns, encoding="utf-8", read=dict):
         raise UserError(f"{path}: {count}; each problem with its first line:\n{each}")
     if not found:
         raise UserError(f"{path}: no rows")
-    return found
 
 
-def _refuse_other_files(path, codec):
+def _codec(path, encoding):
+    """The name of the encoding, which tells whether UTF-8 begins with a mark. Raises: UserError for a file that is no table."""
+    codec = codecs.lookup(encoding).name
     with open(path, "rb") as file:
-        head = file.read(1024).lstrip(codecs.BOM_UTF8 + b" \t\r\n")
+        start = file.read(1024)
+    head = start.lstrip(codecs.BOM_UTF8 + b" \t\r\n")
     kind = next((kind for start, kind in NO_TABLES.items() if head.startswith(start)), None)
     is_wide = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in head.split(b"\n")[0]
     if is_wide and not codec.startswith(("utf-16", "utf-32")):
         kind = kind or 'in UTF-16, whose "encoding" is utf-16, or no text at all'
     if kind:
         raise UserError(f'{path}: not a readable CSV file: it is {kind}; save it as "CSV UTF-8"')
+    is_utf8 = codec in ("utf-8", "utf-8-sig")
+    return ("utf-8-sig" if start.startswith(codecs.BOM_UTF8) else "utf-8") if is_utf8 else codec
 
 
 def _short_lines(file):
