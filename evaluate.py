@@ -1,6 +1,5 @@
 """Evaluate a trained network, or compare two: metrics with intervals, predictions and pictures."""
 
-import csv
 import json
 import os
 import sys
@@ -8,7 +7,7 @@ import sys
 from utils.base import log
 from utils.base.cli import Parser, exit_code, number
 from utils.base.errors import UserError, counted, excerpt
-from utils.base.files import atomic, check_folder
+from utils.base.files import atomic, check_folder, write_csv
 from utils.base.log import logger, score
 from utils.data.attributes import PARTS, read_attributes
 from utils.data.dataset import load_pixels, unreadable
@@ -16,7 +15,7 @@ from utils.evaluation import metrics, pictures, plots
 from utils.evaluation.as_trained import read_as_trained
 from utils.evaluation.confidence import FIGURES, evaluation_folder
 from utils.evaluation.inference import load_classifier
-from utils.evaluation.predictions import PredictionTable, table_text
+from utils.evaluation.predictions import PredictionTable, write_classes
 from utils.nets.hub import ZERO_SHOT, weights_file
 
 PICTURES = ("confusion.png", "reliability.png", "mistakes.png")
@@ -103,21 +102,13 @@ def draw_pictures(folder, result, attributes, table, pixels, probabilities):
 def write_predictions(path, attributes, table, probabilities, encoding):
     """CSV, one row an image: name, predictions, labels (empty where not known), probabilities."""
     written = PredictionTable(attributes, labels=True, probabilities=True)
-    with atomic(path, encoding=encoding) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(written.header)
-        writer.writerows(written.rows(table.names, probabilities, table.labels))
+    write_csv(path, written.header, written.rows(table.names, probabilities, table.labels), encoding)
 
 
-def write_classes(path, result, encoding):
-    """CSV, one row a class: how many photos have its label, precision, recall and F1, empty where there is no photo to tell."""
-    with atomic(path, encoding=encoding) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["attribute", "class", "photos", "precision", "recall", "f1"])
-        for key, figures in result["attributes"].items():
-            for name, photos, *shares in zip(figures["classes"], *figures["by_class"].values()):
-                shares = ["" if share is None else f"{share:.4f}" for share in shares]
-                writer.writerow([table_text(key), table_text(name), photos, *shares])
+def class_rows(figures, form, none):
+    """A row for each class: how many photos have its label, precision, recall and F1, `none` where there is no photo to tell."""
+    each = zip(figures["classes"], *figures["by_class"].values())
+    return [[name, photos, *(score(share, form, none) for share in shares)] for name, photos, *shares in each]
 
 
 # --- on the terminal ---------------------------------------------------------------------------------
@@ -127,10 +118,7 @@ def say_classes(result):
     """The figures of each class, of attributes that have few."""
     for key, figures in result["attributes"].items():
         if len(figures["classes"]) <= MOST:
-            rows = [
-                [excerpt(name, 40), photos, *(score(share, ".3f") for share in shares)]
-                for name, photos, *shares in zip(figures["classes"], *figures["by_class"].values())
-            ]
+            rows = [[excerpt(name, 40), *cells] for name, *cells in class_rows(figures, ".3f", "-")]
             logger.info("\n".join(["", *log.table(rows, [key, "photos", "precision", "recall", "F1"])]))
     logger.info("")
 
@@ -141,9 +129,8 @@ def say_evaluation(result, attributes):
     names["ece"] = "calibration error"
     if 2 in attributes.sizes.values():
         names["average_precision"] = "AP"
-    rows = [[key, *(score(result["attributes"][key].get(name)) for name in names)] for key in attributes]
-    rows.append(["mean", *(score(result[f"mean_{name}"]) for name in names)])
-    rows.append(["95 % interval", *(shown_interval(result.get(f"mean_{name}_interval")) for name in names)])
+    columns = {title: metrics.by_attribute(result, name) for name, title in names.items()}
+    ends = ["95 % interval", *(shown_interval(result.get(f"mean_{name}_interval")) for name in names)]
     size = f"{result['size_mb']:.1f} MB on disk"
     if not read_attributes().differences(attributes):
         excess = "" if result["size_mb"] <= MAX_MB else ": too large to hand in"
@@ -152,7 +139,7 @@ def say_evaluation(result, attributes):
     images = f"{counted(result['images'], 'image', 'images')} of {result['split']}{shown_groups(result)}"
     prior = "" if result["prior"] == "trained" else f", --prior {result['prior']}"
     logger.info(f"{result['checkpoint']}: {result['network']}, {images}{prior}")
-    logger.info("\n".join(log.table(rows, ["", *names.values()])))
+    logger.info("\n".join(metrics.score_table("", columns, ends)))
     if result["warning"]:
         logger.info(result["warning"])
     if result["split"] == "val" and result["checkpoint"] != ZERO_SHOT:
@@ -222,7 +209,9 @@ def main(argv=None):
         say_evaluation(results[-1], attributes)
         write_figures(folder, results[-1])
         write_predictions(os.path.join(folder, FILES[1]), attributes, table, said, args.encoding)
-        write_classes(os.path.join(folder, FILES[2]), results[-1], args.encoding)
+        each = {key: class_rows(its, ".4f", "") for key, its in results[-1]["attributes"].items()}
+        columns = ["photos", "precision", "recall", "f1"]
+        write_classes(os.path.join(folder, FILES[2]), columns, each, args.encoding)
         draw_pictures(folder, results[-1], attributes, table, photos, said)
     if len(results) == 2:
         tests = metrics.paired_tests(tables[0].labels, *hits, tables[0].groups)

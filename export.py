@@ -10,7 +10,6 @@ import timeit
 
 import numpy as np
 
-from utils.base import log
 from utils.base.cli import Parser, exit_code, is_full_memory, new_path, number
 from utils.base.errors import LibraryError, UserError, cause_of, shortened
 from utils.base.files import MARK, check_new, copy_file
@@ -242,9 +241,9 @@ def compare_answers(checkpoint, path, table, pixels, split):
 
 def say_attributes(old, new):
     """Print the Top-1 of each attribute beside the majority, and which are below it. Args: figures of `compare_answers`."""
-    both = zip(old["attributes"].values(), new["attributes"].items())
-    rows = [[key, *map(log.score, (was["top1"], now["top1"], now["majority"]))] for was, (key, now) in both]
-    print("\n".join(log.table(rows, ["Top-1", "checkpoint", "file", "majority"])))
+    columns = {"checkpoint": metrics.by_attribute(old, "top1"), "file": metrics.by_attribute(new, "top1")}
+    columns["majority"] = metrics.by_attribute(new, "majority")
+    print("\n".join(metrics.score_table("Top-1", columns)))
     if new["warning"]:
         print(new["warning"])
 

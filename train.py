@@ -116,7 +116,7 @@ def introduce(args, run, saved, task, world):
     machine(world.device, task.precision, world.size)
     logger.info(f"log: {run.log_file}")
     if run.writes:
-        record.write_classes(run.classes_file, task.counts, attributes)
+        record.write_counts(run.classes_file, task.counts, attributes)
         unreadable(tables, os.path.join(run.log_dir, "unreadable.txt"))
     for line in advice.before(args, task.loss, tables, attributes, task.counts, world.device):
         logger.warning(f"warning: {line}")
@@ -175,13 +175,13 @@ def train(args, run, saved, world, signals):
         row = record.metrics_row(state, losses, scores)
         run.finish_epoch(state.averaged, row)
         if run.writes:
-            record.epoch(row, scores, state.net.attributes)
+            record.epoch(scores, state.net.attributes)
             lines.add(row, run.best is row)
             curves.update(row)
         state.finish_epoch()
         run.save(state, targets)
     if run.writes:
-        record.summary(run, task.counts, vars(args))
+        record.summary(run, task.counts)
 
 
 if __name__ == "__main__":

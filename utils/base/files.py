@@ -1,6 +1,7 @@
 """Files that a later step reads: there whole or not at all, whatever happens while they are written."""
 
 import contextlib
+import csv
 import errno
 import glob
 import hashlib
@@ -48,6 +49,12 @@ def atomic(path, binary=False, encoding="utf-8"):
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
+
+
+def write_csv(path, header, rows, encoding="utf-8"):
+    """Write a table as `atomic` writes a file, with the line ends of this system's programs, not of Excel's."""
+    with atomic(path, encoding=encoding) as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
 
 def remove_leftovers(beginning):

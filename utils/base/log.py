@@ -123,6 +123,6 @@ def wide(text):
     return sum(unicodedata.east_asian_width(sign) in "WF" for sign in text)
 
 
-def score(value, form=".4f"):
+def score(value, form=".4f", none="-"):
     """A figure of a table; a dash where there is none."""
-    return "-" if value is None else format(value, form)
+    return none if value is None else format(value, form)

@@ -10,6 +10,8 @@ together; None: each image is its own.
 import numpy as np
 from scipy.special import softmax
 
+from utils.base.errors import excerpt
+from utils.base.log import score, table
 from utils.data.attributes import UNKNOWN
 
 # Bins of the confidence, as in Guo et al., "On Calibration of Modern Neural Networks" (arXiv:1706.04599).
@@ -25,7 +27,10 @@ CHOSEN = (
 )
 
 # What it means that an attribute's Top-1 is below the majority, and the way out.
-BELOW = "usual where classes count alike, which --logit-adjustment 0 undoes; else it takes more labels, or longer training"
+BELOW = (
+    "usual where rare classes count as much as frequent ones (ACSA), which --logit-adjustment 0 --loss-weight False --best top1 "
+    "undo; else it takes longer training, or more photos of the other classes, and photos that show it"
+)
 
 # Shares are computed as masked arrays: 0 / 0 is masked, has no part in a mean, and `tolist` makes it None.
 
@@ -63,7 +68,7 @@ def majority(counts):
     return np.ma.divide(np.max(counts), np.sum(counts)).tolist()
 
 
-def below_majority(top1, majorities, way_out=BELOW):
+def below_majority(top1, majorities):
     """One line that names the attributes whose Top-1 is below the majority, and the way out; empty if none is.
 
     Args: dicts attribute -> share, or None without labels.
@@ -71,12 +76,28 @@ def below_majority(top1, majorities, way_out=BELOW):
     low = [key for key, share in top1.items() if share is not None and share < majorities[key]]
     named = ", ".join(f"{key} (Top-1 {top1[key]:.4f}, majority {majorities[key]:.4f})" for key in low)
     problem = f"{named}: always naming the most frequent class would be right more often"
-    return f"below the majority: {problem}; {way_out}" if low else ""
+    return f"below the majority: {problem}; {BELOW}" if low else ""
 
 
 def mean(values):
     """The mean of those that are not None; None if all are."""
     return np.ma.masked_invalid(np.array(list(values), dtype=float)).mean().tolist()
+
+
+def score_table(title, columns, *more):
+    """Lines: of each attribute, and in the mean, these figures.
+
+    Args: `title` of the first column; `columns`, title -> attribute -> a figure, or None; `more` rows that follow.
+    """
+    keys = next(iter(columns.values()))
+    rows = [[excerpt(key, 40), *(score(its[key]) for its in columns.values())] for key in keys]
+    rows.append(["mean", *(score(mean(its.values())) for its in columns.values())])
+    return table([*rows, *more], [title, *columns])
+
+
+def by_attribute(result, name):
+    """Attribute -> its figure of this name, None where it has none. Args: `result` of `report`."""
+    return {key: figures.get(name) for key, figures in result["attributes"].items()}
 
 
 def scores(matrix):

@@ -3,6 +3,7 @@
 import numpy as np
 
 from utils.base.errors import UserError
+from utils.base.files import write_csv
 from utils.data.attributes import UNKNOWN, is_number, read_attributes
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # Excel takes wide ones for these
@@ -29,6 +30,14 @@ def class_texts(attributes, language):
         key: {**one.names, "en": one.classes}.get(language, one.classes) for key, one in attributes.items()
     }
     return {key: list(map(table_text, its)) for key, its in names.items()}
+
+
+def write_classes(path, columns, by_class, encoding="utf-8"):
+    """A table with a row for each class. Args: `columns` besides attribute and class; `by_class`, attribute -> (class, its cells …)."""
+    rows = [
+        [table_text(key), table_text(name), *its] for key, each in by_class.items() for name, *its in each
+    ]
+    write_csv(path, ["attribute", "class", *columns], rows, encoding)
 
 
 class PredictionTable:

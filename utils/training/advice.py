@@ -42,19 +42,3 @@ def _classes_without_photos(attributes, counts):
             elif absent:
                 lines.append(f"{key}: no {title} photo of {listed(absent)}: {some}")
     return lines
-
-
-def for_top1(options, is_last):
-    """What to do about attributes whose Top-1 is below the majority. Args: `options` of train.py, a dict; `is_last`, whether the
-    last epoch was the best."""
-    favour = {
-        "--logit-adjustment 0": options["logit_adjustment"],
-        "--loss-weight False": options["loss_weight"],
-    }
-    undone = [option for option, is_given in favour.items() if is_given]
-    undone += ["--best top1"] * (options["best"] == "acsa")
-    if undone:
-        return f"this run let rare classes count as much as frequent ones (ACSA); for Top-1 train with {' '.join(undone)}"
-    if is_last:
-        return "the last epoch was the best: train longer"
-    return "it takes more photos of the other classes, and photos that show it"

@@ -1,21 +1,19 @@
 """What is told of a run: its log's header, each epoch's lines and row, the curves, the end."""
 
-import csv
 import itertools
 import logging
 import os
 import pathlib
 import shutil
 
-from utils.base.errors import UserError, excerpt
-from utils.base.files import atomic
+from utils.base.errors import UserError
 from utils.base.log import logger, right, score, table, wide
-from utils.evaluation.metrics import CHOSEN, below_majority, majority, mean
+from utils.evaluation.metrics import CHOSEN, below_majority, majority, score_table
 from utils.evaluation.plots import COLUMNS, draw_curves, read_run, save
-from utils.evaluation.predictions import table_text
-from utils.training.advice import for_top1
+from utils.evaluation.predictions import write_classes
 
 BEST_SO_FAR = "best"  # at the end of an epoch's line
+SHOWN = {"top1": "Top-1", "acsa": "ACSA", "majority": "majority"}  # of `utils.evaluation.metrics.scores`
 
 
 def header(net, counts, tables, options, notes):
@@ -40,14 +38,10 @@ def header(net, counts, tables, options, notes):
             logger.debug(f"{part}, {key}: {each}" + (f" ({unknown} not known)" if unknown else ""))
 
 
-def write_classes(path, counts, attributes):
-    """A table with a row for each class: attribute, class, and its photos in training and validation, of `utils.data.dataset.class_counts`."""
-    with atomic(path) as file:
-        writer = csv.writer(file)
-        writer.writerow(["attribute", "class", *counts])
-        for key, attribute in attributes.items():
-            each = zip(map(table_text, attribute.classes), *(part[key] for part in counts.values()))
-            writer.writerows([table_text(key), *row] for row in each)
+def write_counts(path, counts, attributes):
+    """A table of each class's photos in training and validation, of `utils.data.dataset.class_counts`."""
+    each = {key: (one.classes, *(part[key] for part in counts.values())) for key, one in attributes.items()}
+    write_classes(path, counts, {key: zip(*columns) for key, columns in each.items()})
 
 
 def columns(attributes):
@@ -69,13 +63,14 @@ def metrics_row(state, losses, scores):
     return {**row, "seconds": round(state.seconds(), 2)}
 
 
-def epoch(row, scores, attributes):
-    """Confusion matrices and scores of an epoch, for the file. Args: `row` of metrics.csv; `scores` as of `metrics_row`."""
+def epoch(scores, attributes):
+    """Confusion matrices and scores of an epoch, for the file. Args: `scores` as of `metrics_row`."""
     lines = []
     for key, attribute in attributes.items():
         rows = [[f"  {i} {name}", *scores["matrix"][key][i]] for i, name in enumerate(attribute.classes)]
         lines += [f"{key}: rows are labels, columns predictions", *table(rows, ["", *range(len(rows))])]
-    for line in lines + score_table("validation", row, scores["majority"]):
+    columns = {title: scores[name] for name, title in SHOWN.items()}
+    for line in lines + score_table("validation", columns):
         logger.debug(line)
 
 
@@ -113,25 +108,16 @@ class EpochLines:
         logger.log(level, line.rstrip(), extra={"mark": mark})
 
 
-def score_table(title, row, majorities):
-    """Lines: of each attribute, and in the mean, Top-1 and ACSA, from a row of metrics.csv, beside the majority."""
-    rows = [
-        [excerpt(key, 40), *map(score, (row[f"val_top1_{key}"], row[f"val_acsa_{key}"], share))]
-        for key, share in majorities.items()
-    ]
-    rows.append(["mean", *map(score, (row["val_top1"], row["val_acsa"], mean(majorities.values())))])
-    return table(rows, [title, "Top-1", "ACSA", "majority"])
-
-
-def summary(run, counts, options):
-    """The best epoch beside the majority, and where everything is. Args: `counts` of `utils.data.dataset.class_counts`; `options` of train.py, a dict."""
+def summary(run, counts):
+    """The best epoch beside the majority, and where everything is. Args: `counts` of `utils.data.dataset.class_counts`."""
     best, majorities = run.best, {key: majority(numbers) for key, numbers in counts["val"].items()}
     logger.info("")
-    for line in score_table(f"best: epoch {best['epoch']}", best, majorities):
+    top1, acsa = ({key: best[f"{name}_{key}"] for key in majorities} for name in ("val_top1", "val_acsa"))
+    columns = {"Top-1": top1, "ACSA": acsa, "majority": majorities}
+    for line in score_table(f"best: epoch {best['epoch']}", columns):
         logger.info(line)
     logger.info(CHOSEN)
-    way_out = for_top1(options, best is run.rows[-1])
-    low = below_majority({key: best[f"val_top1_{key}"] for key in majorities}, majorities, way_out)
+    low = below_majority(top1, majorities)
     if low:
         logger.warning(f"warning: {low}")
     size = os.path.getsize(run.best_file) / 1e6
