@@ -17,7 +17,7 @@ from utils.nets.backbones import build_backbone, fitting, full_name, timm_name
 from utils.nets.checkpoint import is_finite, load_state, read_checkpoint
 from utils.nets.hub import CLIP_MODEL, STUDENT, find_checkpoint
 
-SPLIT = ("val", "test", "group")  # keys of the attributes that say which photos are held out
+SPLIT = ("val", "test", "fold", "group")  # keys of the attributes that say which photos are held out
 
 
 class Student(nn.Module):

@@ -8,12 +8,18 @@ from typing import Any, Dict, NamedTuple
 
 from utils.base.cli import exit_code
 from utils.base.signals import StopSignals
-from utils.training.options import length_for, parse_args
+from utils.training.options import each_fold, length_for, parse_args
 
 # Torch is imported by main(), once the options are known to be right: --help and typing errors answer at once.
 
 
 def main(argv=None):
+    for words in each_fold(sys.argv[1:] if argv is None else argv):
+        run_version(words)
+
+
+def run_version(argv):
+    """One run, begun or resumed. Args: words of the command line."""
     args = parse_args(argv)
     with StopSignals() as signals:
         from utils.base import log
@@ -24,7 +30,9 @@ def main(argv=None):
 
         world = World(args.device)
         log.start(world.rank)
-        log.logger.debug("command: train.py " + shlex.join(sys.argv[1:] if argv is None else argv))
+        log.logger.debug("command: train.py " + shlex.join(argv))
+        if args.fold:
+            log.logger.info(f"fold {' of '.join(args.fold.split('/'))}: {args.version}")
         keep_freed_memory()
         with world, version_folder(args.version, world):
             run = Run(args.version, world.is_first, args.best, args.keep)
@@ -75,6 +83,7 @@ def prepare(args, run, saved, world):
     make_reproducible(args.seed)
     precision = world.broadcast(choose_precision(saved.meta.get("precision", args.precision), world.device))
     attributes, loss = read_attributes(args.attributes, args.prompts), loss_options(args)
+    attributes = attributes.of_fold(args.fold) if args.fold else attributes
     tables = read_all_tables(args, attributes)
     rows = len(tables["train"].names)
     args.choose(*length_for(rows), f"chosen for {rows:,} photos")

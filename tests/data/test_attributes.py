@@ -16,7 +16,7 @@ from PIL import Image
 from networks import Student, load_network
 from utils.base.errors import UserError
 from utils.data.attributes import PARTS, UNKNOWN, Attributes, attributes_of, read_attributes
-from utils.data.dataset import load_pixels, parts_of_rows, read_tables
+from utils.data.dataset import fold_of, load_pixels, parts_of_rows, read_tables
 from utils.data.folders import PhotoFolder
 from utils.data.photos import letterbox, read_rgb
 from utils.data.tables import read_table
@@ -175,6 +175,11 @@ WRONG = {
     **{f"val {v}": ({**SHOP, "val": v}, "val: ", "0.2") for v in (0, 1, -0.5, 20, float("nan"), float("inf"))},
     "val true": ({**SHOP, "val": True}, "val: must be an object"),
     "val enormous": ({**SHOP, "val": 10**5000}, "val: "),
+    "a fold behind the last": ({**SHOP, "val": 0.2, "fold": 6}, "fold: needs a share val, times which it is at most 1"),
+    "a fold of a table": ({**SHOP, "val": {}, "fold": 1}, "fold: needs a share val"),
+    "a fold beside a share": ({**SHOP, "val": 0.2, "test": 0.2, "fold": 1}, "and no share test"),
+    "half a fold": ({**SHOP, "val": 0.2, "fold": 1.5}, "fold: must be a whole number from 1 to 100, not float"),
+    "an endless fold": ({**SHOP, "val": 0.2, "fold": 10**400}, "fold: must be a whole number from 1 to 100"),
     "nothing left to train on": ({**SHOP, "val": 0.5, "test": 0.5}, "val and test: 1 of the training table", "below 1"),
     "test true": ({**SHOP, "test": True}, "test: must be an object"),
     "a group that is no text": ({**SHOP, "group": 5}, "group: must be", "not int"),
@@ -743,6 +748,49 @@ def read_all_parts(folder, attributes):
     parts = [part for part in PARTS if part in attributes.content]
     tables = read_tables(str(folder), attributes, parts, skip_unreadable=True)
     return {name: set(table.names) for name, table in tables.items()}
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 7, 49, 100])
+def test_each_row_is_held_out_by_one_fold(count):
+    groups = [f"{i}.jpg" for i in range(20_000)]
+    folds = fold_of(groups, count)
+    assert sorted(set(folds)) == list(range(1, count + 1)) and folds.dtype.kind == "i"
+    assert abs(np.bincount(folds)[1:] - 20_000 / count).max() < 5 * (20_000 / count) ** 0.5
+    assert (fold_of(groups[::-1], count) == folds[::-1]).all()
+    for number in {1, 2, count}:
+        layout = shop().of_fold(f"{number}/{count}").layout
+        parts = parts_of_rows(groups, [], layout.shares, layout.fold)
+        assert ((parts == "val") == (folds == number)).all() and set(parts) == {"train", "val"}
+
+
+def test_the_last_fold_has_the_highest_hash(monkeypatch):
+    monkeypatch.setattr("utils.data.dataset._hashes", lambda groups: np.array([0, 1 - 2**-48]))
+    for count in range(2, 101):
+        assert fold_of("ab", count).tolist() == [1, count]
+
+
+def test_a_fold_goes_by_the_hash_alone(products):
+    """Also where a class would have no photo held out, or all of them; a table of val plays no part, nor a share test."""
+    folder = products(
+        "file,sleeve_type,product\n" + rows(2000) + "".join(f"x{i}.jpg,Very long,9\n" for i in range(9))
+    )
+    table = read_table(
+        str(folder / "products.csv"), PhotoFolder(str(folder / "photos")), shop(group="product")
+    )
+    folds = fold_of(table[2], 5)
+    seen = []
+    for number in range(1, 6):
+        for val in (0.2, {"table": "none.csv", "photos": "none"}):
+            attributes = shop(group="product", val=val, test=0.1).of_fold(f"{number}/5")
+            parts = split_names(folder, attributes)
+            assert parts["val"] == {name for name, fold in zip(table[0], folds) if fold == number}
+            assert parts["train"] == set(table[0]) - parts["val"]
+        seen += parts["val"]
+        assert len({name for name in parts["val"] if name[0] == "x"}) in (0, 9)
+    assert len(seen) == len(set(seen)) == 2009
+    kept = shop(test={"table": "last.csv", "photos": "photos"}).of_fold("1/5")
+    assert "test" in kept.layout.parts and Attributes(kept.to_meta(), "meta").layout == kept.layout
+    assert Attributes(kept.to_meta(tables=False), "meta").layout.fold is None
 
 
 def test_a_share_that_leaves_nothing(products):

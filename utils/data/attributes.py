@@ -20,7 +20,7 @@ CONTAINS = {"no": "a photo of a garment without {value}", "yes": "a photo of a g
 MAX_CLASSES = 1000
 MAX_NAME = 200  # characters
 # Keys of the file, and of an attribute.
-FILE = ("name", "image", "train", "val", "test", "group", "unknown", "box", "exif", "encoding", "attributes")
+FILE = "name image train val test fold group unknown box exif encoding attributes".split()
 ATTRIBUTE = ("column", "short", "title", "names", "classes", "contains", "separator", "ignore")
 PARTS = ("train", "val", "test")  # of a data set
 UNKNOWN = -1  # the label of a cell that says nothing
@@ -59,6 +59,7 @@ class Layout(NamedTuple):
     box: Optional[Tuple[str, ...]] = None  # columns xmin, ymin, xmax, ymax, in photo pixels
     exif: bool = False  # whether photos are turned as their EXIF says
     encoding: str = "utf-8"  # of the tables
+    fold: Optional[int] = None  # which of the parts as large as val is held out, from 1
 
     def part(self, name):
         """A part of the data set. Raises: UserError if there is none of this name."""
@@ -95,7 +96,7 @@ class Attributes(Dict[str, Attribute]):
 
     def to_meta(self, tables=True):
         """Plain values for a checkpoint; without `tables`, nothing about where the data set is."""
-        return {k: v for k, v in self.content.items() if tables or k not in PARTS}
+        return {k: v for k, v in self.content.items() if tables or k not in (*PARTS, "fold")}
 
     def with_prompts(self, path):
         """The same with the prompts of a JSON file: name -> for each class, in label order, a sentence or a list of them."""
@@ -110,6 +111,12 @@ class Attributes(Dict[str, Attribute]):
             for details, sentence in zip(classes, sentences):
                 details["prompt"] = sentence
         return Attributes(content, source)
+
+    def of_fold(self, fold):
+        """The same where the K-th of N parts of the training table is held out for validation. Args: `fold`, a text "K/N"."""
+        number, count = map(int, fold.split("/"))
+        kept = {key: value for key, value in self.content.items() if key != "test" or isinstance(value, dict)}
+        return Attributes({**kept, "val": 1 / count, "fold": number}, f"--fold {fold}")
 
     def differences(self, other):
         """Lines that say how the other's attributes and classes differ from these, in whatever order they are."""
@@ -233,8 +240,11 @@ def _check_file(content):
                 _check(inner, path, at)
         elif key != "attributes":
             _check(key, value, where)
-    held_out = sum(_shares(content).values())
+    shares = _shares(content)
+    held_out = sum(shares.values())
     _need(held_out < 1, "val and test", f"{held_out:g} of the training table; together they must be below 1")
+    fits = "fold" not in content or (list(shares) == ["val"] and content["fold"] * shares["val"] <= 1)
+    _need(fits, "fold", "needs a share val, times which it is at most 1, and no share test")
 
     unknown, shorts = set(map(plain_name, content.get("unknown", []))), {}
     for name, value, where in _items(content.get("attributes"), "attributes"):
@@ -281,6 +291,8 @@ def _check(key, value, where):
     elif key in ("val", "test"):
         wanted = "an object, or a share of the training table above 0 and below 1, such as 0.2"
         fits = type(value) in (int, float) and 0 < value < 1
+    elif key == "fold":
+        wanted, fits = "a whole number from 1 to 100", type(value) is int and 1 <= value <= 100
     elif key in ("unknown", "ignore"):
         wanted = 'a list of cells, such as ["", "n/a"]'
         fits = isinstance(value, list) and all(isinstance(cell, str) for cell in value)

@@ -72,7 +72,7 @@ def read_tables(data_dir, attributes, splits=SPLITS, skip_unreadable=False, boxe
     for name in splits:
         table = read(layout.part(name))
         if name in layout.shares or (name == "train" and layout.shares):
-            chosen = parts_of_rows(table.groups, table.labels.values(), layout.shares) == name
+            chosen = parts_of_rows(table.groups, table.labels.values(), layout.shares, layout.fold) == name
             if not chosen.any():
                 raise UserError(f"{layout.part(name).table}: too few rows: the shares leave none for {name}")
             table = table.rows(np.flatnonzero(chosen))
@@ -135,15 +135,28 @@ def read_unlabelled(folders, tables, follow_links=False):
     return found
 
 
-def parts_of_rows(groups, labels, shares):
+def fold_of(groups, count):
+    """Which of `count` folds holds each row out, int `(N,)` from 1: by its group's hash alone. Args: `groups` as in `Table`."""
+    return (_hashes(groups) // (1 / count)).astype(int) + 1
+
+
+def _hashes(groups):
+    """Of each group's name a number from 0 to below 1, float64 `(N,)`."""
+    return np.array([int(hashlib.sha256(group.encode()).hexdigest()[:12], 16) / 16**12 for group in groups])
+
+
+def parts_of_rows(groups, labels, shares, fold=None):
     """The part of a data set that each row of its training table belongs to, array `(N,)` of names.
 
     A hash of the row's group decides, so that a row stays where it is when others come. A class of 5 photos or more that
-    would have none in a part gives it the group of the lowest hash, if others are left.
+    would have none in a part gives it the group of the lowest hash, if others are left. With a `fold` the hash alone decides.
 
-    Args: `groups` as in `Table`; `labels`, an int64 array `(N,)` for each attribute; `shares`, part -> its share.
+    Args: `groups` as in `Table`; `labels`, an int64 array `(N,)` for each attribute; `shares`, part -> its share; `fold`, which of the
+        shares of val's size is val.
     """
-    hashes = np.array([int(hashlib.sha256(group.encode()).hexdigest()[:12], 16) / 16**12 for group in groups])
+    hashes = _hashes(groups)
+    if fold is not None:  # as `fold_of` has it
+        return np.where(hashes // shares["val"] + 1 == fold, "val", "train")
     parts, start = np.full(len(groups), "train", dtype="U5"), 0.0
     for name, share in shares.items():
         # From the part's own start on: a further share takes rows of the training part only.

@@ -17,7 +17,7 @@ STATES = ("state_dict_ema", "model_ema", "state_dict", "model")
 MODEL_ROOT = "model"
 EPOCH_FILE = re.compile(r"model_(\d+)\.pt")
 # Options that say nothing about a network and how it was trained: they are not in its checkpoints.
-LOCAL = "cache_dir data_dir device keep log_interval overwrite resume tensorboard".split()
+LOCAL = "cache_dir data_dir device folds keep log_interval overwrite resume tensorboard".split()
 LOCAL += "save_every_minutes save_teacher_logits".split()
 PATHS = ("attributes", "prompts", "teacher_logits", "unlabelled")  # options that name a file, or folders
 SOURCES = ("clip_model", "student_weights")  # that may, or a repository of the hub

@@ -1,6 +1,7 @@
 """The options of train.py: their parser, what words among them stand for, and how they must fit each other."""
 
 import argparse
+import re
 import sys
 from importlib.util import find_spec
 
@@ -23,6 +24,14 @@ def number_or(word):
     return lambda text: text if text == word else number(int, 1)(text)
 
 
+def fold(text):
+    """A type: K/N, the K-th of N folds, 2 to 100."""
+    found = re.fullmatch("([1-9][0-9]?|100)/([2-9]|[1-9][0-9]|100)", text)
+    if found and int(found[1]) <= int(found[2]):
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r} is not K/N, fold K of 2 to 100 folds, such as 1/5")
+
+
 # fmt: off
 def get_args_parser():
     about = "Train the teacher (FashionCLIP) or, with --kd-learning True, a student (TinyViT-5M, or another backbone)."
@@ -42,6 +51,8 @@ def get_args_parser():
     g = p.add_argument_group("data")
     p.data_options(g)
     p.unlabelled_option(g)
+    g.add_argument("--fold", type=fold, help="hold out the K-th of N parts of the training table for validation, in place of what the attributes say; told by a hash of the photo's name, or of its group", metavar="K/N")
+    g.add_argument("--folds", type=number(int, 2, 100), help="train N versions one after the other, NAME-fold-1 to NAME-fold-N, each with another of N parts held out; the same command goes on after an interruption", metavar="N")
     g.add_argument("--batch-size", type=number_or(AUTO), default=64, help="images per training step; auto: 16 with fewer than 500 rows, 32 below 10,000, then 64", metavar="N")
     g.add_argument("--val-batch-size", type=number(int, 1), default=32, help="images per step of validation and of the teacher's pass", metavar="N")
 
@@ -189,6 +200,18 @@ def parse_args(argv=None):
     if args.tensorboard and find_spec("tensorboard") is None:
         parser.error("--tensorboard needs a package: pip install tensorboard")
     return args
+
+
+def each_fold(argv):
+    """The command lines of --folds, a list of words for each; otherwise the given one alone."""
+    args = parse_args(argv)
+    if args.fold or not args.folds:
+        return [argv]
+    goes_on = [] if args.overwrite else ["--resume", "True"]
+    return [
+        [*argv, "--version", f"{args.version}-fold-{number}", "--fold", f"{number}/{args.folds}", *goes_on]
+        for number in range(1, args.folds + 1)
+    ]
 
 
 def without_effect(args):
