@@ -274,9 +274,7 @@ def _load_pretrained(name_or_path, prompts):
         problem = f"its tokenizer knows {len(tokenizer)} tokens, its text tower {tokens}"
         raise UserError(f"CLIP model {name_or_path}: {problem}; {WAY_OUT}")
     if side != SIZE:
-        raise UserError(
-            f"CLIP model {name_or_path}: takes {side} pixels a side; choose one that takes {SIZE}"
-        )
+        raise UserError(f"CLIP model {name_or_path}: takes {side} pixels a side; choose one of {SIZE}")
     missing = [name for name in info["missing_keys"] if not name.endswith("position_ids")]
     missing += map(str, info["mismatched_keys"])
     if missing:

@@ -50,11 +50,6 @@ class Student(nn.Module):
         """The attributes that have a distillation head."""
         return [key for number, key in enumerate(self.attributes) if str(number) in self.distillation_heads]
 
-    @property
-    def distillation(self):
-        """Whether it has distillation heads."""
-        return len(self.distillation_heads) > 0
-
     def keep_heads(self, taught):
         """Leave out the distillation heads of other attributes than these, of which a teacher tells nothing."""
         for number, key in enumerate(self.attributes):
@@ -86,7 +81,7 @@ class Student(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             features = features.float()
             class_logits = {key: head(features) for key, head in zip(self.attributes, self.class_heads)}
-            if not self.distillation:
+            if not self.taught:
                 return class_logits
             distillation_logits = {key: head(features) for key, head in self._second_heads().items()}
         if self.training:
@@ -103,11 +98,11 @@ class Student(nn.Module):
 
     def describe(self):
         """Plain values from which the network can be built again (see `from_meta`)."""
-        about = {"role": self.role, "distillation": self.distillation, "backbone": self.backbone_name}
+        about = {"role": self.role, "distillation": bool(self.taught), "backbone": self.backbone_name}
         # What is usual is not said, as in files of earlier versions: a half, and all.
-        if self.distillation and {*self.class_share.values()} != {0.5}:
+        if self.taught and {*self.class_share.values()} != {0.5}:
             about["class_share"] = self.class_share
-        if self.distillation and len(self.taught) < len(self.attributes):
+        if self.taught and len(self.taught) < len(self.attributes):
             about["taught"] = self.taught
         return about
 
@@ -121,7 +116,7 @@ class Student(nn.Module):
         said, taught = meta.get("class_share"), meta.get("taught")
         if isinstance(taught, list):
             net.keep_heads(taught)
-        if net.distillation and "class_share" in meta:
+        if net.taught and "class_share" in meta:
             shares = [said.get(key) for key in attributes] if isinstance(said, dict) else [None]
             if not all(isinstance(share, (int, float)) and share in (0, 0.5, 1) for share in shares):
                 raise UserError(f"{source}: its meta do not say which heads have learned")

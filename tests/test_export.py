@@ -41,7 +41,7 @@ def noise(count):
 def test_folded_is_equal(tiny_vit):
     net, _ = load_network(f"{tiny_vit}/student.pt")
     folded, pixels = net.folded(), torch.from_numpy(noise(2)).permute(0, 3, 1, 2)
-    assert net.distillation and not folded.distillation
+    assert net.taught and not folded.taught
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
     with torch.no_grad():
         for key, logits in net(pixels).items():

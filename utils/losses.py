@@ -93,9 +93,8 @@ def check_learnable(options, labels, taught=None):
     """UserError for an attribute of which a student learns nothing, neither from labels nor from a teacher. Args: as above."""
     for key, values in labels.items():
         if (values == UNKNOWN).all() and not _is_taught(options, key, taught):
-            raise UserError(
-                f"{key}: no training image has a label, and no teacher tells it; take it out of --attributes"
-            )
+            problem = "no training image has a label, and no teacher tells it"
+            raise UserError(f"{key}: {problem}; take it out of --attributes")
 
 
 def learned(options, labels, sizes, teacher=None, targets=None):
@@ -139,11 +138,9 @@ def learned_before(options, meta):
 
 def smoothed_away(options, labels, sizes):
     """Attributes in which label smoothing lets the rare classes win once the prior is taken off, see `is_overturned`."""
-    shares = {key: values.exp() for key, values in log_shares(labels, sizes).items()}
-    spread = {key: values**options.adjustment for key, values in shares.items()}
-    return [
-        key for key in sizes if is_overturned(options.smoothing, spread[key] / spread[key].sum(), shares[key])
-    ]
+    shares = log_shares(labels, sizes)
+    spread = {key: (options.adjustment * values).softmax(dim=0) for key, values in shares.items()}
+    return [key for key in sizes if is_overturned(options.smoothing, spread[key], shares[key].exp())]
 
 
 def overweighted(options, labels, sizes):

@@ -28,20 +28,14 @@ class CosineAnnealingWarmUpRestarts(_LRScheduler):
 
     Args:
         optimizer: its own lr is where each cycle starts and ends.
-        T_0: epochs of the first cycle, warm-up included, above `T_up`.
+        T_0: epochs of the first cycle, warm-up included.
         T_mult: the falling part of a cycle is this many times as long as the one before.
         eta_max: peak of the first cycle.
-        T_up: epochs of warm-up.
+        T_up: epochs of warm-up, below `T_0`.
         gamma: each peak is this many times the one before.
     """
 
     def __init__(self, optimizer, T_0, T_mult=1, eta_max=0.1, T_up=0, gamma=1.0):
-        if not isinstance(T_0, int) or T_0 < 1:
-            raise ValueError(f"T_0 must be a whole number of epochs above 0, not {T_0}")
-        if not isinstance(T_mult, int) or T_mult < 1:
-            raise ValueError(f"T_mult must be a whole number above 0, not {T_mult}")
-        if not isinstance(T_up, int) or not 0 <= T_up < T_0:
-            raise ValueError(f"T_up must be a whole number of epochs from 0 to below T_0 = {T_0}, not {T_up}")
         self.cycle = dict(eta_max=eta_max, T_0=T_0, T_mult=T_mult, T_up=T_up, gamma=gamma)
         super().__init__(optimizer)
 

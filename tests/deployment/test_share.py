@@ -53,7 +53,7 @@ def test_files(shared, work):
     assert (shared / "use.py").read_bytes() == share.USE.read_bytes()
     net, meta = load_network(shared)
     before, _ = load_network(work / "student.pt")
-    assert net.distillation and same(net.state_dict(), before.state_dict())  # as trained: not folded
+    assert net.taught and same(net.state_dict(), before.state_dict())  # as trained: not folded
     assert meta["options"] == {"version": "tried"} and meta["attributes"] == ATTRIBUTES.to_meta(tables=False)
 
 

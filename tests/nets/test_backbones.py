@@ -133,8 +133,8 @@ def test_a_student_teaches(train, place):
     with np.load("taught.npz") as file:
         for key in ATTRIBUTES:
             assert np.array_equal(file[f"logits.{key}"], last[key].numpy())
-    assert teacher.backbone_name.startswith("tf_efficientnet_lite0") and not teacher.distillation
-    assert load_network("model/s/best.pt")[0].distillation
+    assert teacher.backbone_name.startswith("tf_efficientnet_lite0") and not teacher.taught
+    assert load_network("model/s/best.pt")[0].taught
 
 
 def test_a_teacher_of_other_attributes(train, fails, place):

@@ -107,11 +107,6 @@ def visible(text):
     return UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
-def visible_lines(text):
-    """The same of a message of several lines."""
-    return "\n".join(map(visible, text.split("\n")))
-
-
 def is_utf8(text):
     """Whether a name can be written: bytes of one that are not in UTF-8, Python holds as lone surrogates."""
     return not re.search("[\ud800-\udfff]", text)

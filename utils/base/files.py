@@ -89,8 +89,9 @@ def check_folder(folder, names, sign):
     recorded, first = _recorded(folder), _content(folder, sign[0])
 
     def is_own(name):
+        path = os.path.join(folder, name)
         if sign[0] in recorded:
-            return recorded.get(name) == _digest(_content(folder, name))
+            return os.path.isfile(path) and recorded.get(name) == digest_of(path)
         return sign[1] in first and name != "README.md"  # the record, if any, is another command's
 
     changed = [name for name in names if os.path.lexists(os.path.join(folder, name)) and not is_own(name)]
@@ -99,9 +100,9 @@ def check_folder(folder, names, sign):
         raise UserError(f"--output {folder}: {', '.join(changed)}: {problem}")
 
 
-def record(folder, contents):
-    """Note in a folder how its files, name -> bytes, were written, for `check_folder`."""
-    written = {name: _digest(content) for name, content in contents.items()}
+def record(folder, names):
+    """Note in a folder how these of its files are, now that they are written, for `check_folder`."""
+    written = {name: digest_of(os.path.join(folder, name)) for name in names}
     with atomic(os.path.join(folder, RECORD)) as file:
         # Files that are not written this time stay known.
         json.dump({**_recorded(folder), **written}, file, indent=1)
@@ -117,10 +118,6 @@ def _recorded(folder):
 def _content(folder, name):
     path = Path(folder, name)
     return path.read_bytes() if path.is_file() else b""
-
-
-def _digest(content):
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def digest_of(path):

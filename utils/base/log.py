@@ -11,7 +11,7 @@ import unicodedata
 
 from tqdm import tqdm
 
-from utils.base.errors import visible_lines
+from utils.base.errors import visible
 from utils.base.files import failure
 
 logger = logging.getLogger("fashion")
@@ -21,7 +21,7 @@ PLAIN = "\x1b[0m"
 
 def _visible(record):
     """Whatever handler a line goes to, names in it cannot do anything there."""
-    record.msg, record.args = visible_lines(record.getMessage()), ()
+    record.msg, record.args = "\n".join(map(visible, record.getMessage().split("\n"))), ()
     return True
 
 

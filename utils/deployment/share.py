@@ -57,7 +57,7 @@ def write_folder(output, student, net, meta, card):
             (folder / CARD).write_text(card, encoding="utf-8")
             for file in (student, USE):
                 shutil.copy(file, folder)
-            files.record(folder, {path.name: path.read_bytes() for path in folder.iterdir()})
+            files.record(folder, os.listdir(folder))
             if os.path.exists(target):
                 os.rename(target, os.path.join(scratch, "old"))
             folder.rename(target)

@@ -10,6 +10,7 @@ import numpy as np
 
 from utils.base.errors import UserError, reason_of
 from utils.base.files import atomic, read_json
+from utils.evaluation.metrics import majority
 from utils.evaluation.predictions import table_text
 
 # matplotlib and tensorboard are imported where they are first used, since training does without them; pandas, since it is slow.
@@ -105,8 +106,7 @@ def read_run(path):
         metrics[["epoch", "lr", *COLUMNS]]
         if os.path.exists(classes):  # old runs have none
             counts = pd.read_csv(classes, dtype={"attribute": str}, keep_default_na=False)
-            counts = counts.groupby("attribute")["val"]
-            shares = counts.max() / counts.sum()
+            shares = counts.groupby("attribute")["val"].agg(majority)
             majorities = {f"val_top1_{key}": shares[table_text(key)] for key in _attributes(metrics)}
             majorities["val_top1"] = shares.mean()
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -155,9 +155,8 @@ def draw_curves(runs):
         ax.grid(alpha=0.25)
     if any(run.majorities for run in runs.values()):
         axes[0].plot([], [], "--", linewidth=1, color="#999999", label="always the most frequent class")
-    figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=10, frameon=False
-    )
+    handles = axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside right center", fontsize=10, frameon=False)
     return figure
 
 

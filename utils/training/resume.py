@@ -16,10 +16,9 @@ BEGIN_ANEW = "begin anew with --overwrite True"
 NO_STATE = f"holds no state of a run; {BEGIN_ANEW}"
 MAY_CHANGE = {*LOCAL, "epochs", "version"}  # options; a version's folders may be renamed
 FACTS = {"names": "names", "labels": "labels", "stamps": "sizes", "boxes": "boxes"}  # fields of a `Table`
-# What a last.pt must hold under "progress".
-KEYS = set(
-    "cuda_random_state data epoch losses optimizer order_state random_state rows scheduler seconds teacher_logits".split()
-)
+TEACHER = {"identity", "prior"}  # of `utils.training.teacher.Teacher.fingerprint`
+# What a last.pt must hold under "progress", as far as it is used before all of it is loaded.
+KEYS = {"rows": list, "data": str, "epoch": int, "losses": torch.Tensor}
 
 
 class Saved(NamedTuple):
@@ -49,13 +48,10 @@ class Saved(NamedTuple):
         names = [name for name in now if name not in MAY_CHANGE and now[name] != before[name]]
         if {"views", "decay_epoch"} & {*names} and now["epochs"] != before["epochs"]:
             names = ["epochs", *names]  # which these two may follow
-        differences = [
-            f"{'' if name == 'processes' else '--'}{name.replace('_', '-')} is {now[name]}, was {before[name]}"
-            for name in names
-        ]
-        if differences:
-            folder = os.path.dirname(self.path)
-            raise UserError(f"--resume: {folder} began with other options: {'; '.join(differences)}")
+        if names:
+            each = (f"--{name.replace('_', '-')} is {now[name]}, was {before[name]}" for name in names)
+            said = "; ".join(each).replace("--processes", "processes")
+            raise UserError(f"--resume: {os.path.dirname(self.path)} began with other options: {said}")
 
     def check_attributes(self, attributes):
         """UserError unless attributes are those that the run began with."""
@@ -84,10 +80,9 @@ class Saved(NamedTuple):
         if self.meta["role"] == "student":
             network = os.path.join(os.path.dirname(self.path), BEST)
             way_out += f", or train on from the network: another --version, --student-weights {network}"
-        problem = f"other {differ or ' or '.join(FACTS.values())} of the photos which can be read"
-        raise UserError(
-            f"--resume: --data-dir is not the data set that the run began with: {problem}. {way_out}"
-        )
+        other = f"other {differ or ' or '.join(FACTS.values())} of the photos which can be read"
+        problem = "--data-dir is not the data set that the run began with"
+        raise UserError(f"--resume: {problem}: {other}. {way_out}")
 
     def load(self, state, targets):
         """Once, since the tensors are large. Args: the run's `TrainState` and `Targets`. Raises: UserError for others' values."""
@@ -144,21 +139,22 @@ def facts(tables):
 
 def _is_state(meta, progress):
     """Whether a checkpoint's content is of the form that `Run.save` writes, as far as it is used before it is loaded."""
-    if not (isinstance(progress, dict) and set(progress) >= KEYS and isinstance(progress["rows"], list)):
+    is_dict = isinstance(progress, dict)
+    if not (is_dict and all(isinstance(progress.get(name), kinds) for name, kinds in KEYS.items())):
         return False
-    rows, logits, teacher = (progress.get(name) for name in ("rows", "teacher_logits", "teacher"))
+    rows, options = progress["rows"], meta.get("options")
+    logits, teacher = progress.get("teacher_logits"), progress.get("teacher")
     return (
         all(isinstance(row, dict) for row in rows)
         and [row.get("epoch") for row in rows] == list(range(1, len(rows) + 1))
         and {type(value) for row in rows for value in row.values()} <= {int, float, type(None)}
         and all(isinstance(row.get(name), (int, float)) for row in rows for name in ("val_top1", "val_acsa"))
-        and type(progress["epoch"]) is int
-        and torch.is_tensor(progress["losses"])
         and progress["losses"].dim() == 2
-        and (logits is None or (isinstance(logits, dict) and all(map(torch.is_tensor, logits.values()))))
-        and (teacher is None or (isinstance(teacher, dict) and set(teacher) == {"identity", "prior"}))
-        and isinstance(meta.get("options"), dict)
-        and all(type(meta["options"].get(name)) is int for name in ("epochs", "batch_size"))
+        and {type(logits), type(teacher)} <= {dict, type(None)}
+        and all(map(torch.is_tensor, (logits or {}).values()))
+        and set(teacher or TEACHER) == TEACHER
+        and isinstance(options, dict)
+        and all(type(options.get(name)) is int for name in ("epochs", "batch_size"))
         and meta.get("precision") in ("fp32", "bf16")
         and meta.get("role") in ("teacher", "student")
     )

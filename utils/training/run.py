@@ -81,9 +81,8 @@ class Run:
         for source in filter(None, sources if overwrite else ()):
             paths = map(os.path.realpath, (source, os.path.join(MODEL_ROOT, source)))
             if any(path.startswith(f"{folder}{os.sep}") or path == folder for path in paths):
-                raise UserError(
-                    f"{source} is in {self.model_dir}, which --overwrite removes; take another --version"
-                )
+                problem = f"is in {self.model_dir}, which --overwrite removes"
+                raise UserError(f"{source} {problem}; take another --version")
         # A best.pt alone may be one that somebody has put there, for --teacher.
         has_epochs = bool(epoch_files(self.model_dir)) or os.path.exists(self.best_file)
         if resume and has_epochs and not self.is_begun:
@@ -111,10 +110,9 @@ class Run:
         needed = files * weights + 2 * last - present  # last.pt is written beside the one before
         free = shutil.disk_usage(folder).free
         if needed > free:
-            raise DiskFull(
-                f"{self.model_dir}: {files} checkpoints of {weights / 1e6:,.0f} MB, and last.pt, need another "
-                f"{needed / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free: make room, or keep fewer with --keep N"
-            )
+            checkpoints = f"{files} checkpoints of {weights / 1e6:,.0f} MB, and last.pt"
+            problem = f"{checkpoints}, need another {needed / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free"
+            raise DiskFull(f"{self.model_dir}: {problem}: make room, or keep fewer with --keep N")
 
     def open(self, options, attributes, rows):
         """Remove an earlier run's files, begin the log and the table, and keep the options. Of a resumed run log and

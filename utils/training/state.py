@@ -91,9 +91,8 @@ class TrainState:
         if bad:
             step, attribute = bad[0]
             key, loss = list(self.net.attributes)[attribute], self.losses[step, attribute].item()
-            raise NonFiniteLoss(
-                f"epoch {self.epoch}, step {step + 1}: the loss of {key} is {loss}; {WAY_OUT}"
-            )
+            where = f"epoch {self.epoch}, step {step + 1}"
+            raise NonFiniteLoss(f"{where}: the loss of {key} is {loss}; {WAY_OUT}")
         if not is_finite(self.net):
             where = f"epoch {self.epoch}, step {len(self.losses)}"
             raise NonFiniteLoss(f"{where}: the weights are not finite; {WAY_OUT}")
