@@ -19,9 +19,15 @@ student() {
 
 # A pretrained network learns one's own labels, without a teacher. Plain probabilities, so that --prior balanced is possible.
 own() {
-    exec "$PYTHON" train.py --version own --seed 214 --lr 5e-4 --min-lr 1e-6 --optimizer AdamW --epochs auto --batch-size auto \
+    exec "$PYTHON" "${script:-train.py}" --version own --seed 214 --lr 5e-4 --min-lr 1e-6 --optimizer AdamW --epochs auto --batch-size auto \
         --weight-decay 0.05 --kd-learning True --views epochs --scheduler True --schedule-by step --warmup-epoch 1 \
         --decay-epoch epochs --best top1 --keep 1 "$@"
+}
+
+# That, then evaluate.py, export.py and the page.
+all() {
+    script=all.py
+    own "$@"
 }
 
 # Not the published procedure (docs/accuracy.md): a view of its own for each epoch, classes that count alike, and a rate
@@ -59,7 +65,8 @@ commands() {
     cat <<'END'
 bash train.sh COMMAND [options of train.py]
 
-  own           a pretrained network learns your labels: --attributes FILE.json --data-dir DIR
+  all           own, and then scores, an .onnx and a page for the browser: --attributes FILE.json --data-dir DIR
+  own           a pretrained network learns your labels: the same options; --folds 5 trains five, a fifth held out each
   best-teacher  a teacher, FashionCLIP, learns them: the better recipe
   best          a student learns them, and from the teacher: --teacher VERSION/best.pt; alone with --teacher none
   teacher       the published teacher
@@ -71,7 +78,7 @@ END
 }
 
 case "${1:-}" in
-own | teacher | student | best-teacher | best | sample)
+all | own | teacher | student | best-teacher | best | sample)
     source utils/environment.sh
     "$@"
     ;;

@@ -261,7 +261,7 @@ def test_the_script_lists_its_commands(words, code):
     )
     said = done.stdout.decode()
     assert done.returncode == code and ("error: there is no command owm" in said) == (words == ["owm"])
-    for name in "own best-teacher best teacher student sample".split():
+    for name in "all own best-teacher best teacher student sample".split():
         assert re.search(rf"^  {name}  +\w", said, re.MULTILINE)
 
 

@@ -52,7 +52,7 @@ def test_a_fold_that_is_none(fails, own):
     for text in ("6/5", "0/5", "1/1", "1", "5", "1/101", "a/b", "1/5/5"):
         problem = fails("--version", "a", "--fold", text, *own)
         assert f"--fold: {text!r} is not K/N, fold K of 2 to 100 folds, such as 1/5" in problem
-    assert "is not a whole number of at least 2" in fails("--version", "a", "--folds", "1", *own)
+    assert "is not a whole number of at least 1" in fails("--version", "a", "--folds", "0", *own)
 
 
 def test_a_run_keeps_its_fold(train, fails, own):

@@ -52,7 +52,7 @@ def get_args_parser():
     p.data_options(g)
     p.unlabelled_option(g)
     g.add_argument("--fold", type=fold, help="hold out the K-th of N parts of the training table for validation, in place of what the attributes say; told by a hash of the photo's name, or of its group", metavar="K/N")
-    g.add_argument("--folds", type=number(int, 2, 100), help="train N versions one after the other, NAME-fold-1 to NAME-fold-N, each with another of N parts held out; the same command goes on after an interruption", metavar="N")
+    g.add_argument("--folds", type=number(int, 1, 100), default=1, help="above 1: train N versions one after the other, NAME-fold-1 to NAME-fold-N, each with another of N parts held out; the same command goes on after an interruption", metavar="N")
     g.add_argument("--batch-size", type=number_or(AUTO), default=64, help="images per training step; auto: 16 with fewer than 500 rows, 32 below 10,000, then 64", metavar="N")
     g.add_argument("--val-batch-size", type=number(int, 1), default=32, help="images per step of validation and of the teacher's pass", metavar="N")
 
@@ -203,9 +203,9 @@ def parse_args(argv=None):
 
 
 def each_fold(argv):
-    """The command lines of --folds, a list of words for each; otherwise the given one alone."""
+    """The command lines of --folds, a list of words for each; with one, the given one."""
     args = parse_args(argv)
-    if args.fold or not args.folds:
+    if args.fold or args.folds == 1:
         return [argv]
     goes_on = [] if args.overwrite else ["--resume", "True"]
     return [

@@ -1,0 +1,83 @@
+"""Train, evaluate, export and make the page: `bash train.sh all`. A step that was done with the same options is not done again.
+
+model/NAME/steps.json has each step's options, and digests of the files that it read.
+"""
+
+import json
+import os
+import shlex
+import sys
+
+import evaluate
+import export
+import train
+from utils.base.cli import exit_code
+from utils.base.errors import UserError
+from utils.base.files import atomic, digest_of, read_json
+from utils.data.attributes import read_attributes
+from utils.tools import demo
+from utils.training.options import parse_args
+
+FILES = (
+    "model/{0}/best.pt",
+    "model/{0}/best_val",
+    "model/{0}/{0}.onnx",
+    "model/{0}/page",
+    "model/{0}/steps.json",
+)
+# Options of train.py that others have, too; what else they need is in the checkpoint.
+PASSED_ON = "--data-dir", "--skip-unreadable", "--follow-links", "--device"
+END = """
+the network           {best}
+scores and pictures   {scores}
+without PyTorch       {onnx}
+in a browser          {seen}
+
+Next, fill the table's empty cells where the network is sure:
+  python predict.py --fill {table} --checkpoint {best} --output filled.csv
+To find wrong labels, too, add --folds 5 to this command, and then --doubts doubts.csv to that one."""
+
+
+def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
+    args = parse_args(argv)
+    part = read_attributes(args.attributes).layout.part("train")
+    table, photos = (os.path.join(args.data_dir, name) for name in part)
+    best, scores, onnx, page, steps = (file.format(args.version) for file in FILES)
+    told, trained = args.told(), [*argv, *([] if args.overwrite else ["--resume", "True"])]
+    data = [word for option in PASSED_ON if option in told for word in (option, str(told[option]))]
+    evaluated = ["--checkpoint", best, "--cache-dir", args.cache_dir, *data]
+    exported = ["--checkpoint", best, "--output", onnx, "--precision", "int8", *data]
+    samples = [] if args.skip_unreadable or args.follow_links else ["--samples", photos]
+    read = [table, args.attributes] if args.attributes else [table]
+    # Each with its options, the files that it reads, and what it writes.
+    commands = {
+        "train": (train, [*trained, "--folds", "1"], read, best),
+        "evaluate": (evaluate, evaluated, [best, table], scores),
+        "export": (export, exported, [best], onnx),
+        "page": (demo, [onnx, "--output", page, *samples], [onnx], page),
+    }
+    if args.folds > 1:
+        commands["folds"] = (train, trained, read, f"model/{args.version}-fold-{args.folds}/best.pt")
+    seen = f"python -m http.server --bind 127.0.0.1 --directory {shlex.quote(page)} 8000"
+    try:
+        if not os.path.exists(page):  # npm keeps what it fetches
+            demo.fetch_runtime()
+    except UserError as error:
+        del commands["page"]
+        seen = f"not made: {error}"
+        print(f"warning: there will be no page: {error}")
+    done = read_json(steps, "steps") if os.path.exists(steps) and not args.overwrite else {}
+    for number, (name, (command, words, sources, output)) in enumerate(commands.items(), 1):
+        is_done = os.path.exists(output) and done.get(name) == [words, *map(digest_of, sources)]
+        print(f"\n=== {number} of {len(commands)}: {name}{', done before' if is_done else ''}", flush=True)
+        if not is_done:
+            command.main(words)
+            done[name] = [words, *map(digest_of, sources)]
+            with atomic(steps) as file:
+                json.dump(done, file, indent=1)
+    print(END.format(best=best, scores=scores, onnx=onnx, seen=seen, table=table))
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

@@ -1,0 +1,144 @@
+"""One command for all: what is run, what is not run again, and what is said at the start."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from conftest import SHORT, script_options, write_own
+
+import all as everything
+import evaluate
+import export
+import train as script
+from utils.base.cli import exit_code
+from utils.base.errors import UserError
+from utils.tools import demo
+
+RUNTIME = dict.fromkeys(demo.RUNTIME, b"")
+OUTPUTS = {"train": "best.pt", "evaluate": "best_val", "export": "shop.onnx", "page": "page"}
+
+
+@pytest.fixture
+def own(place, photos, monkeypatch):
+    """The options of an own data set; npm is there."""
+    monkeypatch.setattr(demo, "fetch_runtime", lambda: RUNTIME)
+    path = write_own(place / "own", photos, {"kind": 3, "colour": 2})
+    return ["--version", "shop", "--attributes", str(path), "--data-dir", str(path.parent), "--kd-learning"]
+
+
+@pytest.fixture
+def steps(own, monkeypatch):
+    """Runs the command with steps that only leave a file; returns their names with their options."""
+    begun = []
+
+    def step(name):
+        def main(words):
+            begun.append((name, words))
+            output = Path("model/shop", OUTPUTS[name])
+            if name == "train" and "1" not in words[words.index("--folds") :][1:2]:
+                output = Path("model/shop-fold-2/best.pt")
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(" ".join(words))
+
+        return main
+
+    for name, module in {"train": script, "evaluate": evaluate, "export": export, "page": demo}.items():
+        monkeypatch.setattr(module, "main", step(name))
+
+    def run(*options):
+        begun.clear()
+        everything.main([*own, *options])
+        return dict(begun)
+
+    return run
+
+
+def test_each_step_has_the_options_that_it_knows(steps, own):
+    said = steps("--skip-unreadable", "--device", "cpu", "--epochs", "7")
+    assert list(said) == ["train", "evaluate", "export", "page"]
+    data = ["--data-dir", own[5], "--skip-unreadable", "True", "--device", "cpu"]
+    best = "model/shop/best.pt"
+    assert said["train"] == [
+        *own,
+        *"--skip-unreadable --device cpu --epochs 7 --resume True --folds 1".split(),
+    ]
+    assert said["evaluate"][:2] == ["--checkpoint", best] and said["evaluate"][4:] == data
+    assert said["export"] == [
+        "--checkpoint",
+        best,
+        "--output",
+        "model/shop/shop.onnx",
+        "--precision",
+        "int8",
+        *data,
+    ]
+    assert said["page"] == ["model/shop/shop.onnx", "--output", "model/shop/page"]
+    assert steps()["page"][3:] == ["--samples", f"{own[5]}/shots"], "not where some cannot be read"
+    for module, name in ((evaluate, "evaluate"), (export, "export")):
+        assert module.get_args_parser().parse_args(said[name]).data_dir == own[5]
+
+
+def test_what_is_done_is_not_done_again(steps, own, capsys):
+    assert len(steps()) == 4 and capsys.readouterr().out.count("done before") == 0
+    assert not steps() and capsys.readouterr().out.count("done before") == 4
+    again = ["train", "evaluate", "export"]
+    assert list(steps("--cache-dir", "elsewhere")) == again, "another best.pt, but the same .onnx"
+    os.remove("model/shop/shop.onnx")
+    assert list(steps("--cache-dir", "elsewhere")) == ["export"]
+    table = Path(own[5], "shop.csv")
+    table.write_text(table.read_text() + "\n")
+    assert list(steps("--cache-dir", "elsewhere"))[:2] == ["train", "evaluate"]
+    assert list(steps("--cache-dir", "elsewhere", "--folds", "2")) == ["train"]
+    assert not steps("--cache-dir", "elsewhere", "--folds", "2")
+    assert "--resume" not in steps("--overwrite")["train"]
+
+
+@pytest.mark.parametrize("error, code", [(UserError("no"), 2), (KeyboardInterrupt(), 130)])
+def test_a_step_that_fails_is_the_last(steps, own, monkeypatch, capsys, error, code):
+    def fail(words):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "main", fail)
+        assert exit_code(lambda: steps()) == code
+    assert "=== 4" not in capsys.readouterr().out
+    assert list(steps()) == ["export", "page"]
+
+
+def test_without_npm(steps, monkeypatch, capsys):
+    """It is said before anything begins, and at the end; nothing of npm is needed for a page that is there."""
+
+    def fail():
+        raise UserError("npm cannot fetch it; install npm")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(demo, "fetch_runtime", fail)
+        assert list(steps()) == ["train", "evaluate", "export"]
+        said = capsys.readouterr().out
+        assert said.startswith("warning: there will be no page: npm cannot fetch it; install npm\n")
+        assert "in a browser          not made: npm cannot fetch it; install npm\n" in said
+        monkeypatch.setattr(demo, "fetch_runtime", lambda: RUNTIME)
+    assert list(steps()) == ["page"]
+
+
+def test_wrong_options_are_said_at_once(own, capsys):
+    assert exit_code(lambda: everything.main([*own, "--epoch", "3"])) == 2
+    assert "did you mean --epochs?" in capsys.readouterr().err and not os.path.exists("model")
+
+
+def test_train_sh_gives_it_the_recipe(tmp_path):
+    assert script_options(tmp_path, ["all", "--lr", "1"]) == script_options(tmp_path, ["own", "--lr", "1"])
+
+
+@pytest.mark.thorough
+def test_all_of_it(own, train, no_pictures, capsys):
+    """Twice: the second time nothing is computed."""
+    for number in range(2):
+        everything.main([*SHORT, *own, "--folds", "2"])
+        said = capsys.readouterr().out
+        assert said.count("done before") == (0, 5)[number]
+        assert "=== 5 of 5: folds" in said and "python predict.py --fill" in said
+    figures = json.loads(Path("model/shop/best_val/evaluation.json").read_text())
+    assert figures["checkpoint"] == "model/shop/best.pt" and os.path.exists("model/shop-fold-2/best.pt")
+    assert Path("model/shop/page/student.onnx").read_bytes() == Path("model/shop/shop.onnx").read_bytes()
