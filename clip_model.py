@@ -119,10 +119,14 @@ class FashionCLIP(nn.Module):
         `prompt_embeddings` are those of `encode_prompts`, for callers that keep them over many batches.
         """
         text = self.encode_prompts() if prompt_embeddings is None else prompt_embeddings
-        image = self.clip.visual_projection(_encode_images(self.clip.vision_model, self.normalize(pixels)))
+        image = self.features(pixels)
         with torch.autocast(image.device.type, enabled=False):
             logits = self.clip.logit_scale.exp() * _unit(image) @ text.t()
         return dict(zip(self.attributes, logits.split(list(self.attributes.sizes.values()), dim=1)))
+
+    def features(self, pixels):
+        """The embedding of the same pixels, `(B, projection)`."""
+        return self.clip.visual_projection(_encode_images(self.clip.vision_model, self.normalize(pixels)))
 
     def encode_prompts(self):
         """The classes' embeddings, float32 `(classes of all attributes, projection)`, of length 1."""

@@ -77,9 +77,8 @@ class Student(nn.Module):
         With distillation heads: in training a pair of such dicts, (class logits, distillation logits), the second of the
         attributes that have such a head; in evaluation their average, by `class_share`.
         """
-        features = self.backbone(self.normalize(pixels))
+        features = self.features(pixels)
         with torch.autocast(features.device.type, enabled=False):
-            features = features.float()
             class_logits = {key: head(features) for key, head in zip(self.attributes, self.class_heads)}
             if not self.taught:
                 return class_logits
@@ -91,6 +90,10 @@ class Student(nn.Module):
             share = self.class_share[key]
             said[key] = share * class_logits[key] + (1 - share) * logits
         return said
+
+    def features(self, pixels):
+        """What the heads see of the same pixels, float32 `(B, width)`."""
+        return self.backbone(self.normalize(pixels)).float()
 
     def inference(self):
         """A function of pixels for many batches with unchanged weights (the student has nothing to prepare)."""

@@ -2,28 +2,24 @@
 
 import contextlib
 import csv
-import hashlib
-import itertools
-import os
-import shlex
+import io
 import sys
-from collections import defaultdict
+from collections import Counter
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from utils.base.cli import Parser, cache_folder, exit_code, new_file, number
-from utils.base.errors import SkippedPhotos, UserError, counted, excerpt, shortened, visible
-from utils.base.files import atomic, check_new
-from utils.base.log import logger
+from utils.base.errors import SkippedPhotos, UserError, counted, visible
+from utils.base.files import check_new, continued, digest_of
 from utils.data.attributes import read_attributes
-from utils.data.folders import PhotoFolder, find_photos
-from utils.data.photos import read_photos
-from utils.data.tables import read_table
-from utils.evaluation.inference import load_classifier
-from utils.evaluation.predictions import NUMBERS, PredictionTable, table_text
-from utils.nets.hub import CLIP_MODEL, ZERO_SHOT
+from utils.data.photos import batches
+from utils.evaluation.inference import answered, joined
+from utils.evaluation.metrics import by_product
+from utils.evaluation.model import load
+from utils.evaluation.photo_lists import fingerprint, photos_of, told_apart
+from utils.evaluation.predictions import NUMBERS, PredictionTable, distinct
+from utils.nets.hub import CLIP_MODEL, ZERO_SHOT, weights_file
 
 
 # fmt: off
@@ -35,6 +31,8 @@ def get_args_parser():
     p.add_argument("--clip-model", help=f"with zero-shot: hub name or local folder; without it, {CLIP_MODEL}", metavar="NAME")
     p.add_argument("--images", help="folder that the names in a CSV start from; without it, the CSV's own", metavar="DIR")
     p.add_argument("--output", type=new_file, default="predictions.csv", help="CSV file to write, a row for each photo", metavar="FILE")
+    p.add_argument("--sure", type=number(float, 0.5, 1, below=True), help="share of right answers, such as 0.95: classes are written only where the network is so sure; evaluate.py, run before, tells how sure that is", metavar="X")
+    p.add_argument("--by", choices=("group",), help="group: a row for each product of a CSV file, by the column that the attributes name so, from all its photos; it holds all answers in memory, and does not go on where it was interrupted")
     p.switch(p, "--probabilities", "also write the probability of each class, 0 to 1, in a column that has its name")
     p.add_argument("--names", help=f"how classes are written: en by their own names, another language by those of the attributes' file, {NUMBERS} by number; without it, own attributes have names, and the competition's numbers", metavar="LANG")
     p.prior_option(p)
@@ -52,92 +50,108 @@ def main(argv=None):
         raise UserError(f"--attributes, --clip-model: for {ZERO_SHOT}; a trained network brings its own")
     attributes = read_attributes(args.attributes) if args.attributes else None
     options = {"clip_model": args.clip_model, "attributes": attributes}
-    classify = load_classifier(args.checkpoint, prior=args.prior, device=args.device, **options)
-    attributes = classify.attributes
-    table = PredictionTable(attributes, args.names, probabilities=args.probabilities)
-    how = (args.images, attributes, args.follow_links)
+    model = load(args.checkpoint, args.sure, args.batch_size, args.prior, args.device, **options)
+    by = model.attributes.layout.group if args.by else None
+    if args.by and not by:
+        raise UserError('--by group: the attributes have no "group", the column that tells products')
+    table = PredictionTable(model.attributes, args.names, probabilities=args.probabilities, sure=model.sure)
+    if by:
+        table.header = distinct([by, *table.header[1:], "photos"])
+    how = (args.images, model.attributes, args.follow_links, by)
     check_new(args.output, lambda head: note_of(args.output).exists(), args.paths)
-    photos = [photo for path in args.paths for photo in photos_of(path, *how)]
-    photos, skipped = told_apart(photos), []
-    good = readable(photos, attributes.layout.exif, skipped)
-    with atomic(args.output, encoding=args.encoding) as file:
-        writer = csv.writer(file)
-        writer.writerow(table.header)
-        for batch in iter(lambda: list(itertools.islice(good, args.batch_size)), []):
-            names, pixels = zip(*batch)
-            writer.writerows(table.rows(names, classify(np.stack(pixels))))
-        if len(skipped) == len(photos):
-            raise SkippedPhotos(f"{args.output}: not written, since no photo can be read")
+    photos = told_apart([photos_of(path, *how) for path in args.paths], by)
+    counts = write(args, model, table, photos)
     with contextlib.suppress(OSError):
         note = note_of(args.output)
         note.parent.mkdir(parents=True, exist_ok=True)
         note.touch()
-    print(f"{counted(len(photos) - len(skipped), 'photo', 'photos')}: {args.output}")
-    if skipped:
-        unread = f"of {len(photos)} photos cannot be read and"
-        raise SkippedPhotos(counted(len(skipped), f"{unread} was skipped", f"{unread} were skipped"))
+    rows = counted(counts["rows"], *(("product", "products") if by else ("photo", "photos")))
+    print(f"{rows}: {args.output}")
+    if args.sure:
+        sure = ", ".join(f"{key} {counts[number]:,}" for number, key in enumerate(model.attributes))
+        print(f"sure enough: {sure} of {rows}; other cells are empty")
+    if counts["skipped"]:
+        unread = f"of {counts['photos']} photos cannot be read and"
+        raise SkippedPhotos(counted(counts["skipped"], f"{unread} was skipped", f"{unread} were skipped"))
 
 
 def note_of(path):
     """The file in the cache that tells predictions that nobody has changed: a table of one's own may have the same columns."""
-    digest = hashlib.blake2b(Path(path).read_bytes(), digest_size=16).hexdigest()
-    return Path(cache_folder(), "predictions", digest)
+    return Path(cache_folder(), "predictions", digest_of(path))
 
 
-def photos_of(path, images, attributes, follow_links=False):
-    """(name in the output, path of the file) of every photo that `path` stands for, folders in order of names.
+def write(args, model, table, photos):
+    """Write the table; one that was interrupted, with the same options and of the same files, goes on.
 
-    Raises: UserError for a path that does not exist, a folder without photos, a CSV without their column, or none of whose photos
-        is there.
+    Args: `photos`, a function of `photos_of`.
+    Returns: Counter: "photos", "rows", "skipped" photos, and by number of an attribute its cells with a class.
     """
-    if not os.path.exists(path):
-        raise UserError(f"{path}: no such file or folder")
-    if os.path.isdir(path):
-        return [(table_text(name), os.path.join(path, name)) for name in find_photos(path, follow_links)]
-    if not path.lower().endswith(".csv"):
-        return [(table_text(os.path.basename(path)), path)]
-    folder = os.path.dirname(path) if images is None else images
-    if not os.path.isdir(folder or "."):
-        raise UserError(f"--images {folder}: no such folder")
-    there = PhotoFolder(folder, follow_links)
-    names = read_table(path, there, attributes, labelled=False)[0]
-    photos = [(name, there.path(name)) for name in names]
-    absent = [(name, file) for name, file in photos if not os.path.exists(file)]
-    near = [f"{file}{there.near(name)}" for name, file in absent if there.near(name)]
-    if len(absent) == len(photos):
-        fits = fitting_folder(folder, names[0])
-        example = near[0] if near and not fits else absent[0][1]
-        way_out = f"--images {shlex.quote(fits)} has them" if fits else "--images names their folder"
-        raise UserError(f"{path}: none of its photos is there, such as {excerpt(example, 300)}; {way_out}")
-    if near:
-        logger.warning(f"warning: {path}: photos that are not there, and what is:\n{shortened(near)}")
-    return photos
+    weights = None if args.checkpoint == ZERO_SHOT else digest_of(weights_file(args.checkpoint))
+    said = vars(args), model.attributes.content, weights, table.sure and vars(table.sure)
+    digest, total = fingerprint(said, photos())
+    counts, left = Counter(photos=total), photos()
 
+    def skip(_, problem):
+        tqdm.write(visible(f"skipped {problem}"), file=sys.stderr)
+        counts["skipped"] += 1
 
-def fitting_folder(folder, name):
-    """The folder that has a photo of a list: the working directory, or one below `folder`; None without."""
-    below = (os.path.join(above, one) for above, folders, _ in os.walk(folder or ".") for one in folders)
-    fits = (one for one in itertools.chain(["."], below) if os.path.isfile(os.path.join(one, name)))
-    return next(map(os.path.normpath, fits), None)
-
-
-def told_apart(photos):
-    """The same, where a name that different photos have is the path of each. Args: pairs of `photos_of`."""
-    paths = defaultdict(set)
-    for name, path in photos:
-        paths[name].add(path)
-    return [(name if len(paths[name]) == 1 else table_text(path), path) for name, path in photos]
-
-
-def readable(photos, exif, skipped):
-    """Yields (name, letterboxed pixels); a line for each photo that cannot be read goes to stderr and to `skipped`."""
-    read = read_photos([path for _, path in photos], exif)
-    for (name, _), (pixels, problem) in zip(photos, tqdm(read, "photos", len(photos), disable=None)):
-        if problem:
-            tqdm.write(visible(f"skipped {problem}"), file=sys.stderr)
-            skipped.append(problem)
+    with continued(args.output, digest) as file:
+        keep(file, left, args.batch_size, counts, len(table.attributes))
+        done, text = counts["rows"] + counts["skipped"], io.TextIOWrapper(file, args.encoding, newline="")
+        writer = csv.writer(text)
+        if done:
+            print(f"{args.output}: goes on, {done:,} of {total:,} photos are done", flush=True)
         else:
-            yield name, pixels
+            writer.writerow(table.header)
+        parts = answered(left, model.classify, args.batch_size, table.attributes.layout.exif, skip)
+        bar = {
+            "total": total / args.batch_size,
+            "initial": done / args.batch_size,
+            "unit_scale": args.batch_size,
+        }
+        parts = tqdm(parts, "photos", **bar, disable=None)
+        for rows in products(parts, table) if args.by else (list(table.rows(*part)) for part in parts):
+            writer.writerows(rows)
+            text.flush()  # so that no more than this batch is done again
+            count(rows, counts, len(table.attributes))
+        if not counts["rows"]:
+            raise SkippedPhotos(f"{args.output}: not written, since no photo can be read")
+    return counts
+
+
+def keep(file, photos, batch_size, counts, attributes):
+    """Cut a file behind the rows that were written in whole batches, so that the next have the photos that they would have had.
+
+    Args: `photos`, an iterator, from which those of the rows are taken, with those between them, which were skipped; `counts` as of
+        `write`; number of `attributes`.
+    """
+    end = file.seek(0)
+    rows = csv.reader((line.decode() for line in file if line.endswith(b"\n")), strict=True)
+    with contextlib.suppress(csv.Error):  # the last row is torn, within a name of several lines
+        next(rows, None)
+        for some in batches(rows, batch_size):
+            if len(some) == batch_size:
+                for name, *_ in some:
+                    counts["skipped"] += next(n for n, photo in enumerate(photos) if photo[0] == name)
+                count(some, counts, attributes)
+                end = file.tell()
+    file.seek(file.truncate(end))
+
+
+def count(rows, counts, attributes):
+    """Count rows, and their cells with a class. Args: as of `keep`."""
+    counts["rows"] += len(rows)
+    for _, *cells in rows:
+        counts.update(number for number in range(attributes) if cells[number] != "")
+
+
+def products(parts, table):
+    """Yields all rows at once, one for each product. Args: `parts` of `answered`, whose names are products."""
+    parts = list(parts)
+    names = [name for some, _ in parts for name in some]
+    if names:
+        sizes, said = Counter(names), by_product(joined([results for _, results in parts]), names)
+        yield [(*row, sizes[row[0]]) for row in table.rows(*said)]
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from utils.base.errors import SkippedPhotos, UserError
 from utils.data import folders
 from utils.data.attributes import Attributes, read_attributes
 from utils.data.photos import letterbox, read_rgb
+from utils.evaluation import model, photo_lists
 from utils.evaluation.inference import load_classifier
 from utils.evaluation.predictions import PredictionTable, class_texts
 
@@ -47,8 +48,9 @@ def photos(tmp_path, monkeypatch):
         Image.fromarray(rng.integers(level - 40, level + 40, (90, 60, 3), dtype=np.uint8)).save(folder / name)
     (folder / "notes.txt").write_text("no photo")
     stub = Stub(ATTRIBUTES)
-    monkeypatch.setattr(predict, "load_classifier", lambda path, **_: stub)
+    monkeypatch.setattr(model, "load_classifier", lambda path, **_: stub)
     monkeypatch.chdir(tmp_path)
+    Path("any.pt").touch()
     return folder, stub
 
 
@@ -179,7 +181,7 @@ def test_what_a_folder_holds(photos, tmp_path, monkeypatch):
 def test_a_list_whose_names_miss_by_a_little(photos, monkeypatch):
     folder, _ = photos
     said = []
-    monkeypatch.setattr(predict.logger, "warning", said.append)
+    monkeypatch.setattr(photo_lists.logger, "warning", said.append)
     (folder / "list.csv").write_text("image_name\nsub 2019\\C.jpg\nc.jpg\nb.jpg\n")
     with pytest.raises(SkippedPhotos, match="1 of 3"):
         run(folder / "list.csv")
@@ -370,7 +372,7 @@ def test_zero_shot(photos, monkeypatch):
     from clip_model import FashionCLIP
 
     folder, _ = photos
-    monkeypatch.setattr(predict, "load_classifier", load_classifier)
+    monkeypatch.setattr(model, "load_classifier", load_classifier)
     made, begin = [], FashionCLIP.__init__
     monkeypatch.setattr(FashionCLIP, "__init__", lambda net, *given: made.append(net) or begin(net, *given))
     encode = FashionCLIP.encode_prompts
@@ -399,7 +401,7 @@ def test_zero_shot(photos, monkeypatch):
 
 def test_zero_shot_bad_input(photos, monkeypatch, capsys):
     folder, _ = photos
-    monkeypatch.setattr(predict, "load_classifier", load_classifier)
+    monkeypatch.setattr(model, "load_classifier", load_classifier)
     (folder.parent / "no_clip").mkdir()
     shop = {**SHOP, "attributes": {"flowers": {"contains": "floral"}}}
     (folder.parent / "shop.json").write_text(json.dumps(shop))

@@ -28,6 +28,7 @@ from utils.data.attributes import read_attributes
 from utils.data.dataset import load_pixels, read_tables
 from utils.data.folders import PhotoFolder
 from utils.data.tables import read_table
+from utils.evaluation.photo_lists import photos_of
 from utils.nets.backbones import fitting
 from utils.nets.checkpoint import read_file, save_checkpoint
 
@@ -345,9 +346,7 @@ def test_names_that_lead_out(own, name):
     with pytest.raises(UserError, match=rf"(?s)Fashion-How24_sub1_val\.csv.*(line 3: image_name|{nul})"):
         tables(own)
     with pytest.raises(UserError, match=rf"(?s)Fashion-How24_sub1_val\.csv.*(line 3: image_name|{nul})"):
-        read_table(
-            str(own / "Fashion-How24_sub1_val.csv"), PhotoFolder(str(photos)), ATTRIBUTES, labelled=False
-        )
+        photos_of(str(own / "Fashion-How24_sub1_val.csv"), str(photos), ATTRIBUTES)
 
 
 def test_links_that_stay_inside_and_folders_that_are_links(own, tmp_path):

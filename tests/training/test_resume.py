@@ -429,14 +429,14 @@ def begun(train, tmp_path_factory, photos):
 
 
 def test_where_the_file_system_has_no_locks(train, monkeypatch):
-    from utils.training import run
+    from utils.base import files
 
     codes = [errno.ENOLCK]
 
     def flock(descriptor, operation):
         raise OSError(codes[0], os.strerror(codes[0]))
 
-    monkeypatch.setattr(run.fcntl, "flock", flock)
+    monkeypatch.setattr(files.fcntl, "flock", flock)
     train("--version", "a", "--epochs", "1")
     assert sorted(os.listdir("model/a")) == ["best.pt", "last.pt", "model_1.pt"]
     codes[0] = errno.EIO

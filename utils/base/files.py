@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import errno
+import fcntl
 import glob
 import hashlib
 import io
@@ -55,6 +56,47 @@ def write_csv(path, header, rows, encoding="utf-8"):
     """Write a table as `atomic` writes a file, with the line ends of this system's programs, not of Excel's."""
     with atomic(path, encoding=encoding) as file:
         csv.writer(file, lineterminator="\n").writerows([header, *rows])
+
+
+@contextlib.contextmanager
+def continued(path, digest):
+    """Like `atomic`, for bytes that take long: what was flushed of them when the program was interrupted is there again, to read and to
+    go on, the next time that it is called with the same `digest` of what they are made from.
+
+    They are kept beside `path` in a file that no other process may write meanwhile. An empty one is removed at once, those of other
+    digests once this one takes the place of `path`.
+
+    Yields: the file; what is written goes to its end.
+    Raises: UserError if another process has it, or as `atomic`; DiskFull.
+    """
+    part = f"{path}.{digest}.part"
+    try:
+        with open(part, "a+b") as file:
+            lock(file, f"{part}: another process is writing it; wait for its end")
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(part, path)
+            finally:
+                if not os.fstat(file.fileno()).st_size:
+                    os.remove(part)
+        for other in glob.glob(f"{glob.escape(path)}.{'[0-9a-f]' * len(digest)}.part"):
+            os.remove(other)
+    except OSError as error:
+        raise failure(path, error, io.DEFAULT_BUFFER_SIZE) from error
+
+
+def lock(file, problem):
+    """Let no other process have an open file or folder meanwhile, where the file system has locks. Raises: UserError with the `problem`
+    if another has it; OSError."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(problem) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
+            raise
 
 
 def remove_leftovers(beginning):

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import itertools
 import math
 import os
 import warnings
@@ -20,6 +21,8 @@ AVIF = "avif" in features.modules and features.check("avif")  # a Pillow of Pyth
 SUFFIXES = (".jpg .jpeg .jpe .jfif .png .webp .bmp .tif .tiff .gif" + " .avif" * AVIF).split()
 # Pillow knows some that start other programs.
 FORMATS = ("JPEG PNG WEBP GIF BMP TIFF" + " AVIF" * AVIF).split()
+
+PATH = (str, os.PathLike)  # of a photo; else it is an image of Pillow, or an array
 
 # Beyond these a photo is refused before it is decoded: it would fill the memory.
 MAX_PIXELS = 64_000_000
@@ -125,10 +128,11 @@ def read_rgb(path, exif=False):
 
     Alpha is composited over white, as published.
 
-    Args: `exif`, whether it is turned as its EXIF says (as published, it is not).
-    Raises: whatever Pillow does at a file that is no photo; ValueError for one that is too large, before decoding it.
+    Args: `path`, also an image of Pillow, or an array, uint8 `(h, w, 3)`; `exif`, whether it is turned as its EXIF says (as
+        published, it is not).
+    Raises: whatever Pillow does at what is no photo; ValueError for a file that is too large, before decoding it.
     """
-    if not os.path.isfile(path):  # a pipe would be waited for
+    if isinstance(path, PATH) and not os.path.isfile(path):  # a pipe would be waited for
         raise FileNotFoundError("no such file")
     with _opened(path) as photo:
         photo.load()  # first: a PNG's EXIF comes after its pixels, whose damage `_orientation` would pass over
@@ -155,6 +159,9 @@ def read_rgb(path, exif=False):
 def _opened(path):
     """A photo of a permitted size. A TIFF is decoded: Pillow then turns it by its EXIF, whoever asks, and only then is its
     size that of all versions."""
+    if not isinstance(path, PATH):
+        yield path if isinstance(path, Image.Image) else Image.fromarray(path)
+        return
     # For the whole process: one text or colour profile of a PNG may unfold to what all of a photo's may, 64 MB.
     PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
     with Image.open(path, formats=FORMATS) as photo:
@@ -189,7 +196,7 @@ def _check_size(photo, size):
 def read_photos(paths, exif=False, prepare=lambda image, path: letterbox(image), lasting=False):
     """Read photos in order, with some threads that work ahead: decoding and the resize release the interpreter's lock.
 
-    Args: `exif` as of `read_rgb`; `prepare`, what is made of each RGB array and its path; `lasting`, whether only problems are
+    Args: `paths`, any number of them, and `exif` as of `read_rgb`; `prepare`, what is made of each RGB array and its path; `lasting`, whether only problems are
         wanted that the photo will have next time, too.
     Yields: for each path (what `prepare` returned, None), or (None, a line that names the photo and what is wrong).
     Raises: with `lasting`, UserError for another problem: no memory, or a disk or network that fails.
@@ -199,7 +206,8 @@ def read_photos(paths, exif=False, prepare=lambda image, path: letterbox(image),
         try:
             return prepare(read_rgb(path, exif), path), None
         except Exception as error:  # whatever a decoder raises: the photo is at fault, and is reported
-            problem = f"{path}: {first_line(error)}"
+            named = path if isinstance(path, PATH) else type(path).__name__
+            problem = f"{named}: {first_line(error)}"
             failed = isinstance(error, OSError) and error.errno not in PHOTOS_FAULT
             if lasting and (failed or isinstance(error, MemoryError)):
                 raise UserError(f"photo {problem}; run it again, or take its row out of the table") from error
@@ -211,5 +219,11 @@ def read_photos(paths, exif=False, prepare=lambda image, path: letterbox(image),
     with ThreadPoolExecutor(workers) as pool, warnings.catch_warnings():
         # Pillow's, about sizes and metadata: a photo is read or reported. For all threads at once.
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        for start in range(0, len(paths), ahead):
-            yield from pool.map(read, paths[start : start + ahead])
+        for some in batches(paths, ahead):
+            yield from pool.map(read, some)
+
+
+def batches(items, size):
+    """An iterator of lists of the next `size` items, the last one of what is left."""
+    items = iter(items)
+    return iter(lambda: list(itertools.islice(items, size)), [])

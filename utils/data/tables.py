@@ -157,22 +157,24 @@ def _check_cells(cells, header, name_at, separator):
         raise ValueError(f"{len(cells)} cells, and the header has {len(header)}; {way_out}")
 
 
-def read_table(path, photos, attributes, labelled=True, boxes=False):
+def read_table(path, photos, attributes, boxes=False):
     """Rows of a table.
 
     Args: `photos`, the `PhotoFolder` of the names, which they must not leave; whether they are there is not looked at.
-        Without `labelled`, only the photos' names are read; with `boxes`, boxes too.
+        With `boxes`, boxes are read, too.
     Returns: (list of names, dict attribute -> int64 array `(N,)`, groups and boxes as in `utils.data.dataset.Table`, the latter or None).
     Raises: UserError for a file, column or cell that is missing, for cells that are no class, names that lead out and
         boxes that do.
     """
     layout = attributes.layout
     unknown = {plain_name(value) for value in layout.unknown}
-    readers = {key: _cell_reader(one, unknown) for key, one in attributes.items()} if labelled else {}
+    readers = {key: _cell_reader(one, unknown) for key, one in attributes.items()}
 
     def read(row):
         name = row[layout.image]
         file = photos.find(name, layout.image)
+        if file != name:
+            photos.found[name] = file
         numbers = [reader(row[attributes[key].column]) for key, reader in readers.items()]
         group = plain_name(row.get(layout.group, ""))
         group = plain_name(file) if group in {"", *unknown} else group
@@ -180,15 +182,19 @@ def read_table(path, photos, attributes, labelled=True, boxes=False):
         return name, numbers, group, box
 
     columns = [layout.image, *(attributes[key].column for key in readers)]
-    columns += [layout.group] if labelled and layout.group else []
+    columns += [layout.group] if layout.group else []
     columns += layout.box if boxes else []
     names, numbers, groups, found = zip(*read_rows(path, columns, layout.encoding, read))
     if photos.found:
-        name, file = next(iter(photos.found.items()))
-        said = counted(len(photos.found), "photo is called", "photos are called") + " otherwise on the disk"
-        logger.warning(f"warning: {path}: {said}, such as {excerpt(name)}: {excerpt(file)}")
+        warn_renamed(path, len(photos.found), *next(iter(photos.found.items())))
     labels = {key: np.array(column, dtype=np.int64) for key, column in zip(readers, zip(*numbers))}
     return list(names), labels, list(groups), np.array(found, np.float32) if boxes else None
+
+
+def warn_renamed(path, count, name, file):
+    """Say that so many photos of a table have another name on the disk, such as `file` for `name`."""
+    said = counted(count, "photo is called", "photos are called") + " otherwise on the disk"
+    logger.warning(f"warning: {path}: {said}, such as {excerpt(name)}: {excerpt(file)}")
 
 
 def _cell_reader(attribute, unknown):

@@ -3,6 +3,7 @@
 PyTorch is imported for checkpoints only: an exported file needs numpy, scipy, pillow, tqdm and onnxruntime.
 """
 
+import itertools
 import json
 import os
 
@@ -11,6 +12,7 @@ import numpy as np
 from utils.base.errors import UserError, first_line
 from utils.base.log import progress
 from utils.data.attributes import attributes_of, read_attributes
+from utils.data.photos import batches, read_photos
 from utils.data.prior import options_of, prior_of, smoothed_of
 from utils.nets.hub import CLIP_MODEL, STUDENT, ZERO_SHOT, find_checkpoint
 
@@ -84,8 +86,35 @@ class Classifier:
         """The same of a whole data set, `batch_size` images at a time, with a progress bar."""
         starts = range(0, len(pixels), batch_size)
         bar = progress(starts, os.path.basename(self.path))
-        parts = [self(pixels[start : start + batch_size]) for start in bar]
-        return {key: np.concatenate([part[key] for part in parts]) for key in self.attributes}
+        return joined([self(pixels[start : start + batch_size]) for start in bar])
+
+    def features(self, pixels):
+        """What the network sees in the same photos, before it says a class, float32 `(N, width)`. Raises: UserError for an `.onnx`."""
+        if self.net is None:
+            raise UserError(f"{self.path}: an .onnx does not tell what it sees; a checkpoint (.pt) does")
+        from utils.data.pixels import to_device
+
+        device = next(self.net.parameters()).device
+        return self.net.features(to_device(np.array(pixels), device)).cpu().numpy()
+
+
+def joined(parts):
+    """The answers to several batches as one. Args: dicts attribute -> `(B, classes)`."""
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def answered(photos, ask, batch_size, exif, refuse):
+    """Yields (names, what `ask` says of their letterboxed pixels) of some photos at a time.
+
+    Args: `photos`, any number of (name, path or image, as of `utils.data.photos.read_rgb`); `ask`, such as a `Classifier`; `exif` as of
+        `read_rgb`; `refuse`, called with the name and the problem of a photo that cannot be read. It is left out.
+    """
+    photos, ahead = itertools.tee(photos)
+    read = zip(photos, read_photos((photo for _, photo in ahead), exif))
+    good = ((name, pixels) for (name, _), (pixels, problem) in read if not problem or refuse(name, problem))
+    for some in batches(good, batch_size):
+        names, pixels = zip(*some)
+        yield names, ask(np.stack(pixels))
 
 
 def load_classifier(path, threads=None, attributes=None, prior="trained", device="cpu", **clip):

@@ -32,6 +32,26 @@ def class_texts(attributes, language):
     return {key: list(map(table_text, its)) for key, its in names.items()}
 
 
+def answers(results, sure=None):
+    """What is said of photos: (probabilities, number of the class, int `(N,)`), two dicts by attribute; with a
+    `utils.evaluation.confidence.Sure`, softened, and -1 for what is not sure. Args: `results` of a `Classifier`."""
+    results = sure.softened(results) if sure else results
+    said = {key: values.argmax(axis=1) for key, values in results.items()}
+    if sure:
+        said = {key: np.where(is_sure, said[key], UNKNOWN) for key, is_sure in sure(results).items()}
+    return results, said
+
+
+def distinct(titles):
+    """A list of them, no two of which are alike."""
+    found = []
+    for title in titles:
+        while title in found:
+            title += "_2"
+        found.append(title)
+    return found
+
+
 def write_classes(path, columns, by_class, encoding="utf-8"):
     """A table with a row for each class. Args: `columns` besides attribute and class; `by_class`, attribute -> (class, its cells …)."""
     rows = ([key, *its] for key, each in by_class.items() for its in each)
@@ -50,23 +70,20 @@ class PredictionTable:
         labels: whether the labels follow (`kind_label`, empty where not known), and at the end what the table is without: the
             numbers of classes that stand by name (`kind_number`, `kind_label_number`), the names of others (`daily_name`).
         probabilities: whether each class has a column: `kind_t-shirt`, or `kind_0` where classes stand by number.
+        sure: a `utils.evaluation.confidence.Sure`, with which classes that are not sure are empty cells, as of `answers`.
     Attributes: `header`, no two of its columns alike.
     Raises: UserError as `class_texts`.
     """
 
-    def __init__(self, attributes, language=None, labels=False, probabilities=False):
-        self.attributes, self.labels, self.probabilities = attributes, labels, probabilities
+    def __init__(self, attributes, language=None, labels=False, probabilities=False, sure=None):
+        self.attributes, self.labels, self.probabilities, self.sure = attributes, labels, probabilities, sure
         self.is_own = bool(read_attributes().differences(attributes))
         language = language or ("en" if self.is_own else NUMBERS)
         self.texts = class_texts(attributes, language)
         self.by_name = self.is_own and language != NUMBERS
-        self.header = []
         no_photo = {key: np.empty((0, size)) for key, size in attributes.sizes.items()}
         titles = (title for title, _ in self._columns(no_photo, dict.fromkeys(attributes, ())))
-        for title in map(table_text, [attributes.layout.image, *titles]):
-            while title in self.header:
-                title += "_2"
-            self.header.append(title)
+        self.header = distinct(map(table_text, [attributes.layout.image, *titles]))
 
     def rows(self, photos, results, labels=None):
         """Rows of some photos. Args: their names; `results` of a `Classifier`; `labels`, attribute -> int `(B,)`."""
@@ -74,7 +91,7 @@ class PredictionTable:
 
     def _columns(self, results, labels):
         """Yields (title, cells) of each column but the photo's."""
-        said = {key: values.argmax(axis=1) for key, values in results.items()}
+        results, said = answers(results, self.sure)
         given = {"": said, "_label": labels} if self.labels else {"": said}
         yield from self._classes(given, "", self.texts)
         for key, values in results.items() if self.is_own else ():

@@ -2,8 +2,6 @@
 
 import contextlib
 import csv
-import errno
-import fcntl
 import json
 import os
 import shutil
@@ -12,7 +10,7 @@ import time
 
 from utils.base import log
 from utils.base.errors import DiskFull, Interrupted, UserError
-from utils.base.files import atomic, failure, remove_leftovers
+from utils.base.files import atomic, failure, lock, remove_leftovers
 from utils.nets import checkpoint
 from utils.nets.checkpoint import MODEL_ROOT, epoch_files
 from utils.nets.hub import BEST
@@ -37,13 +35,10 @@ def version_folder(version, world):
             os.makedirs(folder, exist_ok=True)
             descriptor = os.open(folder, os.O_RDONLY)
             at_end.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
             way_out = "wait for its end, or take another --version"
-            raise UserError(f"{folder}: another process is training this version; {way_out}") from error
+            lock(descriptor, f"{folder}: another process is training this version; {way_out}")
         except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # of a file system without locks
-                raise failure(folder, error) from error
+            raise failure(folder, error) from error
         try:
             yield
         finally:
