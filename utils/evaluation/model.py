@@ -38,35 +38,31 @@ class Model:
         name of its class; and how likely that is, float from 0 to 1 (`kind_confidence`)."""
         import pandas  # here, since predict.py does without it
 
-        photos = _listed(photos)
-        results, said = answers(joined(self._asked(photos, self.classify)), self.sure)
-        shorts = {key: attribute.short for key, attribute in self.attributes.items()}
-        columns = [[str(one) if isinstance(one, PATH) else number for number, one in enumerate(photos)]]
-        columns += [np.array([*one.classes, None], object)[said[key]] for key, one in self.attributes.items()]
-        columns += [results[key].max(axis=1) for key in shorts]
-        titles = ["photo", *shorts.values(), *(f"{short}_confidence" for short in shorts.values())]
+        names, parts = self._asked(photos, self.classify)
+        results, said = answers(joined(parts), self.sure)
+        shorts = [attribute.short for attribute in self.attributes.values()]
+        titles = ["photo", *shorts, *(f"{short}_confidence" for short in shorts)]
+        classes = (np.array([*one.classes, None], object)[said[key]] for key, one in self.attributes.items())
+        columns = [names, *classes, *(results[key].max(axis=1) for key in self.attributes)]
         return pandas.DataFrame(dict(zip(distinct(titles), columns)))
 
     def embed(self, photos):
         """What a checkpoint's network sees in photos, float32 `(N, width)`: those that are near each other look alike. It is what the heads
         of a student see, and FashionCLIP's embedding. Raises: UserError for an `.onnx`."""
-        return np.concatenate(self._asked(_listed(photos), self.classify.features))
+        return np.concatenate(self._asked(photos, self.classify.features)[1])
 
     def _asked(self, photos, ask):
-        """List of what `ask` says of the photos, batch by batch."""
+        """(List of the photos' names, list of what `ask` says of them by the batch)."""
+        photos = [photos] if isinstance(photos, (*PATH, Image.Image)) else photos
+        named = [(str(one) if isinstance(one, PATH) else number, one) for number, one in enumerate(photos)]
+        if not named:
+            raise UserError("no photos: a list of paths, images or arrays is needed")
 
-        def refuse(number, problem):
-            raise UserError(f"photos[{number}]: {problem}")
+        def refuse(name, problem):
+            raise UserError(problem if isinstance(name, str) else f"photos[{name}]: {problem}")
 
-        exif = self.attributes.layout.exif
-        return [said for _, said in answered(enumerate(photos), ask, self.batch_size, exif, refuse)]
-
-
-def _listed(photos):
-    photos = [photos] if isinstance(photos, (*PATH, Image.Image)) else list(photos)
-    if not photos:
-        raise UserError("no photos: give a list of paths, images or arrays")
-    return photos
+        parts = answered(named, ask, self.batch_size, self.attributes.layout.exif, refuse)
+        return [name for name, _ in named], [said for _, said in parts]
 
 
 load = Model
