@@ -5,6 +5,7 @@ import csv
 import functools
 import http.server
 import io
+import json
 import re
 import tarfile
 import threading
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from browser import SECONDS, Browser, find_chromium
 from kinds import KINDS, save_student
@@ -23,6 +25,8 @@ from utils.base.errors import UserError
 from utils.data.attributes import Attributes, read_attributes
 from utils.data.folders import find_photos
 from utils.data.photos import letterbox, read_rgb
+from utils.evaluation import confidence
+from utils.evaluation.inference import load_classifier
 from utils.tools import demo
 
 ATTRIBUTES = read_attributes()  # the competition's
@@ -412,6 +416,59 @@ def test_any_attributes(browser, photos, tmp_path, kind):
     # The second names are those of the first other language.
     languages, count = {"seven": ({"de"}, 1 + 50), "lists": ({"ko"}, 1 + 1)}.get(kind, (set(), 0))
     assert {language for language, _ in others} == languages and len(others) == count
+
+
+@pytest.mark.thorough
+def test_unsure_answers(browser, site, exported_tiny_vit, photos, tmp_path):
+    """Grey, named and empty in the table, by the file's own thresholds, after its temperatures; without any all is as before."""
+    assert browser.run("document.querySelectorAll('.unsure').length") == 0
+    classifier = load_classifier(exported_tiny_vit["fp32"])
+    said = classifier(np.stack([letterbox(read_rgb(path)) for path in sorted(photos.iterdir())]))
+    last = np.sort(confidence.softened(said["embellishment"], 0.5).max(axis=1))
+    least = float(
+        last[1:][np.diff(last).argmax()] - np.diff(last).max() / 2
+    )  # where a grey level does not matter
+    steps = {"daily": [[0.9, 0.0]], "gender": [[0.96, 0.0]], "embellishment": [[0.9, 0.0], [0.95, least]]}
+    temperatures = {"daily": 2.0, "gender": 1.0, "embellishment": 0.5}
+    measured = {key: {"temperature": temperatures[key], "steps": steps[key]} for key in steps}
+    model = onnx.load(exported_tiny_vit["fp32"])
+    meta = {**classifier.meta, "sure": {"attributes": measured}}
+    onnx.helper.set_model_props(model, {"meta": json.dumps(meta)})
+    onnx.save(model, tmp_path / "sure.onnx")
+    sure = confidence.Sure(measured, demo.SHARE)
+    soft = sure.softened(said)
+    is_sure = {key: its.tolist() for key, its in sure(soft).items()}
+    assert (
+        not any(is_sure["daily"]) and all(is_sure["gender"]) and {*is_sure["embellishment"]} == {True, False}
+    )
+    with served(tmp_path / "sure.onnx", tmp_path / "page") as (_, address):
+        visit(browser, address)
+        assert "at least 95 % of such were right" in browser.run(
+            "document.querySelector('#legend').innerText"
+        )
+        browser.choose_files("#file", *sorted(photos.iterdir()))
+        many_seen(browser, 10)
+        shown = browser.run(
+            "[...document.querySelectorAll('.photo')].map(row => [row.querySelector('h2').textContent,"
+            "[...row.querySelectorAll('.answers span')].map(one => [one.className, one.textContent])])"
+        )
+        table = {row[0]: row[1:] for row in downloaded(browser, tmp_path / "down")[1:]}
+        browser.run("document.querySelector('.samples button').click()")
+        classified(browser, "Sample 1")
+        assert (
+            browser.run("document.querySelector('section.unsure h3').textContent") == "Daily 일상성 – unsure"
+        )
+    for name, answers in shown:
+        row = sorted(path.name for path in photos.iterdir()).index(name)
+        for number, ((kind, text), (key, attribute)) in enumerate(zip(answers, ATTRIBUTES.items())):
+            best = attribute.classes[int(soft[key][row].argmax())]
+            assert (kind == "unsure") == (not is_sure[key][row]) == text.startswith("unsure: "), (name, key)
+            assert best in text and text.endswith("?" if kind else best)
+            assert table[name][number] == (best if is_sure[key][row] else "")
+        confidences = [float(cell) for cell in table[name][len(ATTRIBUTES) :]]
+        assert not confidences or np.allclose(confidences, [soft[key][row].max() for key in soft], atol=CLOSE)
+    visit(browser, site[1])
+    assert browser.run("document.querySelector('#legend').hidden")
 
 
 def test_what_npm_fetches(tmp_path, monkeypatch):

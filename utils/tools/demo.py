@@ -25,6 +25,7 @@ from utils.base.errors import UserError
 from utils.base.files import atomic, check_folder, record
 from utils.data.folders import find_photos
 from utils.data.photos import SIZE, SUFFIXES, read_photos
+from utils.evaluation.confidence import KEY, Sure
 from utils.evaluation.inference import load_classifier
 from utils.evaluation.predictions import PredictionTable
 
@@ -36,6 +37,7 @@ TITLE = "Fashion attributes of a photo"  # of attributes without a name
 SAMPLES = 6
 SPACE = "---\ntitle: {}\nsdk: static\n---\n"  # head of a README.md by which the hub knows a Space
 LONGEST = 800  # pixels, of a sample photo
+SHARE = 0.95  # of the answers shown as sure that shall be right
 
 
 # fmt: off
@@ -54,7 +56,9 @@ def main(argv=None):
     args = get_args_parser().parse_args(argv)
     if not args.student.endswith(".onnx"):
         raise UserError(f"{args.student}: the page runs an ONNX file; make one with export.py")
-    attributes = load_classifier(args.student).attributes
+    student = load_classifier(args.student)
+    attributes, measured = student.attributes, student.meta.get(KEY)
+    sure = measured and Sure(measured["attributes"], SHARE)
     photos = read_samples(args.samples or HERE / "samples", attributes.layout.exif)
     folder = args.runtime
     runtime = {name: Path(folder, name).read_bytes() for name in RUNTIME} if folder else fetch_runtime()
@@ -62,7 +66,7 @@ def main(argv=None):
     files = {"student.onnx": Path(args.student).read_bytes(), **samples}
     files.update((f"ort/{name}", content) for name, content in runtime.items())
     files.update((name, (HERE / name).read_bytes()) for name in SCRIPTS)
-    files["index.html"] = page(attributes, list(samples)).encode()
+    files["index.html"] = page(attributes, list(samples), sure).encode()
     if args.space:
         files["README.md"] = SPACE.format(json.dumps(attributes.content.get("name", TITLE))).encode()
     write_page(args.output, files)
@@ -87,16 +91,18 @@ def write_page(folder, files):
     record(folder, files)
 
 
-def page(attributes, samples):
-    """The page's text, page.html with what is this student's. `samples`: addresses of the sample photos, relative to it."""
+def page(attributes, samples, sure=None):
+    """The page's text, page.html with what is this student's. Args: `samples`, addresses of the sample photos, relative to it;
+    `sure`, a `utils.evaluation.confidence.Sure`; without, all answers are shown alike."""
     language = next(iter(attributes.languages()), None)
     described = []
     for name, attribute in attributes.items():
         names = [attribute.title, attributes.content["attributes"][name].get("names", {}).get(language)]
         classes = list(zip(attribute.classes, attribute.names.get(language, attribute.classes)))
-        described.append({"names": names, "classes": classes})
+        limits = sure and [sure.temperatures[name], sure.thresholds[name]]
+        described.append({"names": names, "classes": classes, "sure": limits})
     data = {"size": SIZE, "exif": attributes.layout.exif, "samples": samples, "attributes": described}
-    data.update(language=language, endings=SUFFIXES, columns=PredictionTable(attributes).header)
+    data.update(language=language, share=SHARE, endings=SUFFIXES, columns=PredictionTable(attributes).header)
     # A number of the scripts is part of their addresses: a browser keeps no earlier ones beside a new page.
     version = zlib.crc32(b"".join((HERE / script).read_bytes() for script in SCRIPTS))
     title = html.escape(attributes.content.get("name", TITLE))

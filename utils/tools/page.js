@@ -1,6 +1,6 @@
 // The page: photos come in, the worker looks at one after the other, and each has a row with its answers.
 
-const { attributes, columns, endings, exif, language, samples, size } = JSON.parse(document.getElementById("data").textContent);
+const { attributes, columns, endings, exif, language, samples, share, size } = JSON.parse(document.getElementById("data").textContent);
 const LITTLE = 0.01;  // classes below are folded away
 const SHOWN = 10;  // the likeliest, of an attribute with more than two classes more
 const VAGUE = /^(yes|no|none|other|unknown|[\d.,]+)$/i;  // says nothing without its attribute
@@ -20,6 +20,12 @@ function say(text, { bad = false, aloud = "" } = {}) {
   find("#status").textContent = text;
   find("#status").classList.toggle("bad", bad);
   if (aloud) add(find("#status"), "span", { className: "unseen", textContent: ` ${aloud}` });
+}
+
+if (attributes[0].sure) {  // [temperature, the least probability of a sure answer or null], as of all attributes, or of none
+  const text = `Sure answers: at least ${100 * share} % of such were right on photos that the network had not learned from. `
+    + "The others are grey and called unsure; in the CSV their cells are empty.";
+  Object.assign(find("#legend"), { textContent: text, hidden: false });
 }
 
 // --- the network, in a worker: one question at a time ---
@@ -85,13 +91,17 @@ async function look(photo) {
   const answer = blob ? await ask({ blob }) : { unreadable: true };
   photo.waiting = false;
   line.classList.remove("soft");
+  line.textContent = "";
   if (answer.unreadable) {
     line.textContent = `It ${UNREADABLE}`;
     line.classList.add("bad");
     return [`${photo.name} ${UNREADABLE}`, { bad: true }];
   }
-  photo.probabilities = answer.probabilities;
-  line.textContent = answersOf(photo).join("\u00a0· ");  // no line begins with a dot
+  photo.probabilities = answer.probabilities.map(softened);
+  for (const [i, textContent] of answersOf(photo).entries()) {
+    line.append(i ? "\u00a0· " : "");  // no line begins with a dot
+    add(line, "span", { className: isSure(photo, i) ? "" : "unsure", textContent });
+  }
   Object.assign(photo.row.querySelector("img"), { src: URL.createObjectURL(answer.shown), hidden: false });
   button.hidden = details.hidden = false;
   details.open = photo.alone;
@@ -128,11 +138,24 @@ const bestOf = probabilities => probabilities.indexOf(Math.max(...probabilities)
 const names = attributes.flatMap(one => one.classes.map(([own]) => own));
 const twice = new Set(names.filter((name, i) => names.indexOf(name) !== i));
 
+// Probabilities of the i-th attribute, made honest by its temperature (utils/evaluation/confidence.py: softened).
+function softened(values, i) {
+  const { sure } = attributes[i];
+  if (!sure) return values;
+  const logits = Array.from(values, value => Math.log(Math.max(value, 1e-30)) / sure[0]), most = Math.max(...logits);
+  const odds = logits.map(one => Math.exp(one - most)), sum = odds.reduce((a, b) => a + b);
+  return odds.map(one => one / sum);
+}
+
+// Whether the answer is sure; without a threshold none is.
+const isSure = ({ probabilities }, i) => Math.max(...probabilities[i]) >= ((attributes[i].sure ?? [1, 0])[1] ?? Infinity);
+
 // The likeliest class of each attribute, as a person understands it without the attribute's name.
-function answersOf({ probabilities }) {
+function answersOf(photo) {
   return attributes.map(({ names: [title], classes }, i) => {
-    const [name] = classes[bestOf(probabilities[i])];
-    return VAGUE.test(name) || twice.has(name) ? `${title}: ${name}` : name;
+    const [name] = classes[bestOf(photo.probabilities[i])];
+    const answer = VAGUE.test(name) || twice.has(name) ? `${title}: ${name}` : name;
+    return isSure(photo, i) ? answer : `unsure: ${answer}?`;
   });
 }
 
@@ -159,9 +182,10 @@ function fill(sections, photo) {
     if (many) order.sort((a, b) => values[b] - values[a]);
     const likely = order.filter((one, place) => one === best || (values[one] >= LITTLE && !(many && place >= SHOWN)));
     const rest = order.filter(one => !likely.includes(one));
-    const section = add(sections, "section");
+    const section = add(sections, "section", { className: isSure(photo, i) ? "" : "unsure" });
     section.dataset.best = best;
     addNames(add(section, "h3"), names);
+    if (!isSure(photo, i)) add(section.firstChild, "span", { className: "soft", textContent: " – unsure" });
     addClasses(section, likely, classes, values, best);
     if (!rest.length) return;
     const details = add(section, "details"), little = rest.every(one => values[one] < LITTLE);
@@ -211,9 +235,9 @@ const quoted = text => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"
 function table() {
   const read = photos.filter(one => one.probabilities), rows = [columns], times = new Map();
   for (const { name } of read) times.set(name, (times.get(name) ?? 0) + 1);
-  for (const { name, path, probabilities } of read) {
-    const best = probabilities.map(bestOf);
-    const classes = attributes.map((one, i) => tableText(one.classes[best[i]][0]));
+  for (const photo of read) {
+    const { name, path, probabilities } = photo, best = probabilities.map(bestOf);
+    const classes = attributes.map((one, i) => (isSure(photo, i) ? tableText(one.classes[best[i]][0]) : ""));
     const confidences = probabilities.map((values, i) => values[best[i]].toFixed(4));
     rows.push([tableText(times.get(name) > 1 ? path : name), ...classes, ...confidences].slice(0, columns.length));
   }
