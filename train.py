@@ -32,7 +32,7 @@ def run_version(argv):
         log.start(world.rank)
         log.logger.debug("command: train.py " + shlex.join(argv))
         if args.fold:
-            log.logger.info(f"fold {' of '.join(args.fold.split('/'))}: {args.version}")
+            log.logger.info(f"\n=== fold {' of '.join(args.fold.split('/'))}: {args.version}")
         keep_freed_memory()
         with world, version_folder(args.version, world):
             run = Run(args.version, world.is_first, args.best, args.keep)
