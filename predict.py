@@ -3,29 +3,38 @@
 import contextlib
 import csv
 import io
+import os
 import sys
 from collections import Counter
 from pathlib import Path
 
 from tqdm import tqdm
 
+from utils.base import log
 from utils.base.cli import Parser, cache_folder, exit_code, new_file, number
 from utils.base.errors import SkippedPhotos, UserError, counted, visible
-from utils.base.files import check_new, continued, digest_of
+from utils.base.files import check_new, continued, digest_of, write_csv
 from utils.data.attributes import read_attributes
+from utils.data.folders import PhotoFolder
 from utils.data.photos import batches
+from utils.evaluation import plots
+from utils.evaluation.doubts import find_doubts, fold_networks
+from utils.evaluation.fill import COUNTS, LIST, Sheet, ask, for_products, photos_folder
 from utils.evaluation.inference import answered, joined
 from utils.evaluation.metrics import by_product
 from utils.evaluation.model import load
 from utils.evaluation.photo_lists import fingerprint, photos_of, told_apart
+from utils.evaluation.pictures import draw_doubts
 from utils.evaluation.predictions import NUMBERS, PredictionTable, distinct
 from utils.nets.hub import CLIP_MODEL, ZERO_SHOT, weights_file
+
+SURE = 0.95  # share of right answers with --fill
 
 
 # fmt: off
 def get_args_parser():
     p = Parser(prog="predict.py", description=__doc__)
-    p.add_argument("paths", nargs="+", help="photos, folders of photos (with their sub-folders), and CSV files with a column of photos' names, as the attributes' file names it (image_name)", metavar="PATH")
+    p.add_argument("paths", nargs="*", help="photos, folders of photos (with their sub-folders), and CSV files with a column of photos' names, as the attributes' file names it (image_name)", metavar="PATH")
     p.add_argument("--checkpoint", required=True, help="of a student or teacher (.pt), an exported file (.onnx), or a folder of export.py --format hub, also as owner/name of the hub; or zero-shot: FashionCLIP as it comes", metavar="FILE")
     p.add_argument("--attributes", help="with zero-shot: JSON file of the attributes, with their prompts; without it, the competition's", metavar="FILE")
     p.add_argument("--clip-model", help=f"with zero-shot: hub name or local folder; without it, {CLIP_MODEL}", metavar="NAME")
@@ -33,6 +42,9 @@ def get_args_parser():
     p.add_argument("--output", type=new_file, default="predictions.csv", help="CSV file to write, a row for each photo", metavar="FILE")
     p.add_argument("--sure", type=number(float, 0.5, 1, below=True), help="share of right answers, such as 0.95: classes are written only where the network is so sure; evaluate.py, run before, tells how sure that is", metavar="X")
     p.add_argument("--by", choices=("group",), help="group: a row for each product of a CSV file, by the column that the attributes name so, from all its photos; it holds all answers in memory, and does not go on where it was interrupted")
+    p.add_argument("--fill", help="in place of PATH: CSV file whose missing cells are filled where the network is sure (--sure, else 0.95); --output is the table as it is, with columns that tell what was filled and how probable it is, and beside it are lists of the cells that are left", metavar="FILE")
+    p.add_argument("--doubts", type=new_file, help="with --fill: CSV file to write of the cells that a person filled and that may be wrong, with a picture beside it; it needs the networks of train.sh own --folds 5", metavar="FILE")
+    p.add_argument("--folds", nargs="+", help="with --doubts: folders of these networks; without it, model/shop-fold-1 to 5 for model/shop/best.pt", metavar="DIR")
     p.switch(p, "--probabilities", "also write the probability of each class, 0 to 1, in a column that has its name")
     p.add_argument("--names", help=f"how classes are written: en by their own names, another language by those of the attributes' file, {NUMBERS} by number; without it, own attributes have names, and the competition's numbers", metavar="LANG")
     p.prior_option(p)
@@ -44,13 +56,35 @@ def get_args_parser():
 # fmt: on
 
 
+def parse_args(argv=None):
+    parser = get_args_parser()
+    args = parser.parse_args(argv)
+    others = {
+        "PATH": args.paths,
+        "--by": args.by,
+        "--names": args.names,
+        "--probabilities": args.probabilities,
+    }
+    others = [name for name, value in others.items() if value]
+    if args.fill and others:
+        parser.error(f"--fill fills one table, as it is, without {', '.join(others)}")
+    if not (args.fill or args.paths):
+        parser.error("there is no PATH of photos, and no --fill")
+    if (args.doubts and not args.fill) or (args.folds and not args.doubts):
+        parser.error("--doubts is for --fill, and --folds for --doubts")
+    args.sure = args.sure or (SURE if args.fill else None)
+    return args
+
+
 def main(argv=None):
-    args = get_args_parser().parse_args(argv)
+    args = parse_args(argv)
     if (args.attributes or args.clip_model) and args.checkpoint != ZERO_SHOT:
         raise UserError(f"--attributes, --clip-model: for {ZERO_SHOT}; a trained network brings its own")
     attributes = read_attributes(args.attributes) if args.attributes else None
     options = {"clip_model": args.clip_model, "attributes": attributes}
     model = load(args.checkpoint, args.sure, args.batch_size, args.prior, args.device, **options)
+    if args.fill:
+        return fill(args, model)
     by = model.attributes.layout.group if args.by else None
     if args.by and not by:
         raise UserError('--by group: the attributes have no "group", the column that tells products')
@@ -58,21 +92,33 @@ def main(argv=None):
     if by:
         table.header = distinct([by, *table.header[1:], "photos"])
     how = (args.images, model.attributes, args.follow_links, by)
-    check_new(args.output, lambda head: note_of(args.output).exists(), args.paths)
+    check_output(args.output, args.paths)
     photos = told_apart([photos_of(path, *how) for path in args.paths], by)
     counts = write(args, model, table, photos)
-    with contextlib.suppress(OSError):
-        note = note_of(args.output)
-        note.parent.mkdir(parents=True, exist_ok=True)
-        note.touch()
+    note(args.output)
     rows = counted(counts["rows"], *(("product", "products") if by else ("photo", "photos")))
     print(f"{rows}: {args.output}")
     if args.sure:
         sure = ", ".join(f"{key} {counts[number]:,}" for number, key in enumerate(model.attributes))
         print(f"sure enough: {sure} of {rows}; other cells are empty")
-    if counts["skipped"]:
-        unread = f"of {counts['photos']} photos cannot be read and"
-        raise SkippedPhotos(counted(counts["skipped"], f"{unread} was skipped", f"{unread} were skipped"))
+    say_skipped(counts["skipped"], counts["photos"])
+
+
+def say_skipped(skipped, photos):
+    if skipped:
+        unread = f"of {photos} photos cannot be read and"
+        raise SkippedPhotos(counted(skipped, f"{unread} was skipped", f"{unread} were skipped"))
+
+
+def check_output(path, inputs):
+    check_new(path, lambda head: note_of(path).exists(), inputs)
+
+
+def note(path):
+    with contextlib.suppress(OSError):
+        file = note_of(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
 
 
 def note_of(path):
@@ -152,6 +198,44 @@ def products(parts, table):
     if names:
         sizes, said = Counter(names), by_product(joined([results for _, results in parts]), names)
         yield [(*row, sizes[row[0]]) for row in table.rows(*said)]
+
+
+def fill(args, model):
+    """Fill the missing cells of a table; list those that are left, and those that may be wrong."""
+    left = f"{os.path.splitext(args.output)[0]}_left.csv"
+    outputs = [args.output, left, *filter(None, [args.doubts])]
+    picture = f"{os.path.splitext(args.doubts or left)[0]}.png"
+    for path in outputs:
+        check_output(path, [args.fill])
+    check_new(picture, plots.is_figure)
+    folder = args.images or photos_folder(args.fill, model.attributes.layout)
+    sheet = Sheet(args.fill, PhotoFolder(folder, args.follow_links), model.attributes)
+    how = {"prior": args.prior, "device": args.device}
+    networks = fold_networks(model.classify, args.folds, **how) if args.doubts else []
+    answers = sheet.no_answers()
+    rows = ask(model.classify, list(enumerate(sheet.paths)), args.batch_size, answers)
+    others = for_products(answers, sheet.labels, sheet.groups)
+    answers = model.sure.softened(answers)
+    done = sheet.fill(answers, model.sure(answers))
+    doubted, crossed = find_doubts(sheet, networks, rows, args.batch_size, model.sure)
+    sheet.write(args.output)
+    write_csv(left, LIST, sheet.listed(sheet.left(answers, done), answers), args.encoding)
+    print("\n".join(log.table(sheet.counts(done, doubted), ["", *COUNTS])))
+    if others and model.attributes.layout.group:
+        print(f"{', '.join(others)}: each photo for itself, since cells of one product differ")
+    print(
+        f"{args.output}: {counted(len(sheet.rows), 'row', 'rows')}\n{left}: what is left, the least sure first"
+    )
+    if args.doubts:
+        write_csv(args.doubts, LIST, sheet.listed(doubted, crossed), args.encoding)
+        print(f"{args.doubts}: cells that may be wrong, the most surely so first; {picture} shows some")
+        try:
+            draw_doubts(doubted, crossed, sheet, picture, os.path.basename(args.fill))
+        except (UserError, OSError) as error:
+            log.logger.warning(f"warning: {picture} is not drawn: {error}")
+    for path in outputs:
+        note(path)
+    say_skipped(len(sheet.rows) - len(rows), len(sheet.rows))
 
 
 if __name__ == "__main__":

@@ -157,18 +157,18 @@ def _check_cells(cells, header, name_at, separator):
         raise ValueError(f"{len(cells)} cells, and the header has {len(header)}; {way_out}")
 
 
-def read_table(path, photos, attributes, boxes=False):
+def read_table(path, photos, attributes, boxes=False, strict=True):
     """Rows of a table.
 
     Args: `photos`, the `PhotoFolder` of the names, which they must not leave; whether they are there is not looked at.
-        With `boxes`, boxes are read, too.
+        With `boxes`, boxes are read, too; unless it is `strict`, a cell that is no class has no label.
     Returns: (list of names, dict attribute -> int64 array `(N,)`, groups and boxes as in `utils.data.dataset.Table`, the latter or None).
     Raises: UserError for a file, column or cell that is missing, for cells that are no class, names that lead out and
         boxes that do.
     """
     layout = attributes.layout
     unknown = {plain_name(value) for value in layout.unknown}
-    readers = {key: _cell_reader(one, unknown) for key, one in attributes.items()}
+    readers = {key: _cell_reader(one, unknown, strict) for key, one in attributes.items()}
 
     def read(row):
         name = row[layout.image]
@@ -197,8 +197,8 @@ def warn_renamed(path, count, name, file):
     logger.warning(f"warning: {path}: {said}, such as {excerpt(name)}: {excerpt(file)}")
 
 
-def _cell_reader(attribute, unknown):
-    """A function of a cell that returns its class's number, or UNKNOWN, or raises ValueError if it is neither."""
+def _cell_reader(attribute, unknown, strict):
+    """A function of a cell that returns its class's number, or UNKNOWN; if it is neither, it raises ValueError, unless `strict` is False."""
     silent = unknown.union(map(plain_name, attribute.ignore))
     numbers = {plain_name(name): number for number, name in enumerate(attribute.classes)}
     if not any(map(is_number, attribute.classes)):
@@ -216,8 +216,8 @@ def _cell_reader(attribute, unknown):
         number = re.fullmatch(r"([0-9]{1,8})(\.0*)?", name)
         if name not in numbers and number:
             name = str(int(number.group(1)))  # 01 is 1, and so is 1.0, as pandas writes it beside empty cells
-        if name in numbers:
-            return numbers[name]
+        if name in numbers or not strict:
+            return numbers.get(name, UNKNOWN)
         if not name:
             raise ValueError(f'{attribute.column} is empty; "unknown": [""] in the attributes allows it')
         classes = excerpt(", ".join(f"{number} {one}" for number, one in enumerate(attribute.classes)), 150)

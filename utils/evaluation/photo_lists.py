@@ -73,7 +73,7 @@ def _check(path, there, rows):
     if renamed:
         warn_renamed(path, renamed, *other)
     if not is_any:
-        fits = _fitting_folder(there.prefix, first[0])
+        fits = fitting_folder(there.prefix, first[0])
         example = near[0] if near and not fits else first[1]
         way_out = f"--images {shlex.quote(fits)} has them" if fits else "--images names their folder"
         raise UserError(f"{path}: none of its photos is there, such as {excerpt(example, 300)}; {way_out}")
@@ -81,7 +81,7 @@ def _check(path, there, rows):
         logger.warning(f"warning: {path}: photos that are not there, and what is:\n{shortened(near)}")
 
 
-def _fitting_folder(folder, name):
+def fitting_folder(folder, name):
     """The folder that has a photo of a list: the working directory, or one below `folder`; None without."""
     below = (os.path.join(above, one) for above, folders, _ in os.walk(folder or ".") for one in folders)
     fits = (one for one in itertools.chain(["."], below) if os.path.isfile(os.path.join(one, name)))

@@ -6,7 +6,7 @@ import numpy as np
 
 from utils.base.log import score
 from utils.data.attributes import UNKNOWN
-from utils.data.photos import SIZE, fit, photo_size
+from utils.data.photos import SIZE, fit, letterbox, photo_size, read_rgb
 from utils.evaluation import plots
 from utils.evaluation.plots import shortened_name
 
@@ -111,15 +111,52 @@ def draw_mistakes(probabilities, attributes, table, pixels, path, title):
             values, label = probabilities[key][index], table.labels[key][index]
             said = int(values.argmax())
             ax = block.add_subplot(count, ACROSS, place)
-            ax.imshow(_without_bars(pixels[index], table.photos.path(table.names[index]), table.exif))
-            ax.spines[:].set_color(LIGHT)
-            ax.set(xticks=[], yticks=[], anchor="N")
-            ax.set_title(f"{names[said]} {values[said]:.0%}", fontsize=9.5, color=RED, pad=3)
+            photo = _without_bars(pixels[index], table.photos.path(table.names[index]), table.exif)
+            _draw_photo(ax, photo, table.names[index], f"{names[said]} {values[said]:.0%}", RED)
             ax.set_xlabel(f"label: {names[label]} {values[label]:.0%}", fontsize=9, labelpad=3)
-            folder, name = os.path.split(table.names[index])
-            file = f"{shortened_name(name, 26)}\n{shortened_name(folder, 26)}"
-            ax.text(SIZE / 2, 1.12 * SIZE, file, ha="center", va="top", fontsize=7, color="#666666")
     plots.save(figure, path)
+
+
+def draw_doubts(doubts, answers, sheet, path, title):
+    """A page of the first doubted cells, into a PNG: the photo, and of the cell's class and of the network's a typical photo each, of
+    all that carry the class the one that is it most surely.
+
+    Args: `doubts` and `answers` of `utils.evaluation.doubts.find_doubts`; the `sheet`; `title` of the page. Raises: OSError if a photo has
+        gone since.
+    """
+    doubts, exif = doubts[:MISTAKES], sheet.attributes.layout.exif
+    said = "the most doubted cells: the photo, and a typical one of the cell's class and of the network's"
+    figure = plots.new_figure(f"{title}\n{said}", ACROSS * 2.05, 3.2 * -(-len(doubts) // 2) + 0.6)
+    blocks = figure.subfigures(-(-len(doubts) // 2), 2, squeeze=False, wspace=0.04).ravel()
+    for block, (row, key) in zip(blocks, doubts):
+        names = [shortened_name(name, 17) for name in sheet.attributes[key].classes]
+        values, label = answers[key][row], sheet.labels[key][row]
+        instead = int(values.argmax())
+        heading = (
+            f"row {sheet.rows[row][0]}, {shortened_name(sheet.attributes[key].title, 30)}: {names[label]}?"
+        )
+        block.suptitle(heading, x=0.01, ha="left", fontsize=11)
+        shown = [(f"{names[instead]} {values[instead]:.0%}", row)]
+        for number in (label, instead):
+            carry = np.flatnonzero((sheet.labels[key] == number) & np.isfinite(answers[key][:, number]))
+            surest = sorted(carry[carry != row], key=lambda one: -answers[key][one, number])
+            shown += [(f"typical: {names[number]}", one) for one in surest[:1]]
+        for place, (text, one) in enumerate(shown, 1):
+            photo = _without_bars(letterbox(read_rgb(sheet.paths[one], exif)), sheet.paths[one], exif)
+            ax, color = block.add_subplot(1, 3, place), RED if place == 1 else DARK
+            _draw_photo(ax, photo, sheet.names[one], text, color)
+    plots.save(figure, path)
+
+
+def _draw_photo(ax, photo, name, heading, color):
+    """A photo with a heading, and its name below."""
+    ax.imshow(photo)
+    ax.spines[:].set_color(LIGHT)
+    ax.set(xticks=[], yticks=[], anchor="N")
+    ax.set_title(heading, fontsize=9.5, color=color, pad=3)
+    folder, name = os.path.split(name)
+    file = f"{shortened_name(name, 26)}\n{shortened_name(folder, 26)}"
+    ax.text(SIZE / 2, 1.12 * SIZE, file, ha="center", va="top", fontsize=7, color="#666666")
 
 
 def _without_bars(pixels, path, exif):

@@ -1,0 +1,394 @@
+"""predict.py --fill: a table comes back as it was, with the missing cells filled where an answer is sure."""
+
+import csv
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import predict
+from utils.base.errors import SkippedPhotos, UserError
+from utils.data.attributes import UNKNOWN, Attributes
+from utils.data.folders import PhotoFolder
+from utils.evaluation.confidence import Sure
+from utils.evaluation.doubts import doubted
+from utils.evaluation.fill import Sheet, are_alike, for_products
+
+SHOP = {
+    "image": "file",
+    "group": "product",
+    "unknown": ["", "?"],
+    "attributes": {
+        "kind": {"classes": {"dress": {}, "skirt": {}, "hat": {}}, "ignore": ["mixed"]},
+        "zip": {"column": "tags", "contains": "zip", "separator": "|"},
+        "hood": {"column": "tags", "contains": "hood", "separator": "|"},
+    },
+}
+TABLE = """file,product,kind,tags,price
+a.png,1,dress,zip,5
+b.png,2,,,"1,5"
+,,,,
+c.png,3,?,zip|hood,
+
+a.png,1,mixed,?,7
+"""
+NEW = "filled,kind_confidence,zip_confidence,hood_confidence"
+
+
+def shop(**changes):
+    return Attributes({**SHOP, **changes}, "test")
+
+
+@pytest.fixture
+def sheet(place):
+    """A function that writes a table, as text or bytes, and opens it."""
+    for name, level in (("a", 40), ("b", 120), ("c", 200)):
+        Image.fromarray(np.full((9, 6, 3), level, np.uint8)).save(f"{name}.png")
+
+    def opened(table=TABLE, attributes=None):
+        (place / "shop.csv").write_bytes(table if isinstance(table, bytes) else table.encode())
+        return Sheet("shop.csv", PhotoFolder(""), attributes or shop())
+
+    return opened
+
+
+def answers(sheet, **said):
+    """Probabilities: of each attribute the class of each row; None for a photo that cannot be read. They are 0.9."""
+    found = sheet.no_answers()
+    for key, classes in said.items():
+        for row, number in enumerate(classes):
+            if number is not None:
+                rest = 0.1 / (found[key].shape[1] - 1)
+                found[key][row] = np.where(np.arange(found[key].shape[1]) == number, 0.9, rest)
+    return found
+
+
+def sure_of(found, least=0.5):
+    return {key: values.max(axis=1) >= least for key, values in found.items()}
+
+
+def written(sheet):
+    sheet.write("out.csv")
+    with open("out.csv", "rb") as file:
+        return file.read()
+
+
+def test_missing_cells_are_filled_and_nothing_else(sheet):
+    table = sheet()
+    found = answers(table, kind=[1, 1, 2, 1], zip=[0, 1, 0, 1], hood=[0, 1, 0, 0])
+    done = table.fill(found, sure_of(found))
+    assert {key: its.tolist() for key, its in done.items()} == {
+        "kind": [False, True, True, False],
+        "zip": [False, True, False, True],
+        "hood": [False, True, False, True],
+    }
+    assert written(table).decode() == (
+        f"file,product,kind,tags,price,{NEW}\n"
+        "a.png,1,dress,zip,5,,,,\n"
+        'b.png,2,skirt,zip|hood,"1,5","kind, zip, hood",0.9000,0.9000,0.9000\n'
+        ",,,,\n"
+        "c.png,3,hat,zip|hood,,kind,0.9000,,\n"
+        "\n"
+        'a.png,1,mixed,zip,7,"zip, hood",,0.9000,0.9000\n'
+    )
+    assert list(table.counts(done, [(0, "kind")])) == [
+        ("kind", 2, 2, 0, 1, 1),
+        ("zip", 2, 2, 0, 0, 0),
+        ("hood", 2, 2, 0, 0, 0),
+    ]
+
+
+def test_what_is_not_sure_is_left_and_listed(sheet):
+    """A list of tags takes all of them; where none is there, nothing can be written. The least sure come first."""
+    table = sheet()
+    found = answers(table, kind=[0, 1, None, 0], zip=[0, 1, 0, 0], hood=[0, 1, 0, 0])
+    found["hood"][1] = [0.4, 0.6]
+    done = table.fill(found, sure_of(found, 0.7))
+    assert {key for key, its in done.items() if its.any()} == {"kind"}
+    lines = written(table).decode().splitlines()
+    assert lines[2] == 'b.png,2,skirt,,"1,5",kind,0.9000,0.9000,0.6000'
+    assert lines[4] == "c.png,3,?,zip|hood,,,,,"
+    assert lines[6] == "a.png,1,mixed,?,7,,,0.9000,0.9000"
+    left = table.left(found, done)
+    assert left == [(1, "hood"), (1, "zip"), (3, "zip"), (3, "hood"), (2, "kind")]
+    assert list(table.listed(left, found)) == [
+        [3, "b.png", "hood", "", "yes", "0.6000", ""],
+        [3, "b.png", "zip", "", "yes", "0.9000", ""],
+        [7, "a.png", "zip", "?", "no", "0.9000", ""],
+        [7, "a.png", "hood", "?", "no", "0.9000", ""],
+        [5, "c.png", "kind", "?", "", "", ""],
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp949", "utf-16"])
+@pytest.mark.parametrize("before", ["", "sep={}", "\n"])
+@pytest.mark.parametrize("separator, end", [(",", "\r\n"), (";", "\n"), ("\t", "\r\n")])
+def test_the_form_stays(sheet, encoding, before, separator, end):
+    rows = [
+        ["file", "product", "kind", "tags", "말"],
+        ["a.png", "1", "dress", "", f'two\nlines{separator} "x"'],
+    ]
+    rows += [[], ["b.png", "2", "", "", "가"], ["b.png", "2", "", "", "가"]]
+    file = io.StringIO(newline="")
+    csv.writer(file, delimiter=separator, lineterminator=end).writerows(rows)
+    start = before.format(separator) + end * bool(before)
+    source = start + file.getvalue()
+    table = sheet(
+        source.encode(encoding),
+        shop(encoding="utf-8" if encoding == "utf-8-sig" else encoding),
+    )
+    found = answers(table, kind=[0, 2, None])
+    table.fill(found, sure_of(found))
+    content = written(table)
+    assert content.startswith("\ufeff".encode("utf-8")) == (encoding == "utf-8-sig")
+    text = content.decode(encoding)
+    assert text.startswith(f"{start}file{separator}product") and text.count(end) == source.count(end)
+    new = list(csv.reader(io.StringIO(text[len(start) :], newline=""), delimiter=separator))
+    rows[3][2] = "hat"
+    assert [row[:5] for row in new] == rows and new[3][5:] == ["kind", "0.9000", "", ""]
+
+
+def test_a_letter_that_the_encoding_lacks(sheet):
+    kinds = {"kind": {"classes": {"dress": {}, "비단": {}}}}
+    table = sheet("file,product,kind\na.png,1,\n", shop(attributes=kinds, encoding="ascii"))
+    found = answers(table, kind=[1])
+    table.fill(found, sure_of(found))
+    with pytest.raises(UserError, match=r"out\.csv: 비 is not in ascii"):
+        table.write("out.csv")
+
+
+@pytest.mark.parametrize(
+    "cells, wanted",
+    [
+        (["Dress", "DRESS", " Dress", ""], "Dress"),  # as most often
+        (["1", "2", "1", ""], "0"),  # numbers of classes
+        (["1.0", "0.0", "2.0", ""], "0.0"),
+        (["hat", "hat", "2", ""], "dress"),  # by name, and the class is nowhere
+        (["", "", "", ""], "dress"),
+    ],
+)
+def test_classes_are_written_as_the_table_writes_them(sheet, cells, wanted):
+    table = sheet("file,product,kind,tags\n" + "".join(f"a.png,1,{cell},\n" for cell in cells))
+    found = answers(table, kind=[0] * 4)
+    table.fill(found, sure_of(found))
+    assert table.cells("kind")[-1] == wanted
+
+
+def test_a_class_that_is_a_formula_is_none(sheet):
+    kinds = {"kind": {"classes": {"=1+1": {}, "-x": {}}}}
+    table = sheet("file,product,kind\na.png,1,-x\nb.png,2,\nc.png,3,\n", shop(attributes=kinds))
+    found = answers(table, kind=[0, 0, 1])
+    table.fill(found, sure_of(found))
+    assert table.cells("kind") == ["-x", "'=1+1", "-x"]
+
+
+def test_a_filled_table_is_filled_again(sheet):
+    """What an earlier run has filled stays as it is, is told, and is no label; what a person has filled since is one."""
+    table = sheet()
+    found = answers(table, kind=[1, 1, 2, 1], zip=[0, 1, 0, 1], hood=[0, 1, 0, 0])
+    table.fill(found, {**sure_of(found), "kind": np.array([False, True, False, False])})
+    text = written(table).decode().replace("c.png,3,?", "c.png,3,dress")
+    again = sheet(text)
+    assert again.labels["kind"].tolist() == [0, UNKNOWN, 0, UNKNOWN] and not again.missing["kind"].any()
+    found = answers(again, kind=[2] * 4, zip=[0] * 4, hood=[0] * 4)
+    again.fill(found, sure_of(found))
+    assert written(again).decode() == text.replace("dress,zip|hood,,,0.9000,,", "dress,zip|hood,,,,,")
+
+
+@pytest.mark.parametrize("header", ["kind_confidence", "filled"])
+def test_a_column_of_the_users_stays_theirs(sheet, header):
+    with pytest.raises(
+        UserError, match=rf"shop\.csv: {header}: a column of this name is to be written; rename it"
+    ):
+        sheet(f"file,product,kind,tags,{header}\na.png,1,,,9\n")
+
+
+def test_cells_that_are_no_class_stay(sheet):
+    table = sheet("file,product,kind,tags\na.png,1,cape,\nb.png,2,,\n")
+    found = answers(table, kind=[0, 0])
+    done = table.fill(found, sure_of(found))
+    assert table.cells("kind") == ["cape", "dress"] and next(table.counts(done, [])) == (
+        "kind",
+        1,
+        1,
+        0,
+        1,
+        0,
+    )
+
+
+# --- products ----------------------------------------------------------------------------------------
+
+
+def test_which_labels_are_those_of_products():
+    groups = ["a", "a", "b", "b", "c", "c", "d"]
+    assert are_alike(np.array([0, 0, 1, 1, 0, UNKNOWN, 2]), groups)
+    assert not are_alike(np.array([0, 1, 1, 0, 0, 1, 2]), groups)
+    assert not are_alike(np.array([0, 0, 0, 0, 0, 1, 0]), groups), "rare classes are alike by chance"
+    assert are_alike(np.array([0, 1, 2]), ["a", "b", "c"]) and are_alike(np.full(7, UNKNOWN), groups)
+
+
+def test_a_product_has_one_answer():
+    labels = {"kind": np.array([0, 0, 1, 1]), "colour": np.array([0, 1, 1, 0])}
+    groups = ["x", "x", "y", "y"]
+    some = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [np.nan, np.nan]])
+    found = {"kind": some.copy(), "colour": some.copy()}
+    assert for_products(found, labels, groups) == ["colour"]
+    assert np.array_equal(found["colour"], some, equal_nan=True)
+    odds = np.sqrt([0.9 * 0.4, 0.1 * 0.6])
+    assert np.allclose(found["kind"][:2], odds / odds.sum())
+    assert np.allclose(found["kind"][2], some[2]) and np.isnan(found["kind"][3]).all()
+
+
+# --- doubts ------------------------------------------------------------------------------------------
+
+
+def test_changed_labels_are_doubted_first():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 4, 1000)
+    logits = rng.normal(0, 1, (1000, 4))
+    logits[np.arange(1000), truth] += 3.5
+    values = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels, changed = truth.copy(), rng.random(1000) < 0.05
+    labels[changed] = (labels[changed] + rng.integers(1, 4, changed.sum())) % 4
+    labels[:20], values[20:40] = UNKNOWN, np.nan
+    rows = doubted(values, labels)
+    assert rows.min() >= 40 and (values[rows].argmax(axis=1) != labels[rows]).all()
+    own = values[rows, labels[rows]]
+    assert (np.diff(own) >= 0).all()
+    wrong = changed[40:].sum()
+    assert changed[rows[:wrong]].mean() > 0.8 and len(rows) < 2.5 * wrong
+    assert len(doubted(values, np.full(1000, UNKNOWN))) == 0
+
+
+# --- the command -------------------------------------------------------------------------------------
+
+
+class Stub:
+    """A network that says hat of dark photos, dress of light ones, and is the surer the darker or lighter they are."""
+
+    path, meta, net = "shop.pt", {}, None
+
+    def __init__(self, attributes):
+        self.attributes = attributes
+
+    def __call__(self, pixels):
+        level = pixels.max(axis=(1, 2, 3)) / 255
+        return {
+            key: np.stack([level, *[(1 - level) / (size - 1)] * (size - 1)], axis=1).astype(np.float32)
+            for key, size in self.attributes.sizes.items()
+        }
+
+
+@pytest.fixture
+def command(sheet, monkeypatch):
+    """A function that runs predict.py --fill shop.csv with further options; it returns the rows of a file."""
+    kinds = {"kind": {"classes": {"dress": {}, "hat": {}}}}
+    attributes = shop(attributes=kinds)
+    sheet("file,product,kind\na.png,1,\nb.png,2,\nc.png,3,\nc.png,3,hat\nc.png,4,dress\n", attributes)
+    measured = {"kind": {"temperature": 1.0, "steps": [[0.8, 0.6], [0.96, 0.75]]}}
+
+    def load(path, sure, *_, **__):
+        return SimpleNamespace(classify=Stub(attributes), attributes=attributes, sure=Sure(measured, sure))
+
+    monkeypatch.setattr(predict, "load", load)
+    monkeypatch.setattr(predict, "fold_networks", lambda *_, **__: [Stub(attributes)] * 2)
+
+    def run(*options, read="filled.csv"):
+        predict.main(["--checkpoint", "shop.pt", "--fill", "shop.csv", "--output", "filled.csv", *options])
+        with open(read, newline="") as file:
+            return list(csv.reader(file))
+
+    return run
+
+
+def test_fill(command, capsys):
+    assert command() == [
+        ["file", "product", "kind", "filled", "kind_confidence"],
+        ["a.png", "1", "hat", "kind", "0.8431"],
+        ["b.png", "2", "", "", "0.5294"],
+        ["c.png", "3", "dress", "kind", "0.7843"],
+        ["c.png", "3", "hat", "", ""],
+        ["c.png", "4", "dress", "", ""],
+    ]
+    out = capsys.readouterr().out
+    assert out.splitlines()[:2] == [
+        "      empty  filled  left  no class  doubted",
+        "kind      3       2     1         0        0",
+    ]
+    assert "filled.csv: 5 rows" in out and "filled_left.csv: what is left" in out
+    assert command(read="filled_left.csv")[1:] == [["3", "b.png", "kind", "", "hat", "0.5294", ""]]
+    assert [row[3] for row in command("--sure", "0.8")] == ["filled", "kind", "", "kind", "", ""]
+
+
+def test_doubts(command, place, without_matplotlib, capsys):
+    assert command("--doubts", "doubts.csv", read="doubts.csv")[1:] == [
+        ["5", "c.png", "kind", "hat", "dress", "0.7843", "0.2157"]
+    ]
+    said = capsys.readouterr()
+    assert "0        1" in said.out and "warning: doubts.png is not drawn: matplotlib" in said.err
+    assert not (place / "doubts.png").exists()
+
+
+def test_the_picture_of_doubts(command, place):
+    (place / "doubts.png").write_bytes(b"a picture of mine")
+    with pytest.raises(UserError, match=r"doubts\.png: is there, and not from"):
+        command("--doubts", "doubts.csv")
+    (place / "doubts.png").unlink()
+    command("--doubts", "doubts.csv")
+    assert Image.open(place / "doubts.png").size[0] > 1000
+    command("--doubts", "doubts.csv")
+
+
+def test_photos_that_cannot_be_read(command, place, capsys):
+    (place / "b.png").write_bytes(b"no photo")
+    with pytest.raises(SkippedPhotos, match="1 of 5 photos cannot be read and was skipped"):
+        command()
+    assert "skipped b.png" in capsys.readouterr().err
+    lines = (place / "filled.csv").read_text().splitlines()
+    assert lines[2] == "b.png,2,,," and lines[1].startswith("a.png,1,hat,kind,")
+    for name in "ac":
+        (place / f"{name}.png").write_bytes(b"no photo")
+    with pytest.raises(SkippedPhotos, match="5 of 5 photos"):
+        command()
+    assert (place / "filled_left.csv").read_text().count("kind") == 3
+    for name in "abc":
+        (place / f"{name}.png").unlink()
+    with pytest.raises(UserError, match=r"shop\.csv: none of its photos is there, such as a\.png; --images"):
+        command()
+
+
+def test_photos_are_found_below(command, place):
+    (place / "photos" / "new").mkdir(parents=True)
+    for name in "abc":
+        (place / f"{name}.png").rename(place / "photos" / "new" / f"{name}.png")
+    assert command()[1][2] == "hat"
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ("a.png --fill shop.csv", "--fill fills one table, as it is, without PATH"),
+        ("--fill shop.csv --by group --names en --probabilities", "without --by, --names, --probabilities"),
+        ("", "there is no PATH of photos, and no --fill"),
+        ("a.png --doubts x.csv", "--doubts is for --fill"),
+        ("--fill shop.csv --folds x", "--folds for --doubts"),
+        ("--fill shop.csv --sure 1", "--sure: '1' is not"),
+        ("--fill shop.csv --output shop.csv", "the same file as shop.csv, which is read"),
+        ("--fill shop.csv --doubts shop.csv", "the same file as shop.csv, which is read"),
+        ("--fill none.csv", "none.csv: no such file"),
+        ("--fill shop.csv --images photos", "none of its photos is there, such as photos/a.png"),
+    ],
+)
+def test_bad_input(command, options, said):
+    with pytest.raises(UserError, match=said) as error:
+        predict.main(["--checkpoint", "shop.pt", *options.split()])
+    assert "\n" not in str(error.value)
+
+
+def test_a_table_without_a_column(command, place):
+    (place / "shop.csv").write_text("file,kind\na.png,\n")
+    with pytest.raises(UserError, match=r"shop\.csv: no column product; there are file, kind"):
+        command()
