@@ -8,19 +8,20 @@ from typing import Any, Dict, NamedTuple
 
 from utils.base.cli import exit_code
 from utils.base.signals import StopSignals
-from utils.training.options import each_fold, length_for, parse_args
+from utils.training.options import length_for, parse_args
 
 # Torch is imported by main(), once the options are known to be right: --help and typing errors answer at once.
 
 
 def main(argv=None):
-    for words in each_fold(sys.argv[1:] if argv is None else argv):
-        run_version(words)
-
-
-def run_version(argv):
-    """One run, begun or resumed. Args: words of the command line."""
+    argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
+    if args.folds > 1 and not args.fold:
+        for number in range(1, args.folds + 1):
+            version, goes_on = f"{args.version}-fold-{number}", str(not args.overwrite)
+            print(f"\n=== fold {number} of {args.folds}: {version}", flush=True)
+            main([*argv, "--version", version, "--fold", f"{number}/{args.folds}", "--resume", goes_on])
+        return
     with StopSignals() as signals:
         from utils.base import log
         from utils.base.hardware import keep_freed_memory
@@ -31,8 +32,6 @@ def run_version(argv):
         world = World(args.device)
         log.start(world.rank)
         log.logger.debug("command: train.py " + shlex.join(argv))
-        if args.fold:
-            log.logger.info(f"\n=== fold {' of '.join(args.fold.split('/'))}: {args.version}")
         keep_freed_memory()
         with world, version_folder(args.version, world):
             run = Run(args.version, world.is_first, args.best, args.keep)
@@ -48,8 +47,7 @@ def run_version(argv):
             if saved.is_finished(args.epochs) and not args.save_teacher_logits:
                 ends = args.scheduler and args.decay_epoch == args.epochs  # so that more would be another run
                 way_out = "another --version begins anew" if ends else "a higher --epochs goes on from there"
-                done = f"all {len(saved.rows)} epochs are done; {way_out}"
-                log.logger.info(f"{run.model_dir}: {done}")
+                log.logger.info(f"{run.model_dir}: all {len(saved.rows)} epochs are done; {way_out}")
             else:
                 train(args, run, saved, world, signals)
 

@@ -66,10 +66,10 @@ def test_a_run_keeps_its_fold(train, fails, own):
 def test_an_interruption_ends_all_folds(own, monkeypatch):
     begun = []
 
-    def stop(words):
-        begun.append(words)
+    def stop(args, *_):
+        begun.append(args.version)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(script, "run_version", stop)
+    monkeypatch.setattr(script, "train", stop)
     assert exit_code(lambda: script.main([*SHORT, "--version", "shop", "--folds", "3", *own])) == 130
-    assert len(begun) == 1
+    assert begun == ["shop-fold-1"]

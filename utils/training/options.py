@@ -202,18 +202,6 @@ def parse_args(argv=None):
     return args
 
 
-def each_fold(argv):
-    """The command lines of --folds, a list of words for each; with one, the given one."""
-    args = parse_args(argv)
-    if args.fold or args.folds == 1:
-        return [argv]
-    goes_on = [] if args.overwrite else ["--resume", "True"]
-    return [
-        [*argv, "--version", f"{args.version}-fold-{number}", "--fold", f"{number}/{args.folds}", *goes_on]
-        for number in range(1, args.folds + 1)
-    ]
-
-
 def without_effect(args):
     """Lines: which options have other values than their defaults, and change nothing. No errors, since the sample of train.sh
     gives its own to teacher and student. Who gives the option that makes others void, means it, and has no use for a line."""
