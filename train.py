@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Dict, NamedTuple
 
 from utils.base.cli import exit_code
+from utils.base.errors import UserError
 from utils.base.signals import StopSignals
 from utils.training.options import length_for, parse_args
 
@@ -17,6 +18,8 @@ def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
     if args.folds > 1 and not args.fold:
+        if os.environ.get("WORLD_SIZE", "1") != "1":  # their connection cannot be made a second time
+            raise UserError("--folds is for one process; with torchrun, train each by --fold K/N")
         for number in range(1, args.folds + 1):
             version, goes_on = f"{args.version}-fold-{number}", str(not args.overwrite)
             print(f"\n=== fold {number} of {args.folds}: {version}", flush=True)

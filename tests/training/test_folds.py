@@ -55,6 +55,11 @@ def test_a_fold_that_is_none(fails, own):
     assert "is not a whole number of at least 1" in fails("--version", "a", "--folds", "0", *own)
 
 
+def test_folds_of_several_processes(fails, own, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "torchrun, train each by --fold K/N" in fails("--version", "a", "--folds", "2", *own)
+
+
 def test_a_run_keeps_its_fold(train, fails, own):
     train("--version", "a", "--fold", "1/2", *own)
     more = ["--version", "a", "--resume", *own, "--epochs", "2"]
