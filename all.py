@@ -3,7 +3,6 @@
 model/NAME/steps.json has each step's options, and digests of the files that it read.
 """
 
-import json
 import os
 import shlex
 import sys
@@ -13,7 +12,7 @@ import export
 import train
 from utils.base.cli import exit_code
 from utils.base.errors import UserError
-from utils.base.files import atomic, digest_of, read_json
+from utils.base.files import digest_of, read_json, write_json
 from utils.data.attributes import read_attributes
 from utils.tools import demo
 from utils.training.options import parse_args
@@ -74,8 +73,7 @@ def main(argv=None):
         if not is_done:
             command.main(words)
             done[name] = [words, *map(digest_of, sources)]
-            with atomic(steps) as file:
-                json.dump(done, file, indent=1)
+            write_json(steps, done)
     print(END.format(best=best, scores=scores, onnx=onnx, seen=seen, table=table))
 
 

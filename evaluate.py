@@ -1,13 +1,12 @@
 """Evaluate a trained network, or compare two: metrics with intervals, predictions and pictures."""
 
-import json
 import os
 import sys
 
 from utils.base import log
 from utils.base.cli import Parser, exit_code, number
 from utils.base.errors import UserError, counted, excerpt
-from utils.base.files import atomic, check_folder, write_csv
+from utils.base.files import check_folder, write_csv, write_json
 from utils.base.log import logger, score
 from utils.data.attributes import PARTS, read_attributes
 from utils.data.dataset import load_pixels, unreadable
@@ -83,8 +82,7 @@ def figures_of(classifier, table, probabilities, **about):
 
 
 def write_figures(folder, result):
-    with atomic(os.path.join(folder, FILES[0])) as file:
-        file.write(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    write_json(os.path.join(folder, FILES[0]), result)
 
 
 def draw_pictures(folder, result, attributes, table, pixels, probabilities):

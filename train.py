@@ -47,7 +47,7 @@ def main(argv=None):
                 if args.student_weights and "--student" not in args.given:
                     args.student = began.get("student", args.student)
                 saved.check_options(vars(args), defaults, world.size)
-            if saved.is_finished(args.epochs) and not args.save_teacher_logits:
+            if saved.meta and len(saved.rows) >= args.epochs and not args.save_teacher_logits:
                 ends = args.scheduler and args.decay_epoch == args.epochs  # so that more would be another run
                 way_out = "another --version begins anew" if ends else "a higher --epochs goes on from there"
                 log.logger.info(f"{run.model_dir}: all {len(saved.rows)} epochs are done; {way_out}")
@@ -126,7 +126,7 @@ def introduce(args, run, saved, task, world):
     machine(world.device, task.precision, world.size)
     logger.info(f"log: {run.log_file}")
     if run.writes:
-        record.write_counts(run.classes_file, task.counts, attributes)
+        record.write_counts(os.path.join(run.log_dir, "classes.csv"), task.counts, attributes)
         unreadable(tables, os.path.join(run.log_dir, "unreadable.txt"))
     for line in advice.before(args, task.loss, tables, attributes, task.counts, world.device):
         logger.warning(f"warning: {line}")
@@ -178,7 +178,7 @@ def train(args, run, saved, world, signals):
     lines = record.EpochLines(state.net.attributes, args.epochs)
     labels, held_out = task.tables["train"].labels, Examples(task.images["val"], task.tables["val"].labels)
     for epoch in range(state.epoch, args.epochs + 1):
-        view = task.views.of_epoch(task.images["train"], epoch)
+        view = task.views.view(task.images["train"], epoch - 1)
         examples = Examples(view, labels, targets.of(view, between_steps))
         losses = train_one_epoch(state, criterion, examples, setup, parallel, between_steps)
         scores = validate(state.averaged, held_out, setup, between_steps)

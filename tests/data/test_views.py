@@ -83,8 +83,8 @@ def test_the_numbers_of_a_row_are_the_same_everywhere(noise):
 
 def test_the_first_view_is_the_photo_itself(noise):
     photos, made = images(noise), Views(options("--views 3 --color-jitter 1"))
-    assert [made.of_epoch(photos, epoch).number for epoch in range(1, 6)] == [0, 1, 2, 0, 1]
-    first = made.of_epoch(photos, 4).fetch(torch.arange(9))
+    assert [made.view(photos, number).number for number in range(5)] == [0, 1, 2, 0, 1]
+    first = made.view(photos, 3).fetch(torch.arange(9))
     assert np.array_equal(first.permute(0, 2, 3, 1).numpy(), noise)
 
 

@@ -99,6 +99,12 @@ def lock(file, problem):
             raise
 
 
+def write_json(path, value):
+    """Write plain values as `atomic` writes a file. Raises: ValueError for a number that is not finite, which JSON does not know."""
+    with atomic(path) as file:
+        file.write(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
 def remove_leftovers(beginning):
     """Remove what processes that were killed have left of files whose paths begin so. For whoever is their only writer."""
     for path in glob.glob(f"{glob.escape(beginning)}*.{'[0-9a-f]' * 8}.tmp"):
@@ -145,9 +151,8 @@ def check_folder(folder, names, sign):
 def record(folder, names):
     """Note in a folder how these of its files are, now that they are written, for `check_folder`."""
     written = {name: digest_of(os.path.join(folder, name)) for name in names}
-    with atomic(os.path.join(folder, RECORD)) as file:
-        # Files that are not written this time stay known.
-        json.dump({**_recorded(folder), **written}, file, indent=1)
+    # Files that are not written this time stay known.
+    write_json(os.path.join(folder, RECORD), {**_recorded(folder), **written})
 
 
 def _recorded(folder):

@@ -42,13 +42,9 @@ class Views:
         """What a view depends on besides the photos; None for the photos themselves."""
         return [self.key, number] if number else None
 
-    def of_epoch(self, images, epoch):
-        """The training `utils.data.pixels.Images` as an epoch, from 1, sees them."""
-        return self.view(images, (epoch - 1) % self.count)
-
     def view(self, images, number):
-        """A `View` of the images; for number 0 these themselves."""
-        return View(self, number, images) if number else images
+        """A `View` of the training `utils.data.pixels.Images`, the number times which all begin again; for number 0 these themselves."""
+        return View(self, number % self.count, images) if number % self.count else images
 
 
 class View:

@@ -5,7 +5,6 @@ python -m utils.tools.draft FOLDER --output FILE.json
 """
 
 import contextlib
-import json
 import os
 import shlex
 import sys
@@ -14,7 +13,7 @@ import pandas
 
 from utils.base.cli import Parser, exit_code, new_file, number
 from utils.base.errors import UserError, counted, listed, shortened, visible
-from utils.base.files import atomic, write_csv
+from utils.base.files import write_csv, write_json
 from utils.base.log import table
 from utils.data.attributes import MAX_NAME, Attributes, is_text, plain_name
 from utils.data.dataset import MISSING, read_tables
@@ -266,8 +265,7 @@ def main(argv=None):
         missing = sum(part.stamps.count(MISSING) for part in tables.values())
         if missing == len(frame):
             raise UserError(f"{args.table}: no photo is there; without --skip-unreadable they are named")
-        with atomic(args.output) as file:
-            file.write(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+        write_json(args.output, content)
         undo.pop_all()
     lines += [f"{counted(missing, 'photo is', 'photos are')} missing and left out"] if missing else []
     lines += [f"{path}: {len(rows)} photos and the folders they are in" for path, rows in written.items()]

@@ -34,9 +34,6 @@ class Saved(NamedTuple):
         """Of the finished epochs, as in metrics.csv."""
         return self.progress.get("rows", [])
 
-    def is_finished(self, epochs):
-        return bool(self.progress) and len(self.rows) >= epochs
-
     def check_options(self, options, defaults, processes):
         """UserError that lists the options that are not those the run began with.
 

@@ -1,8 +1,6 @@
 """What a run writes: `logs/<version>/` and `model/<version>/`; and whether it may."""
 
 import contextlib
-import csv
-import json
 import os
 import shutil
 import signal
@@ -10,7 +8,7 @@ import time
 
 from utils.base import log
 from utils.base.errors import DiskFull, Interrupted, UserError
-from utils.base.files import atomic, failure, lock, remove_leftovers
+from utils.base.files import failure, lock, remove_leftovers, write_csv, write_json
 from utils.nets import checkpoint
 from utils.nets.checkpoint import MODEL_ROOT, epoch_files
 from utils.nets.hub import BEST
@@ -60,8 +58,6 @@ class Run:
         self.writes, self.score, self.keep = writes, f"val_{best}", keep
         self.model_dir, self.log_dir = os.path.join(MODEL_ROOT, version), os.path.join(LOG_ROOT, version)
         self.log_file = os.path.join(self.log_dir, f"{version}_training.log")
-        self.metrics_file = os.path.join(self.log_dir, "metrics.csv")
-        self.classes_file = os.path.join(self.log_dir, "classes.csv")
         self.args_file = os.path.join(self.log_dir, "args.json")
         self.best_file = os.path.join(self.model_dir, BEST)
         self.last_file = os.path.join(self.model_dir, "last.pt")
@@ -124,8 +120,7 @@ class Run:
             raise failure(error.filename, error) from error
         if options["resume"] and not self.is_begun:
             log.logger.info(f"--resume: there is no {self.last_file} yet, the run begins")
-        with atomic(self.args_file) as file:
-            file.write(json.dumps(options, indent=2, ensure_ascii=False) + "\n")
+        write_json(self.args_file, options)
         self._write_rows()
 
     def _begin_files(self, resume):
@@ -141,10 +136,8 @@ class Run:
 
     def _write_rows(self):
         """metrics.csv, and best.pt, which follows it."""
-        with atomic(self.metrics_file) as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
+        rows = ([row.get(name) for name in self.columns] for row in self.rows)
+        write_csv(os.path.join(self.log_dir, "metrics.csv"), self.columns, rows)
         if self.rows:
             checkpoint.link(self._epoch_file(self.best["epoch"]), self.best_file)
 
