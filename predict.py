@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from utils.base import log
@@ -15,11 +16,11 @@ from utils.base.cli import Parser, cache_folder, exit_code, new_file, number
 from utils.base.errors import SkippedPhotos, UserError, counted, visible
 from utils.base.files import check_new, continued, digest_of, write_csv
 from utils.data.attributes import read_attributes
+from utils.data.dataset import fold_of
 from utils.data.folders import PhotoFolder
 from utils.data.photos import batches
 from utils.evaluation import plots
-from utils.evaluation.doubts import find_doubts, fold_networks
-from utils.evaluation.fill import COUNTS, LIST, Sheet, ask, for_products, photos_folder
+from utils.evaluation.fill import COUNTS, LIST, Sheet, ask, find_doubts, fold_networks, photos_folder
 from utils.evaluation.inference import answered, joined
 from utils.evaluation.metrics import by_product
 from utils.evaluation.model import load
@@ -42,7 +43,7 @@ def get_args_parser():
     p.add_argument("--output", type=new_file, default="predictions.csv", help="CSV file to write, a row for each photo", metavar="FILE")
     p.add_argument("--sure", type=number(float, 0.5, 1, below=True), help="share of right answers, such as 0.95: classes are written only where the network is so sure; evaluate.py, run before, tells how sure that is", metavar="X")
     p.add_argument("--by", choices=("group",), help="group: a row for each product of a CSV file, by the column that the attributes name so, from all its photos; it holds all answers in memory, and does not go on where it was interrupted")
-    p.add_argument("--fill", help="in place of PATH: CSV file whose missing cells are filled where the network is sure (--sure, else 0.95); --output is the table as it is, with columns that tell what was filled and how probable it is, and beside it are lists of the cells that are left", metavar="FILE")
+    p.add_argument("--fill", help=f"in place of PATH: CSV file whose missing cells are filled where the network is sure (--sure, else {SURE}); --output is the table as it is, with columns that tell what was filled and how probable it is, and beside it a list of the cells that are left", metavar="FILE")
     p.add_argument("--doubts", type=new_file, help="with --fill: CSV file to write of the cells that a person filled and that may be wrong, with a picture beside it; it needs the networks of train.sh own --folds 5", metavar="FILE")
     p.add_argument("--folds", nargs="+", help="with --doubts: folders of these networks; without it, model/shop-fold-1 to 5 for model/shop/best.pt", metavar="DIR")
     p.switch(p, "--probabilities", "also write the probability of each class, 0 to 1, in a column that has its name")
@@ -56,28 +57,14 @@ def get_args_parser():
 # fmt: on
 
 
-def parse_args(argv=None):
-    parser = get_args_parser()
-    args = parser.parse_args(argv)
-    others = {
-        "PATH": args.paths,
-        "--by": args.by,
-        "--names": args.names,
-        "--probabilities": args.probabilities,
-    }
-    others = [name for name, value in others.items() if value]
-    if args.fill and others:
-        parser.error(f"--fill fills one table, as it is, without {', '.join(others)}")
-    if not (args.fill or args.paths):
-        parser.error("there is no PATH of photos, and no --fill")
-    if (args.doubts and not args.fill) or (args.folds and not args.doubts):
-        parser.error("--doubts is for --fill, and --folds for --doubts")
-    args.sure = args.sure or (SURE if args.fill else None)
-    return args
-
-
 def main(argv=None):
-    args = parse_args(argv)
+    args = get_args_parser().parse_args(argv)
+    others = args.by or args.names or args.probabilities
+    if bool(args.fill) == bool(args.paths) or (args.fill and others):
+        raise UserError("give PATH, or --fill without --by, --names and --probabilities")
+    if (args.doubts and not args.fill) or (args.folds and not args.doubts):
+        raise UserError("--doubts is for --fill, and --folds for --doubts")
+    args.sure = args.sure or (SURE if args.fill else None)
     if (args.attributes or args.clip_model) and args.checkpoint != ZERO_SHOT:
         raise UserError(f"--attributes, --clip-model: for {ZERO_SHOT}; a trained network brings its own")
     attributes = read_attributes(args.attributes) if args.attributes else None
@@ -102,6 +89,41 @@ def main(argv=None):
         sure = ", ".join(f"{key} {counts[number]:,}" for number, key in enumerate(model.attributes))
         print(f"sure enough: {sure} of {rows}; other cells are empty")
     say_skipped(counts["skipped"], counts["photos"])
+
+
+def fill(args, model):
+    """Write a table with its missing cells filled, a list of those that are left, and one of the other cells that may be wrong."""
+    left = f"{os.path.splitext(args.output)[0]}_left.csv"
+    picture = f"{os.path.splitext(args.doubts or left)[0]}.png"
+    outputs = list(filter(None, (args.output, left, args.doubts)))
+    for path in outputs:
+        check_output(path, [args.fill])
+    check_new(picture, plots.is_figure)
+    folder = args.images or photos_folder(args.fill, model.attributes.layout)
+    sheet = Sheet(args.fill, PhotoFolder(folder, args.follow_links), model.attributes)
+    how = {"prior": args.prior, "device": args.device}
+    networks, doubts = fold_networks(model.classify, args.folds, **how) if args.doubts else [], []
+    answers = ask([model.classify], np.zeros(len(sheet.rows)), sheet, args.batch_size)
+    answers = model.sure.softened(answers)
+    unread = np.isnan(next(iter(answers.values()))[:, 0])
+    if networks:
+        folds = np.where(unread, -1, fold_of(sheet.groups, len(networks)) - 1)
+        crossed = model.sure.softened(ask(networks, folds, sheet, args.batch_size))
+        doubts = find_doubts(sheet.labels, crossed)
+        write_csv(args.doubts, LIST, sheet.listed(doubts, crossed), args.encoding)
+    done = sheet.fill(answers, model.sure(answers))
+    sheet.write(args.output)
+    write_csv(left, LIST, sheet.listed(sheet.left(answers, done), answers), args.encoding)
+    for path in outputs:
+        note(path)
+    print("\n".join(log.table(sheet.counts(done, doubts), ["", *COUNTS])))
+    print(
+        f"{args.output}: {counted(len(sheet.rows), 'row', 'rows')}; {left}: what is left, the least sure first"
+    )
+    if doubts:
+        print(f"{args.doubts}: what may be wrong, the most surely so first; {picture}: the first of it")
+        draw_doubts(doubts, crossed, sheet, picture, os.path.basename(args.fill))
+    say_skipped(unread.sum(), len(unread))
 
 
 def say_skipped(skipped, photos):
@@ -198,44 +220,6 @@ def products(parts, table):
     if names:
         sizes, said = Counter(names), by_product(joined([results for _, results in parts]), names)
         yield [(*row, sizes[row[0]]) for row in table.rows(*said)]
-
-
-def fill(args, model):
-    """Fill the missing cells of a table; list those that are left, and those that may be wrong."""
-    left = f"{os.path.splitext(args.output)[0]}_left.csv"
-    outputs = [args.output, left, *filter(None, [args.doubts])]
-    picture = f"{os.path.splitext(args.doubts or left)[0]}.png"
-    for path in outputs:
-        check_output(path, [args.fill])
-    check_new(picture, plots.is_figure)
-    folder = args.images or photos_folder(args.fill, model.attributes.layout)
-    sheet = Sheet(args.fill, PhotoFolder(folder, args.follow_links), model.attributes)
-    how = {"prior": args.prior, "device": args.device}
-    networks = fold_networks(model.classify, args.folds, **how) if args.doubts else []
-    answers = sheet.no_answers()
-    rows = ask(model.classify, list(enumerate(sheet.paths)), args.batch_size, answers)
-    others = for_products(answers, sheet.labels, sheet.groups)
-    answers = model.sure.softened(answers)
-    done = sheet.fill(answers, model.sure(answers))
-    doubted, crossed = find_doubts(sheet, networks, rows, args.batch_size, model.sure)
-    sheet.write(args.output)
-    write_csv(left, LIST, sheet.listed(sheet.left(answers, done), answers), args.encoding)
-    print("\n".join(log.table(sheet.counts(done, doubted), ["", *COUNTS])))
-    if others and model.attributes.layout.group:
-        print(f"{', '.join(others)}: each photo for itself, since cells of one product differ")
-    print(
-        f"{args.output}: {counted(len(sheet.rows), 'row', 'rows')}\n{left}: what is left, the least sure first"
-    )
-    if args.doubts:
-        write_csv(args.doubts, LIST, sheet.listed(doubted, crossed), args.encoding)
-        print(f"{args.doubts}: cells that may be wrong, the most surely so first; {picture} shows some")
-        try:
-            draw_doubts(doubted, crossed, sheet, picture, os.path.basename(args.fill))
-        except (UserError, OSError) as error:
-            log.logger.warning(f"warning: {picture} is not drawn: {error}")
-    for path in outputs:
-        note(path)
-    say_skipped(len(sheet.rows) - len(rows), len(sheet.rows))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,7 @@ from utils.base.errors import SkippedPhotos, UserError
 from utils.data.attributes import UNKNOWN, Attributes
 from utils.data.folders import PhotoFolder
 from utils.evaluation.confidence import Sure
-from utils.evaluation.doubts import doubted
-from utils.evaluation.fill import Sheet, are_alike, for_products
+from utils.evaluation.fill import Sheet, are_alike, ask, doubted
 
 SHOP = {
     "image": "file",
@@ -56,7 +55,7 @@ def sheet(place):
 
 def answers(sheet, **said):
     """Probabilities: of each attribute the class of each row; None for a photo that cannot be read. They are 0.9."""
-    found = sheet.no_answers()
+    found = {key: np.full((len(sheet.rows), size), np.nan) for key, size in sheet.attributes.sizes.items()}
     for key, classes in said.items():
         for row, number in enumerate(classes):
             if number is not None:
@@ -150,15 +149,6 @@ def test_the_form_stays(sheet, encoding, before, separator, end):
     assert [row[:5] for row in new] == rows and new[3][5:] == ["kind", "0.9000", "", ""]
 
 
-def test_a_letter_that_the_encoding_lacks(sheet):
-    kinds = {"kind": {"classes": {"dress": {}, "비단": {}}}}
-    table = sheet("file,product,kind\na.png,1,\n", shop(attributes=kinds, encoding="ascii"))
-    found = answers(table, kind=[1])
-    table.fill(found, sure_of(found))
-    with pytest.raises(UserError, match=r"out\.csv: 비 is not in ascii"):
-        table.write("out.csv")
-
-
 @pytest.mark.parametrize(
     "cells, wanted",
     [
@@ -230,16 +220,24 @@ def test_which_labels_are_those_of_products():
     assert are_alike(np.array([0, 1, 2]), ["a", "b", "c"]) and are_alike(np.full(7, UNKNOWN), groups)
 
 
-def test_a_product_has_one_answer():
-    labels = {"kind": np.array([0, 0, 1, 1]), "colour": np.array([0, 1, 1, 0])}
-    groups = ["x", "x", "y", "y"]
-    some = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [np.nan, np.nan]])
-    found = {"kind": some.copy(), "colour": some.copy()}
-    assert for_products(found, labels, groups) == ["colour"]
-    assert np.array_equal(found["colour"], some, equal_nan=True)
-    odds = np.sqrt([0.9 * 0.4, 0.1 * 0.6])
-    assert np.allclose(found["kind"][:2], odds / odds.sum())
-    assert np.allclose(found["kind"][2], some[2]) and np.isnan(found["kind"][3]).all()
+def test_a_product_has_one_answer(sheet):
+    """Where its labels tell that its photos are alike: each network answers for its own rows."""
+    classes = {"classes": {"light": {}, "dark": {}}}
+    attributes = shop(attributes={"kind": classes, "colour": classes})
+    rows = [
+        "a.png,x,light,light",
+        "b.png,x,light,dark",
+        "c.png,y,dark,dark",
+        "b.png,y,dark,light",
+        "c.png,z,,",
+    ]
+    table = sheet("\n".join(["file,product,kind,colour", *rows]), attributes)
+    found = ask([Stub(attributes)] * 2, np.array([1, 0, 0, -1, -1]), table, 2)
+    level = np.array([40, 120, 200]) / 255
+    assert np.allclose(found["colour"][:3, 0], level, atol=1e-3) and np.isnan(found["colour"][3:]).all()
+    odds = np.sqrt([level[0] * level[1], (1 - level[0]) * (1 - level[1])])
+    assert np.allclose(found["kind"][:2], odds / odds.sum(), atol=1e-3)
+    assert np.allclose(found["kind"][2, 0], level[2], atol=1e-3) and np.isnan(found["kind"][3:]).all()
 
 
 # --- doubts ------------------------------------------------------------------------------------------
@@ -324,12 +322,12 @@ def test_fill(command, capsys):
 
 
 def test_doubts(command, place, without_matplotlib, capsys):
-    assert command("--doubts", "doubts.csv", read="doubts.csv")[1:] == [
-        ["5", "c.png", "kind", "hat", "dress", "0.7843", "0.2157"]
-    ]
-    said = capsys.readouterr()
-    assert "0        1" in said.out and "warning: doubts.png is not drawn: matplotlib" in said.err
-    assert not (place / "doubts.png").exists()
+    with pytest.raises(UserError, match="matplotlib is needed"):
+        command("--doubts", "doubts.csv")
+    assert "0        1" in capsys.readouterr().out and not (place / "doubts.png").exists()
+    with open("doubts.csv", newline="") as file:
+        assert list(csv.reader(file))[1:] == [["5", "c.png", "kind", "hat", "dress", "0.7843", "0.2157"]]
+    assert (place / "filled.csv").exists() and (place / "filled_left.csv").exists()
 
 
 def test_the_picture_of_doubts(command, place):
@@ -370,9 +368,11 @@ def test_photos_are_found_below(command, place):
 @pytest.mark.parametrize(
     "options, said",
     [
-        ("a.png --fill shop.csv", "--fill fills one table, as it is, without PATH"),
-        ("--fill shop.csv --by group --names en --probabilities", "without --by, --names, --probabilities"),
-        ("", "there is no PATH of photos, and no --fill"),
+        ("a.png --fill shop.csv", "give PATH, or --fill without --by, --names and --probabilities"),
+        ("--fill shop.csv --by group", "give PATH, or --fill without"),
+        ("--fill shop.csv --names en", "give PATH, or --fill without"),
+        ("--fill shop.csv --probabilities", "give PATH, or --fill without"),
+        ("", "give PATH, or --fill"),
         ("a.png --doubts x.csv", "--doubts is for --fill"),
         ("--fill shop.csv --folds x", "--folds for --doubts"),
         ("--fill shop.csv --sure 1", "--sure: '1' is not"),

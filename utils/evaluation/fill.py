@@ -1,6 +1,7 @@
-"""A table with missing cells, filled where a network is sure of its answers."""
+"""A table whose missing cells are filled where a network is sure; and which of the others are doubted."""
 
 import csv
+import glob
 import os
 import sys
 from collections import Counter
@@ -8,14 +9,15 @@ from collections import Counter
 import numpy as np
 from tqdm import tqdm
 
-from utils.base.errors import UserError, excerpt, visible
+from utils.base.errors import UserError, listed, visible
 from utils.base.files import atomic
 from utils.data.attributes import UNKNOWN, is_number, plain_name
 from utils.data.tables import raw_rows, read_rows, read_table
-from utils.evaluation.inference import answered
+from utils.evaluation.inference import answered, load_classifier
 from utils.evaluation.metrics import by_product
 from utils.evaluation.photo_lists import fitting_folder
 from utils.evaluation.predictions import table_text
+from utils.nets.hub import BEST, find_checkpoint
 
 FILLED, BETWEEN = (
     "filled",
@@ -42,44 +44,33 @@ class Sheet:
     """
 
     def __init__(self, path, photos, attributes):
-        self.attributes, self.columns, self.missing = attributes, {}, {}
-        self.form, *self.content = raw_rows(path, attributes.layout.encoding)  # (line, cells)
+        self.attributes, self.missing = attributes, {}
+        self.form, *self.content = raw_rows(path, attributes.layout.encoding)
         self.names, self.labels, self.groups, _ = read_table(path, photos, attributes, strict=False)
+        self.lines, self.rows = zip(*(row for row in self.content if any(map(str.strip, row[1]))))
         self.paths = list(map(photos.path, self.names))
         if not any(map(os.path.exists, self.paths)):
-            problem = f"none of its photos is there, such as {excerpt(self.paths[0], 300)}"
-            raise UserError(f"{path}: {problem}; --images names their folder")
-        self.rows = [row for row in self.content if any(map(str.strip, row[1]))]
-        self._add_columns(path)
-        for key, one in attributes.items():
-            self.columns.setdefault(one.column, []).append(key)
-            self.labels[key][[key in keys for keys in self.filled]] = UNKNOWN
-        unknown = {"", *map(plain_name, attributes.layout.unknown)}
-        for column, keys in self.columns.items():
-            silent = unknown.difference(*(map(plain_name, attributes[key].ignore) for key in keys))
-            missing = np.array([plain_name(cell) in silent for cell in self.cells(column)])
-            self.missing.update(dict.fromkeys(keys, missing))
-
-    def _add_columns(self, path):
-        """Give each row the cells of the columns that are written, where an earlier run has not."""
-        header, attributes = self.form.header, self.attributes
+            raise UserError(
+                f"{path}: none of its photos is there, such as {self.paths[0]}; --images names their folder"
+            )
+        header = self.form.header
         self.titles = {key: table_text(f"{one.short}_confidence") for key, one in attributes.items()}
-        titles = [FILLED, *self.titles.values()]
-        there = [title for title in titles if title in header]
-        header += [title for title in titles if title not in header]
-        for _, cells in self.rows:
+        there = {FILLED, *self.titles.values()}.intersection(header)
+        header += [title for title in (FILLED, *self.titles.values()) if title not in there]
+        for cells in self.rows:
             cells[:] = (cells + [""] * len(header))[: len(header)]
         self.filled = [set(filter(None, cell.split(BETWEEN))) for cell in self.cells(FILLED)]
         if there and not (FILLED in there and set().union(*self.filled) <= set(attributes)):
-            raise UserError(f"{path}: {', '.join(there)}: a column of this name is to be written; rename it")
+            raise UserError(f"{path}: {listed(there)}: a column of this name is to be written; rename it")
+        unknown = {"", *map(plain_name, attributes.layout.unknown)}
+        for key, one in attributes.items():
+            self.labels[key][[key in keys for keys in self.filled]] = UNKNOWN
+            silent = unknown.difference(map(plain_name, one.ignore))
+            self.missing[key] = np.array([plain_name(cell) in silent for cell in self.cells(one.column)])
 
     def cells(self, column):
         at = self.form.header.index(column)
-        return [cells[at] for _, cells in self.rows]
-
-    def no_answers(self):
-        """Attribute -> float64 `(N, classes)`, NaN."""
-        return {key: np.full((len(self.rows), size), np.nan) for key, size in self.attributes.sizes.items()}
+        return [cells[at] for cells in self.rows]
 
     def texts(self, key):
         """What stands for each class: what the table most often has; else its name, or its number in a table of numbers."""
@@ -89,118 +80,97 @@ class Sheet:
         by_number = (
             known and not any(map(is_number, one.classes)) and all(is_number(cell) for _, cell in known)
         )
-        texts = list(map(str, range(len(one.classes))) if by_number else map(table_text, one.classes))
-        for number, cell in known:  # the most frequent last
-            texts[number] = cell
-        return texts
+        texts = dict(
+            enumerate(map(str, range(len(one.classes))) if by_number else map(table_text, one.classes))
+        )
+        return list({**texts, **dict(known)}.values())  # of several cells, the most frequent comes last
 
     def fill(self, answers, sure):
-        """Fill missing cells, and the columns that tell of them. A cell that several attributes read takes all of them to be sure.
+        """Fill missing cells, and the columns that tell of them. A list of tags takes all of its attributes to be sure.
 
         Args: `answers`, attribute -> probabilities `(N, classes)`, NaN where there is no answer; `sure`, attribute -> bool `(N,)`.
         Returns: attribute -> bool `(N,)`, which cells were filled.
         """
-        done = {}
-        for column, keys in self.columns.items():
-            ones, at = [self.attributes[key] for key in keys], self.form.header.index(column)
-            texts = [["", one.contains] if one.contains else self.texts(key) for key, one in zip(keys, ones)]
-            chosen = np.all([self.missing[keys[0]], *(sure[key] for key in keys)], axis=0)
+        done, at = {}, self.form.header.index
+        for key, title in self.titles.items():
+            for row, value in enumerate(answers[key].max(axis=1)):
+                if self.missing[key][row] or key not in self.filled[row]:
+                    is_told = self.missing[key][row] and np.isfinite(value)
+                    self.rows[row][at(title)] = f"{value:.4f}" if is_told else ""
+        for column in {one.column for one in self.attributes.values()}:
+            its = {key: one for key, one in self.attributes.items() if one.column == column}
+            texts = {key: ["", one.contains] if one.contains else self.texts(key) for key, one in its.items()}
+            separator = next(iter(its.values())).separator
+            chosen = np.all([each[key] for key in its for each in (self.missing, sure)], axis=0)
             for row in np.flatnonzero(chosen):
-                said = (its[answers[key][row].argmax()] for key, its in zip(keys, texts))
-                values = list(dict.fromkeys(filter(None, said)))
-                chosen[row] = len(values) == 1 or (len(values) > 1 and ones[0].separator is not None)
+                said = dict.fromkeys(texts[key][answers[key][row].argmax()] for key in its)
+                values = list(filter(None, said))
+                chosen[row] = len(values) == 1 or (len(values) > 1 and separator is not None)
                 if chosen[row]:
-                    self.rows[row][1][at] = (ones[0].separator or "").join(values)
-            done.update(dict.fromkeys(keys, chosen))
-        self._tell(answers, done)
-        return done
-
-    def _tell(self, answers, done):
-        """Write which cells were filled, and how probable the answers for missing ones are. Args: as of `fill`, and what it returns."""
-        at = self.form.header.index
-        for row, (_, cells) in enumerate(self.rows):
-            for key, title in self.titles.items():
-                probability = answers[key][row].max()
-                if self.missing[key][row]:
-                    cells[at(title)] = f"{probability:.4f}" if np.isfinite(probability) else ""
-                elif key not in self.filled[row]:
-                    cells[at(title)] = ""
-            self.filled[row].update(key for key, its in done.items() if its[row])
-            cells[at(FILLED)] = BETWEEN.join(key for key in self.attributes if key in self.filled[row])
+                    self.rows[row][at(column)] = (separator or "").join(values)
+                    self.filled[row].update(its)
+            done.update(dict.fromkeys(its, chosen))
+        for cells, keys in zip(self.rows, self.filled):
+            cells[at(FILLED)] = BETWEEN.join(key for key in self.attributes if key in keys)
+        return {key: done[key] for key in self.attributes}
 
     def left(self, answers, done):
         """Cells that are still missing, pairs (row, attribute), the least sure first. Args: as of `fill`, and what it returned."""
         cells = [(row, key) for key in done for row in np.flatnonzero(self.missing[key] & ~done[key])]
         return sorted(cells, key=lambda cell: np.nan_to_num(answers[cell[1]][cell[0]].max(), nan=1))
 
-    def counts(self, done, doubted):
-        """Rows of a table with an attribute and its `COUNTS`. Args: as of `left`; `doubted`, pairs (row, attribute)."""
-        of = Counter(key for _, key in doubted)
+    def counts(self, done, doubts):
+        """An attribute and its `COUNTS`, for each. Args: as of `left`; `doubts`, pairs (row, attribute)."""
         for key, its in done.items():
-            empty, filled = self.missing[key].sum(), its.sum()
-            there = (
-                empty
-                + (self.labels[key] != UNKNOWN).sum()
-                + sum(key in keys for keys in self.filled)
-                - filled
-            )
-            yield key, empty, filled, empty - filled, len(self.rows) - there, of[key]
+            told = self.missing[key] | (self.labels[key] != UNKNOWN) | [key in keys for keys in self.filled]
+            empty, doubted = self.missing[key].sum(), sum(one == key for _, one in doubts)
+            yield key, empty, its.sum(), empty - its.sum(), (~told).sum(), doubted
 
     def write(self, path):
         """The table in the form that it had."""
-        try:
-            with atomic(path, encoding=self.form.encoding) as file:
-                file.write(self.form.before)
-                writer = csv.writer(file, delimiter=self.form.separator, lineterminator=self.form.line_end)
-                writer.writerows([self.form.header, *(cells for _, cells in self.content)])
-        except UnicodeEncodeError as error:
-            raise UserError(f"{path}: {error.object[error.start]} is not in {self.form.encoding}") from error
+        with atomic(path, encoding=self.form.encoding) as file:
+            file.write(self.form.before)
+            writer = csv.writer(file, delimiter=self.form.separator, lineterminator=self.form.line_end)
+            writer.writerows([self.form.header, *(cells for _, cells in self.content)])
 
     def listed(self, cells, answers):
         """Rows of a table with the header `LIST`. Args: cells, pairs (row, attribute); `answers` as of `fill`."""
         texts = {key: self.texts(key) for key in self.attributes}
-        columns = {key: self.cells(one.column) for key, one in self.attributes.items()}
         for row, key in cells:
             values, label = answers[key][row], self.labels[key][row]
             said = (
                 [texts[key][values.argmax()], f"{values.max():.4f}"] if np.isfinite(values[0]) else ["", ""]
             )
+            cell = self.rows[row][self.form.header.index(self.attributes[key].column)]
             own = "" if label == UNKNOWN else f"{values[label]:.4f}"
-            yield [self.rows[row][0], self.names[row], key, columns[key][row], *said, own]
+            yield [self.lines[row], self.names[row], key, cell, *said, own]
 
 
-def ask(classifier, photos, batch_size, answers):
-    """Ask a network for its answers to photos of a table's rows. Those that cannot be read are told.
+def ask(networks, which, sheet, batch_size):
+    """The answers to the photos of a `Sheet`, those of a product where the labels tell that its photos are alike.
 
-    Args: `photos`, list of pairs (row, path); `answers`, attribute -> float64 `(N, classes)`, that gets them.
-    Returns: set of the rows whose photo was read.
+    Args: `networks`; `which` answers each row, int `(N,)`, or none of them where that is -1.
+    Returns: attribute -> float64 `(N, classes)`, NaN where there is no answer.
     """
 
     def skip(_, problem):
         tqdm.write(visible(f"skipped {problem}"), file=sys.stderr)
 
-    done, exif, photos = set(), classifier.attributes.layout.exif, tqdm(photos, "photos", disable=None)
-    for rows, results in answered(photos, classifier, batch_size, exif, skip):
-        done.update(rows)
-        for key, values in results.items():
-            answers[key][list(rows)] = values
-    return done
-
-
-def for_products(answers, labels, groups):
-    """Give all photos of a product its answer, where an attribute's labels are the same for all of them.
-
-    Args: as of `Sheet.fill`, changed in place; `labels`, attribute -> int `(N,)`; `groups`, the product of each row.
-    Returns: list of the other attributes.
-    """
-    there = np.flatnonzero(np.isfinite(next(iter(answers.values()))[:, 0]))
-    its = [groups[row] for row in there]
-    products, means = by_product({key: values[there] for key, values in answers.items()}, its)
+    answers = {key: np.full((len(which), size), np.nan) for key, size in sheet.attributes.sizes.items()}
+    exif = sheet.attributes.layout.exif
+    for number, network in enumerate(networks):
+        photos = [(row, sheet.paths[row]) for row in np.flatnonzero(which == number)]
+        for rows, results in answered(tqdm(photos, "photos", disable=None), network, batch_size, exif, skip):
+            for key, values in results.items():
+                answers[key][list(rows)] = values
+    there = np.flatnonzero(np.isfinite(answers[next(iter(answers))][:, 0]))
+    groups = [sheet.groups[row] for row in there]
+    products, means = by_product({key: values[there] for key, values in answers.items()}, groups)
     places = {product: place for place, product in enumerate(products)}
-    others = [key for key in answers if not are_alike(labels[key], groups)]
-    for key in answers.keys() - others:
-        answers[key][there] = means[key][[places[product] for product in its]]
-    return others
+    for key, labels in sheet.labels.items():
+        if are_alike(labels, sheet.groups):
+            answers[key][there] = means[key][[places[group] for group in groups]]
+    return answers
 
 
 def are_alike(labels, groups):
@@ -213,3 +183,58 @@ def are_alike(labels, groups):
     same, pairs = (sum(n * (n - 1) for n in counts) for counts in (Counter(known).values(), by_group))
     chance = sum(n * n for n in by_label) / max(len(known), 1) ** 2
     return same >= pairs * (1 + chance) / 2
+
+
+# --- doubts ------------------------------------------------------------------------------------------
+
+
+def fold_networks(classifier, folders=None, **how):
+    """The networks of `train.py --folds`, in their order.
+
+    Args: `classifier` of the same labels; `folders` of the folds' versions, or else those beside its own; `how`, options of
+        `load_classifier`. Raises: UserError if they are not all folds of the same labels.
+    """
+
+    def labels_of(network):
+        attributes = network.attributes
+        return [(key, one.column, one.classes) for key, one in attributes.items()], attributes.layout.group
+
+    version = os.path.dirname(find_checkpoint(classifier.path))
+    paths = folders or glob.glob(f"{glob.escape(version)}-fold-*/{BEST}")
+    networks = [load_classifier(path, **how) for path in paths]
+    networks.sort(key=lambda one: one.attributes.layout.fold or 0)
+    layouts = [one.attributes.layout for one in networks]
+    found = [(*labels_of(one), its.fold, its.shares.get("val")) for one, its in zip(networks, layouts)]
+    wanted = [(*labels_of(classifier), number + 1, 1 / len(found)) for number in range(len(found))]
+    if not found or found != wanted:
+        problem = f"networks of the same attributes that have not learned the labels, all folds; found: {listed(paths) or 'none'}"
+        way_out = "bash train.sh own --folds 5 …, with the options of this one's training, makes them"
+        raise UserError(f"--doubts needs {problem}; {way_out}")
+    return networks
+
+
+def find_doubts(labels, answers):
+    """Cells whose label is doubted, pairs (row, attribute), the most surely wrong first. Args: dicts by attribute, as of `doubted`."""
+    found = []
+    for key, values in answers.items():
+        found += [(values[row, labels[key][row]], row, key) for row in doubted(values, labels[key])]
+    return [(row, key) for _, row, key in sorted(found)]
+
+
+def doubted(probabilities, labels):
+    """Rows whose label is doubted, by confident learning (Northcutt et al., arXiv:1911.00068).
+
+    They are as many as there are labels for which another class is at least as probable as on average where it is the label: of those
+    that would get another class, the ones with the least probable label. In a table with changed labels, these were changed more often
+    than the ones that were counted.
+
+    Args: float `(N, classes)`, NaN where there is no answer; int `(N,)`.
+    """
+    rows = np.flatnonzero((labels != UNKNOWN) & np.isfinite(probabilities[:, 0]))
+    values, said, classes = probabilities[rows], labels[rows], probabilities.shape[1]
+    own, counts = values[np.arange(len(rows)), said], np.bincount(said, minlength=classes)
+    least = np.where(counts, np.bincount(said, own, classes) / np.maximum(counts, 1), np.inf)
+    likely = np.where(values >= least, values, -1)
+    many = np.count_nonzero((likely.max(axis=1) >= 0) & (likely.argmax(axis=1) != said))
+    contradicted = np.flatnonzero(values.argmax(axis=1) != said)
+    return rows[contradicted[np.argsort(own[contradicted], kind="stable")][:many]]

@@ -121,30 +121,31 @@ def draw_doubts(doubts, answers, sheet, path, title):
     """A page of the first doubted cells, into a PNG: the photo, and of the cell's class and of the network's a typical photo each, of
     all that carry the class the one that is it most surely.
 
-    Args: `doubts` and `answers` of `utils.evaluation.doubts.find_doubts`; the `sheet`; `title` of the page. Raises: OSError if a photo has
-        gone since.
+    Args: `doubts` of `utils.evaluation.fill.find_doubts`, from `answers` about a `sheet`; `title` of the page. Raises: OSError
+        if a photo has gone since.
     """
-    doubts, exif = doubts[:MISTAKES], sheet.attributes.layout.exif
-    said = "the most doubted cells: the photo, and a typical one of the cell's class and of the network's"
-    figure = plots.new_figure(f"{title}\n{said}", ACROSS * 2.05, 3.2 * -(-len(doubts) // 2) + 0.6)
-    blocks = figure.subfigures(-(-len(doubts) // 2), 2, squeeze=False, wspace=0.04).ravel()
+    doubts, count, exif = doubts[:MISTAKES], -(-min(len(doubts), MISTAKES) // 2), sheet.attributes.layout.exif
+    said = "the most doubted cells: the photo, and typical ones of the cell's class and of the network's"
+    figure = plots.new_figure(f"{title}\n{said}", ACROSS * 2.05, 3.2 * count + 0.6)
+    blocks = figure.subfigures(count, 2, squeeze=False, wspace=0.04).ravel()
     for block, (row, key) in zip(blocks, doubts):
         names = [shortened_name(name, 17) for name in sheet.attributes[key].classes]
-        values, label = answers[key][row], sheet.labels[key][row]
-        instead = int(values.argmax())
+        values, labels = answers[key], sheet.labels[key]
+        label, instead = labels[row], int(values[row].argmax())
         heading = (
-            f"row {sheet.rows[row][0]}, {shortened_name(sheet.attributes[key].title, 30)}: {names[label]}?"
+            f"row {sheet.lines[row]}, {shortened_name(sheet.attributes[key].title, 30)}: {names[label]}?"
         )
         block.suptitle(heading, x=0.01, ha="left", fontsize=11)
-        shown = [(f"{names[instead]} {values[instead]:.0%}", row)]
+        shown = [(f"{names[instead]} {values[row, instead]:.0%}", RED, row)]
         for number in (label, instead):
-            carry = np.flatnonzero((sheet.labels[key] == number) & np.isfinite(answers[key][:, number]))
-            surest = sorted(carry[carry != row], key=lambda one: -answers[key][one, number])
-            shown += [(f"typical: {names[number]}", one) for one in surest[:1]]
-        for place, (text, one) in enumerate(shown, 1):
+            carry = [
+                one for one in np.flatnonzero(labels == number) if one != row and values[one, number] > 0
+            ]
+            surest = sorted(carry, key=lambda one: -values[one, number])
+            shown += [(f"typical: {names[number]}", DARK, one) for one in surest[:1]]
+        for place, (text, color, one) in enumerate(shown, 1):
             photo = _without_bars(letterbox(read_rgb(sheet.paths[one], exif)), sheet.paths[one], exif)
-            ax, color = block.add_subplot(1, 3, place), RED if place == 1 else DARK
-            _draw_photo(ax, photo, sheet.names[one], text, color)
+            _draw_photo(block.add_subplot(1, 3, place), photo, sheet.names[one], text, color)
     plots.save(figure, path)
 
 
