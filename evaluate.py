@@ -6,19 +6,18 @@ import sys
 from utils.base import log
 from utils.base.cli import Parser, exit_code, number
 from utils.base.errors import UserError, counted, excerpt
-from utils.base.files import check_folder, write_csv, write_json
+from utils.base.files import check_folder, digest_of, write_csv, write_json
 from utils.base.log import logger, score
 from utils.data.attributes import PARTS, read_attributes
 from utils.data.dataset import load_pixels, unreadable
-from utils.evaluation import metrics, pictures, plots
+from utils.evaluation import confidence, metrics, pictures, plots
 from utils.evaluation.as_trained import read_as_trained
-from utils.evaluation.confidence import FIGURES, evaluation_folder
 from utils.evaluation.inference import load_classifier
 from utils.evaluation.predictions import PredictionTable, write_classes
 from utils.nets.hub import ZERO_SHOT, weights_file
 
 PICTURES = ("confusion.png", "reliability.png", "mistakes.png")
-FILES = (FIGURES, "predictions.csv", "classes.csv", "unreadable.txt", *PICTURES)
+FILES = (confidence.FIGURES, "predictions.csv", "classes.csv", "unreadable.txt", *PICTURES)
 MAX_MB = 25  # of the competition, 10^6 bytes
 MOST = 30  # classes of an attribute whose figures by class are printed
 
@@ -45,7 +44,7 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if len(args.checkpoint) > 2:
         parser.error(f"--checkpoint takes one file, or two to compare, not {len(args.checkpoint)}")
-    args.output = args.output or evaluation_folder(args.checkpoint[0], args.split, args.prior)
+    args.output = args.output or confidence.evaluation_folder(args.checkpoint[0], args.split, args.prior)
     return args
 
 
@@ -66,11 +65,13 @@ def load_classifiers(args):
 
 def figures_of(classifier, table, probabilities, **about):
     """What evaluation.json holds of a network on one part of a data set: plain values, `about` among them."""
-    figures = metrics.report(probabilities, table.labels, table.groups)
+    answers = probabilities, table.labels, table.groups
+    figures = {**metrics.report(*answers), "sure": {"attributes": confidence.measure(*answers)}}
     if classifier.path == ZERO_SHOT:  # its weights in float32
         size = sum(weight.numel() for weight in classifier.net.parameters()) * 4
     else:
         size = os.path.getsize(weights_file(classifier.path))
+        figures["sure"]["weights"] = digest_of(weights_file(classifier.path))
     for key, attribute in classifier.attributes.items():
         figures["attributes"][key]["classes"] = attribute.classes  # names of the matrix's rows and columns
     about = {"checkpoint": classifier.path, "role": classifier.role, "network": classifier.network, **about}
@@ -91,7 +92,7 @@ def draw_pictures(folder, result, attributes, table, pixels, probabilities):
     confusion, reliability, mistakes = (os.path.join(folder, name) for name in PICTURES)
     try:
         pictures.draw_confusion(result, attributes, confusion, title)
-        pictures.draw_reliability(result, probabilities, attributes, table.labels, reliability, title)
+        pictures.draw_reliability(result, probabilities, attributes, table, reliability, title)
         pictures.draw_mistakes(probabilities, attributes, table, pixels, mistakes, title)
     except (UserError, OSError) as error:
         logger.warning(f"warning: the pictures are not drawn: {error}")
@@ -129,6 +130,9 @@ def say_evaluation(result, attributes):
         names["average_precision"] = "AP"
     columns = {title: metrics.by_attribute(result, name) for name, title in names.items()}
     ends = ["95 % interval", *(shown_interval(result.get(f"mean_{name}_interval")) for name in names)]
+    if "products" in result:
+        columns["Top-1 by product"] = result["products"]["top1"]
+        ends.append("-")
     size = f"{result['size_mb']:.1f} MB on disk"
     if not read_attributes().differences(attributes):
         excess = "" if result["size_mb"] <= MAX_MB else ": too large to hand in"
@@ -143,6 +147,22 @@ def say_evaluation(result, attributes):
     if result["split"] == "val" and result["checkpoint"] != ZERO_SHOT:
         logger.info(metrics.CHOSEN)
     logger.info(f"{size}\n")
+    if result["split"] != "train":  # which it has learned by heart
+        say_sure(result["sure"]["attributes"], "groups" if shown_groups(result) else "photos")
+
+
+def say_sure(measured, counted):
+    """For which share of the photos an answer is sure, and what the temperature does. Args: of `confidence.measure`; what counts once."""
+    header = ["answered at --sure", *next(iter(measured.values()))["answered"]]
+    rows = [
+        [excerpt(key, 40), *map(score, [*one["answered"].values(), one["temperature"], *one["ece"]])]
+        for key, one in measured.items()
+    ]
+    logger.info("\n".join(log.table(rows, [*header, "temperature", "calibration error", "with it"])))
+    if not all(all(one["answered"].values()) for one in measured.values()):
+        needed = (f"{confidence.answers_needed(share)} for {share:.2f}" for share in confidence.SHARES)
+        logger.info(f"0: nothing is sure; right answers in a row would do, of {', '.join(needed)} {counted}")
+    logger.info("")
 
 
 def say_comparison(first, second):

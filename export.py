@@ -2,6 +2,7 @@
 a folder to share on the Hugging Face hub."""
 
 import copy
+import functools
 import os
 import shlex
 import sys
@@ -19,6 +20,7 @@ from utils.data.prior import options_of
 from utils.deployment import share
 from utils.evaluation import metrics
 from utils.evaluation.as_trained import read_as_trained
+from utils.evaluation.confidence import KEY, measure
 from utils.evaluation.inference import load_classifier
 from utils.nets.hub import BEST, ZERO_SHOT, find_checkpoint
 
@@ -43,7 +45,7 @@ def get_args_parser():
     p.data_options(p, cached=False)
     p.set_defaults(data_dir=None)  # to tell a folder that is asked for from one that may be there
     p.add_argument("--calibration", type=number(int, 1), default=128, help="number of training photos that int8 is calibrated on", metavar="N")
-    p.add_argument("--compare", type=number(int, 1), default=400, help="number of validation photos that are compared, at most; for the card of --format hub all, or those of \"test\"", metavar="N")
+    p.add_argument("--compare", type=number(int, 1), default=2000, help="number of validation photos that are compared, at most, and tell which answers are sure; for the card of --format hub all, or those of \"test\"", metavar="N")
     return p
 # fmt: on
 
@@ -95,16 +97,18 @@ def main(argv=None):
     meta = export_meta(checkpoint, args.precision)
     with tempfile.TemporaryDirectory() as scratch:
         exported = os.path.join(scratch, "student.pt" if args.format == "pt" else "student.onnx")
-        write(without_prior(copy.deepcopy(checkpoint.net).cpu(), checkpoint), exported, meta, calibration)
+        net = without_prior(copy.deepcopy(checkpoint.net).cpu(), checkpoint)
+        write_again = write(net, exported, meta, calibration)
+        say_seconds(checkpoint, exported)
+        if photos is None:
+            print(f"nothing was compared, and no answer is sure: no {DATA_DIR}; name a --data-dir")
+        else:
+            reports = compare_answers(checkpoint, exported, *photos, WORDS[split])
+            write_again({**meta, KEY: reports[1][KEY]})
         megabytes = os.path.getsize(exported) / 1e6
         print(f"{args.output}: {args.format}, {args.precision}, {megabytes:.2f} MB of {args.max_mb:g} MB")
         if megabytes > args.max_mb:
             raise UserError(f"over --max-mb {args.max_mb:g}, nothing was written; fp16 and int8 are smaller")
-        say_seconds(checkpoint, exported)
-        if photos is None:
-            print(f"nothing was compared with the checkpoint: no {DATA_DIR}; name a data set with --data-dir")
-        else:
-            reports = compare_answers(checkpoint, exported, *photos, WORDS[split])
         if args.format == "hub":
             share_folder(args.output, checkpoint, exported, meta, reports, args.license)
         else:
@@ -141,7 +145,7 @@ def export_meta(checkpoint, precision):
     from utils.nets.checkpoint import public_options
 
     options = public_options(options_of(checkpoint.meta))
-    about = {"folded": True, "options": options, "version": options.get("version")}
+    about = {KEY: None, "folded": True, "options": options, "version": options.get("version")}
     about["attributes"] = checkpoint.attributes.to_meta(tables=False)
     name = os.path.basename(os.path.normpath(checkpoint.path))
     about["export"] = {"precision": precision, "checkpoint": name, "format": 2}
@@ -154,7 +158,7 @@ def share_folder(output, checkpoint, exported, meta, reports, license):
 
     # As it was trained: not folded, so that it can be trained further, or teach.
     net = without_prior(load_network(find_checkpoint(checkpoint.path))[0], checkpoint)
-    meta = {**meta, **net.describe(), "folded": bool(checkpoint.meta.get("folded"))}
+    meta = {**meta, **net.describe(), KEY: reports[0][KEY], "folded": bool(checkpoint.meta.get("folded"))}
     card = share.model_card(net, meta, license, reports[0], reports[1]["mean_top1"])
     share.write_folder(output, exported, net, meta, card)
     print(f"{output}: written. To share it, under a name of yours:")
@@ -165,14 +169,16 @@ def write(net, path, meta, calibration=None):
     """Write a folded student, in the form that its `meta` and the path's end name.
 
     Args: `calibration`, uint8 `(N, 224, 224, 3)` photos for int8.
+    Returns: a function that writes it again with other meta.
     """
     precision = meta["export"]["precision"]
     if path.endswith(".pt"):
         from utils.nets.checkpoint import save_checkpoint
 
-        mark = {EXPORTED: MARK.decode()}
-        save_checkpoint(path, copy.deepcopy(net).half() if precision == "fp16" else net, meta, **mark)
-        return
+        net = copy.deepcopy(net).half() if precision == "fp16" else net
+        save = functools.partial(save_checkpoint, path, net, **{EXPORTED: MARK.decode()})
+        save(meta)
+        return save
     try:
         from utils.deployment import onnx_graph
     except ImportError as error:
@@ -183,7 +189,9 @@ def write(net, path, meta, calibration=None):
             onnx_graph.to_fp16(model)
         elif precision == "int8":
             model = onnx_graph.to_int8(model, calibration)
-        onnx_graph.save(model, path, meta)
+        save = functools.partial(onnx_graph.save, model, path)
+        save(meta)
+        return save
     except Exception as error:  # a dozen kinds, of torch.onnx, onnx and onnxruntime
         if isinstance(error, (UserError, OSError)) or is_full_memory(error):
             raise
@@ -215,7 +223,8 @@ def compare_answers(checkpoint, path, table, pixels, split):
     """Print how the file's answers differ from the checkpoint's; UserError if they are much worse.
 
     Args: `table` and `pixels` of `photos_of`; `split`, what the photos are called.
-    Returns: (the checkpoint's figures, the file's), see `utils.evaluation.metrics.report`, each with "split".
+    Returns: (the checkpoint's figures, the file's), see `utils.evaluation.metrics.report`, each with "split", and "sure" as the
+        file's meta have it.
     """
     labels, name = table.labels, f"{len(pixels)} {split} photos"
     expected, got = (one.predict(pixels, BATCH) for one in (checkpoint, load_classifier(path)))
@@ -223,7 +232,10 @@ def compare_answers(checkpoint, path, table, pixels, split):
     same = {key: (expected[key].argmax(axis=1) == got[key].argmax(axis=1)).mean() for key in labels}
     shares = ", ".join(f"{key} {share:.4f}" for key, share in same.items())
     print(f"probabilities differ by at most {difference:.1e} on {name}; the same classes: {shares}")
-    reports = [{"split": split, **metrics.report(said, labels, table.groups)} for said in (expected, got)]
+    reports = []
+    for said in (expected, got):
+        sure = {"attributes": measure(said, labels, table.groups)}
+        reports.append({"split": split, KEY: sure, **metrics.report(said, labels, table.groups)})
     old, new = (report["mean_top1"] for report in reports)
     if old is None:
         print(f"no label of the {name} is known, so that their accuracy is not")

@@ -19,7 +19,7 @@ from utils.data.attributes import Attributes, read_attributes
 from utils.data.dataset import Table
 from utils.data.folders import PhotoFolder
 from utils.data.photos import letterbox
-from utils.evaluation import metrics
+from utils.evaluation import confidence, metrics
 from utils.evaluation.inference import Classifier
 
 ATTRIBUTES = read_attributes()
@@ -855,13 +855,14 @@ def draw(folder, attributes, labels, probabilities):
     count = len(next(iter(labels.values())))
     pixels = np.random.default_rng(0).integers(0, 255, (count, 224, 224, 3), dtype=np.uint8)
     result = metrics.report(probabilities, labels)
+    result["sure"] = {"attributes": confidence.measure(probabilities, labels)}
     draw_confusion(result, attributes, folder / "confusion.png", "title")
-    draw_reliability(result, probabilities, attributes, labels, folder / "reliability.png", "title")
     (folder / "photos" / "가나").mkdir(parents=True)
     names = [f"가나/{'long name' * (number % 9)} ${number}$.png" for number in range(count)]
     for name in names:
         Image.new("RGB", (30, 50)).save(folder / "photos" / name)
     table = Table(names, labels, PhotoFolder(str(folder / "photos")), [], False, names)
+    draw_reliability(result, probabilities, attributes, table, folder / "reliability.png", "title")
     draw_mistakes(probabilities, attributes, table, pixels, folder / "mistakes.png", "title")
     for name in PICTURES:
         with Image.open(folder / name) as picture:
@@ -973,9 +974,9 @@ def test_points_of_the_reliability(drawn, count, points):
     sure, labels = rng.uniform(0.5, 1, count + 3), np.zeros(count + 3, np.int64)
     labels[count:] = -1
     probabilities = {"type": np.stack([sure, 1 - sure], axis=1)}
-    figure, texts = drawn(
-        "draw_reliability", result, probabilities, attributes, {"type": labels}, "path", "title"
-    )
+    table = Table([], {"type": labels}, None, [], False, range(len(labels)))
+    result["sure"] = {"attributes": confidence.measure(probabilities, table.labels)}
+    figure, texts = drawn("draw_reliability", result, probabilities, attributes, table, "path", "title")
     line = figure.axes[0].get_lines()[0]
     order = np.array_split(np.sort(sure[:count]), points) if points else []
     assert line.get_xdata() == pytest.approx([part.mean() for part in order])

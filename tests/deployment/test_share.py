@@ -27,7 +27,7 @@ from utils.base.errors import UserError
 from utils.base.files import RECORD
 from utils.data.attributes import Attributes
 from utils.deployment import share
-from utils.evaluation import metrics
+from utils.evaluation import confidence, metrics
 from utils.evaluation.inference import load_classifier
 from utils.nets.checkpoint import public_options, read_checkpoint
 from utils.nets.hub import STUDENT
@@ -102,14 +102,15 @@ def test_what_it_began_with(tmp_path, options, base, said):
     net, _ = load_network(tmp_path / "s.pt")
     labels = {key: np.array([0, 1, -1]) for key in net.attributes}
     said_of = {key: np.eye(3, dtype=np.float32) for key in net.attributes}
-    figures = {"split": "validation", **metrics.report(said_of, labels)}
+    sure = {"attributes": confidence.measure(said_of, labels)}
+    figures = {"split": "validation", "sure": sure, **metrics.report(said_of, labels)}
     meta = {"options": options, "export": {"precision": "int8"}}
     card = share.model_card(net, meta, None, figures, None)
     assert (f"\nbase_model: {base}\n" in card) if base else ("base_model" not in card)
     assert said in card and "\nlicense:" not in card
     assert r"| \_\_proto\_\_ | 1 | 0 | 0 |" in card and r"\<b\>" in card
     assert "on 3 validation photos" in card and "chosen by them" in card and "over the photos)" in card
-    figures = {"split": "test", **metrics.report(said_of, labels, ["a", "a", "b"])}
+    figures = {"split": "test", "sure": sure, **metrics.report(said_of, labels, ["a", "a", "b"])}
     card = share.model_card(net, meta, None, figures, None)
     assert "on 3 test photos" in card and "split: test" in card and "chosen by them" not in card
     assert "over the 2 groups of photos)" in card
@@ -475,8 +476,12 @@ def test_confusion_of_many_classes():
     attributes = Attributes({"attributes": {"kind": {"classes": {f"c{i}": {} for i in range(22)}}}}, "many")
     labels = np.repeat(np.arange(22), np.arange(22))  # 21 of the last, none of the first
     said = np.where(labels == 21, 1, labels)
-    figures = metrics.report({"kind": np.eye(22, dtype=np.float32)[said]}, {"kind": labels})
-    figures["split"] = "val"
+    answers = {"kind": np.eye(22, dtype=np.float32)[said]}, {"kind": labels}
+    figures = {
+        "split": "val",
+        "sure": {"attributes": confidence.measure(*answers)},
+        **metrics.report(*answers),
+    }
     lines = share._parts(attributes, figures, [])["matrices"].splitlines()
     order = [f"c{i}" for i in range(21, 1, -1)]
     assert lines[0] == f"| kind: label, prediction → | {' | '.join(order)} | another |"

@@ -117,6 +117,10 @@ def _parts(attributes, figures, found):
         matrices.append(_table([f"{key}: label, prediction →", *names], rows))
     classes = [[key, " · ".join(attribute.classes)] for key, attribute in attributes.items()]
     scores = [[of, *(score(values[key]) for key in (*NAMES, "majority"))] for of, values in found]
+    sure = [
+        f"{key} {one['answered']['0.95']:.0%} (calibration error {score(one['ece'][1])})"
+        for key, one in figures["sure"]["attributes"].items()
+    ]
     images, groups, split = figures["images"], figures["groups"], figures["split"]
     chosen = ", but its epoch may have been chosen by them, so that the scores are a little too good"
     return {
@@ -128,6 +132,7 @@ def _parts(attributes, figures, found):
         "drawn": "photos" if groups == images else f"{groups} groups of photos",
         "interval": " to ".join(map(score, figures["mean_top1_interval"] or [None])),
         "matrices": "\n\n".join(matrices),
+        "sure": _plain(", ".join(sure)),
         "scores": _table(["", *(title for _, title in NAMES.values()), "majority"], scores),
     }
 

@@ -7,35 +7,28 @@ probability, a top part is kept of which the wanted share is right, by the lower
 import json
 import math
 import os
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+from scipy.special import softmax
 
 from utils.base.errors import UserError
 from utils.base.files import digest_of
 from utils.data.attributes import UNKNOWN
-from utils.evaluation.metrics import calibration
+from utils.evaluation.metrics import LEAST, calibration
 from utils.nets.hub import ZERO_SHOT, weights_file
 
 SHARES = 0.90, 0.95, 0.99  # of right answers, that evaluate.py tells of
-LEVEL = 0.95  # of the interval
+TAIL = 0.025  # below an interval of 95 %
 FIGURES = "evaluation.json"  # of evaluate.py, in the folder of `evaluation_folder`
 KEY = "sure"  # of what `measure` returns, in evaluation.json and in an exported file's meta
-DIGITS = 6  # of a threshold: the answers of a checkpoint and of its export differ by less
+STEPS = 10**3  # of a share, 0 to 1: a million photos do not make a million thresholds
+DIGITS = 10**6  # of a threshold: the answers of a checkpoint and of its export differ by less
 
 
 def softened(probabilities, temperature):
     """The softmax of logits / temperature. Args: `(N, classes)`, the softmax of the logits. Returns: the same, float64."""
-    logits = np.log(np.maximum(probabilities.astype(np.float64), 1e-30)) / temperature
-    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return odds / odds.sum(axis=1, keepdims=True)
-
-
-def log_loss(probabilities, labels):
-    """The mean of -log of the label's probability, of labels that are known."""
-    known = labels != UNKNOWN
-    return -np.log(np.maximum(probabilities[known, labels[known]], 1e-30)).mean()
+    return softmax(np.log(np.maximum(probabilities.astype(np.float64), LEAST)) / temperature, axis=1)
 
 
 def fit_temperature(probabilities, labels):
@@ -45,49 +38,58 @@ def fit_temperature(probabilities, labels):
     """
     from scipy.optimize import minimize_scalar
 
-    if (labels == UNKNOWN).all():
-        return 1.0
-    loss = lambda power: log_loss(softened(probabilities, math.exp(power)), labels)  # noqa: E731
+    known = np.flatnonzero(labels != UNKNOWN)
+
+    def loss(power):
+        shares = softened(probabilities[known], math.exp(power))
+        return -np.log(np.maximum(shares[np.arange(len(known)), labels[known]], LEAST)).sum()
+
     best = minimize_scalar(loss, bounds=(-3, 3), method="bounded")
     return math.exp(best.x) if best.fun < loss(0) else 1.0
 
 
-def steps(confidence, hits, groups):
-    """Which threshold gives which share of right answers: list of [share, threshold], both rising, where each share is the lower
-    end of the Clopper-Pearson interval of the answers at least as probable as the threshold.
+def curve(probabilities, labels, groups=None):
+    """How many answers are right of the surest ones, by how many these are.
 
-    Args: confidence float `(N,)`, hits bool `(N,)`; `groups`, an id for each photo: the photos of a group count as one answer, that
-        is right by the share of its photos that are.
+    Args: float `(N, classes)`, int `(N,)`; `groups`, an id for each photo: the photos of a group count as one answer, that is
+        right by the share of them that are. None: each photo is its own.
+    Returns: float64 `(4, P)`, a column for each threshold that tells answers to labelled photos apart, the highest first: the
+        threshold, the share of the photos that it lets answer, the share of these answers that is right, and the lower end of
+        its interval (Clopper & Pearson, 1934).
     """
     from scipy.stats import beta
 
-    order = np.argsort(-confidence, kind="stable")
-    seen, right, found = {}, Fraction(0), []
-    shares, counts = np.empty(len(order)), np.empty(len(order), int)
-    for place, row in enumerate(order):
-        hit, of = seen.get(groups[row], (0, 0))
-        right += Fraction(hit + bool(hits[row]), of + 1) - (Fraction(hit, of) if of else 0)
-        seen[groups[row]] = hit + bool(hits[row]), of + 1
-        shares[place], counts[place] = float(right), len(seen)
-    bounds = beta.ppf((1 - LEVEL) / 2, shares, counts - shares + 1)
-    floors = np.floor(confidence[order] * 10**DIGITS) / 10**DIGITS
-    highest = 0.0
-    for place in reversed(range(len(order))):  # the longest part first
-        is_last = place + 1 == len(order) or floors[place + 1] < floors[place]
-        if is_last and bounds[place] > highest:
-            highest = bounds[place]
-            found.append([math.floor(highest * 1e6) / 1e6, float(floors[place])])
-    return found
+    known = np.flatnonzero(labels != UNKNOWN)
+    rows = known[np.argsort(-probabilities[known].max(axis=1), kind="stable")]
+    confidence, said = probabilities[rows].max(axis=1), probabilities[rows].argmax(axis=1)
+    seen, right, count = {}, [0.0], []
+    for row, hit in zip(rows, said == labels[rows]):
+        group = row if groups is None else groups[row]
+        hits, photos = seen.get(group, (0, 0))
+        seen[group] = hits + hit, photos + 1
+        right.append(right[-1] + (hits + hit) / (photos + 1) - hits / max(photos, 1))
+        count.append(len(seen))
+    count = np.array(count, float)
+    right = np.clip(right[1:], 0, count)  # sums of fractions are rounded
+    lower = np.nan_to_num(beta.ppf(TAIL, right, count - right + 1))  # not defined where none is right: 0
+    least = np.floor(confidence * DIGITS) / DIGITS
+    answered = np.arange(1, len(rows) + 1) / len(rows)
+    last = np.diff(least, append=-1) < 0  # equal ones are sure together
+    return np.stack([least, answered, right / count, lower])[:, last]
 
 
-def threshold(its_steps, share):
-    """The least probability from which on this share of the answers is right; None if there is none. Args: of `steps`."""
-    return next((least for reached, least in its_steps if reached >= share), None)
+def steps(found):
+    """Which threshold shows which share of right answers, by the longest part of the `curve` that does: list of [share,
+    threshold], both rising, from half the answers on."""
+    least, _, _, lower = found[:, ::-1]
+    shares = np.floor(lower * STEPS) / STEPS
+    higher = shares > np.maximum.accumulate(np.append(0.4999, shares))[:-1]
+    return np.column_stack([shares, least])[higher].tolist()
 
 
 def answers_needed(share):
     """How many right answers in a row show this share."""
-    return math.ceil(math.log((1 - LEVEL) / 2) / math.log(share))
+    return math.ceil(math.log(TAIL) / math.log(share))
 
 
 def measure(probabilities, labels, groups=None):
@@ -97,22 +99,16 @@ def measure(probabilities, labels, groups=None):
 
     Args: dicts attribute -> float `(N, classes)`, int `(N,)`; `groups` of the photos, as of `utils.evaluation.metrics`.
     """
-    found = {}
+    measured = {}
     for key, values in probabilities.items():
-        known = np.flatnonzero(labels[key] != UNKNOWN)
         temperature = fit_temperature(values, labels[key])
         soft = softened(values, temperature)
-        errors = [calibration(each, labels[key])["ece"] for each in (values, soft)]
-        its_groups = range(len(known)) if groups is None else [groups[row] for row in known]
-        confidence, hits = soft[known].max(axis=1), soft[known].argmax(axis=1) == labels[key][known]
-        found[key] = {"temperature": temperature, "ece": errors}
-        found[key]["steps"] = its_steps = steps(confidence, hits, its_groups)
-        least = {f"{share:.2f}": threshold(its_steps, share) for share in SHARES}
-        found[key]["answered"] = {
-            share: 0.0 if one is None or not len(known) else float((confidence >= one).mean())
-            for share, one in least.items()
-        }
-    return found
+        found = curve(soft, labels[key], groups)
+        enough = {f"{share:.2f}": found[1, found[3] >= share].max(initial=0) for share in SHARES}
+        measured[key] = {"temperature": temperature, "steps": steps(found)}
+        measured[key]["ece"] = [calibration(shares, labels[key])["ece"] for shares in (values, soft)]
+        measured[key]["answered"] = {share: float(answered) for share, answered in enough.items()}
+    return measured
 
 
 class Sure:
@@ -123,8 +119,11 @@ class Sure:
     """
 
     def __init__(self, measured, share):
-        self.temperatures = {key: one["temperature"] for key, one in measured.items()}
-        self.thresholds = {key: threshold(one["steps"], share) for key, one in measured.items()}
+        self.temperatures = {key: float(one["temperature"]) for key, one in measured.items()}
+        self.thresholds = {
+            key: next((least for reached, least in one["steps"] if reached >= share), None)
+            for key, one in measured.items()
+        }
 
     def softened(self, results):
         """The same answers with the temperature. Args: dict attribute -> probabilities `(N, classes)`."""
@@ -147,15 +146,22 @@ def find_measured(classifier, prior="trained"):
     """What `measure` returned for a network: what evaluate.py wrote beside its file, or else what the file carries.
 
     Args: `classifier`, a `utils.evaluation.inference.Classifier`; `prior` that it was loaded with.
-    Raises: UserError if there is none, or that beside it is of other weights.
+    Raises: UserError if there is none, or it is damaged, or that beside it is of other weights.
     """
-    path = Path(evaluation_folder(classifier.path, prior=prior), FIGURES)
-    way_out = f"run evaluate.py --checkpoint {classifier.path} first"
-    if path.is_file():
-        written = json.loads(path.read_text(encoding="utf-8")).get(KEY)
-        if written and written["weights"] == digest_of(weights_file(classifier.path)):
-            return written["attributes"]
-        raise UserError(f"--sure: {path} is of other weights, or of an earlier version; {way_out} again")
-    if prior == "trained" and KEY in classifier.meta:
-        return classifier.meta[KEY]["attributes"]
-    raise UserError(f"--sure: {classifier.path} was never evaluated; {way_out}")
+    path, source = classifier.path, Path(evaluation_folder(classifier.path, prior=prior), FIGURES)
+    way_out = f"run evaluate.py --checkpoint {path}{'' if prior == 'trained' else f' --prior {prior}'} first"
+    if path == ZERO_SHOT:
+        raise UserError(f"--sure: {path} has no thresholds of its own; train a network")
+    found = classifier.meta.get(KEY) if prior == "trained" else None
+    try:
+        if source.is_file():
+            found = json.loads(source.read_text(encoding="utf-8")).get(KEY)
+            if found and found["weights"] != digest_of(weights_file(path)):
+                raise UserError(f"--sure: {source} is not of the weights of {path}; {way_out}")
+        if not found:
+            raise UserError(f"--sure: {path} was never evaluated, or by an earlier version; {way_out}")
+        measured = {key: found["attributes"][key] for key in classifier.attributes}
+        Sure(measured, 1)  # looks at all that it takes
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"--sure: the thresholds of {path} cannot be read; {way_out}") from error
+    return measured

@@ -165,7 +165,8 @@ def report(probabilities, labels, groups=None):
     Returns: plain values: {"images", "groups", "warning" of `below_majority`, "mean_top1", "mean_acsa", "mean_majority",
         "mean_macro_f1", "mean_ece", "mean_average_precision", "mean_top1_interval", "mean_acsa_interval", "attributes": {attribute:
         {"images" with a known label, "top1", "acsa", "majority", "macro_f1", "ece", "matrix", "by_class", "reliability", and
-        "average_precision" where there are two classes}}}; the intervals are [lower, upper] of 95 %. What has no label is None.
+        "average_precision" where there are two classes}}, and where groups have several photos "products": {"count", "top1":
+        {attribute: share}, "mean_top1"} of `by_product`}; the intervals are [lower, upper] of 95 %. What has no label is None.
     """
     found = scores(confusion_matrices(probabilities, labels))
     attributes, hits = {}, {}
@@ -185,6 +186,11 @@ def report(probabilities, labels, groups=None):
         result[f"mean_{name}"] = mean(figures.get(name) for figures in attributes.values())
     for name, values in bootstrap(labels, hits, groups).items():
         result[f"{name}_interval"] = interval(values)
+    if result["groups"] < result["images"]:
+        by_name, said = by_product(probabilities, groups)
+        found = scores(confusion_matrices(said, product_labels(labels, groups)))
+        shares = {name: found[name] for name in ("top1", "mean_top1")}
+        result["products"] = {"count": len(by_name), **shares}
     return {**result, "attributes": attributes}
 
 

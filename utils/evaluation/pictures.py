@@ -8,6 +8,7 @@ from utils.base.log import score
 from utils.data.attributes import UNKNOWN
 from utils.data.photos import SIZE, fit, letterbox, photo_size, read_rgb
 from utils.evaluation import plots
+from utils.evaluation.confidence import curve, softened
 from utils.evaluation.plots import shortened_name
 
 MISTAKES = 12  # photos of each attribute; half as many where there are many attributes
@@ -61,13 +62,17 @@ def _draw_matrix(ax, attribute, figures):
     return image
 
 
-def draw_reliability(result, probabilities, attributes, labels, path, title):
-    """Reliability diagrams into a PNG: share of right predictions by confidence, each point of equally many photos.
+def draw_reliability(result, probabilities, attributes, table, path, title):
+    """Reliability diagrams into a PNG: share of right predictions by confidence, each point of equally many photos. Below them the
+    share of right answers by how many are given, the surest first.
 
-    Args: as of `draw_confusion`; dicts attribute -> probabilities `(N, classes)`, labels int64 `(N,)`.
+    Args: as of `draw_confusion`, whose `result` has "sure", too; dict attribute -> probabilities `(N, classes)`; `table` of the
+        photos.
     """
-    figure, axes = plots.panels(title, len(attributes), min(len(attributes), 4), 3.9, 4.3)
-    for ax, (key, attribute) in zip(axes, attributes.items()):
+    labels, curves = table.labels, len(attributes)
+    figure, axes = plots.panels(title, 2 * curves, min(curves, 4), 3.9, 4.3)
+    for ax, below, (key, attribute) in zip(axes, axes[curves:], attributes.items()):
+        _draw_curve(below, result["sure"]["attributes"][key], probabilities[key], labels[key], table.groups)
         known = labels[key] != UNKNOWN
         values, count = probabilities[key][known], np.count_nonzero(known)
         confidence, hits = values.max(axis=1), values.argmax(axis=1) == labels[key][known]
@@ -82,8 +87,25 @@ def draw_reliability(result, probabilities, attributes, labels, path, title):
         ax.set_title(f"{shortened_name(attribute.title, 30)}\ncalibration error {error}", fontsize=11)
         ax.set(xlabel="confidence", xlim=(0, 1), ylim=(0, 1.02))
         ax.grid(alpha=0.25)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
+    both = zip(*(ax.get_legend_handles_labels() for ax in axes[[0, curves]]))
+    figure.legend(*map(sum, both, ([], [])), loc="outside lower center", ncols=2, fontsize=9)
     plots.save(figure, path)
+
+
+def _draw_curve(ax, measured, probabilities, labels, groups):
+    """Share of right answers by how many are given. Args: `measured`, an attribute's part of `utils.evaluation.confidence.measure`."""
+    found = curve(softened(probabilities, measured["temperature"]), labels, groups)
+    least, answered, right, lower = found
+    ax.plot(answered, right, color=BLUE, label="share of right answers")
+    ax.plot(answered, lower, color=DARK, linewidth=1, label="the least that it is, at 95 %")
+    marked = {text: share for text, share in measured["answered"].items() if share}
+    ends, heights = list(marked.values()), list(map(float, marked))
+    ax.vlines(ends, 0, heights, linestyles="--", color=RED, linewidth=1.2)
+    ax.plot(ends, heights, "o", color=RED, label="--sure 0.90, 0.95, 0.99")
+    said = [f"{text}: {end:.0%}, from {least[answered <= end].min():.3f} on" for text, end in marked.items()]
+    ax.set_title("\n".join(said or ["nothing is sure"]), fontsize=11)
+    ax.set(xlabel="share of the photos with an answer", xlim=(0, 1), ylim=(right.min(initial=0.5), 1.01))
+    ax.grid(alpha=0.25)
 
 
 def draw_mistakes(probabilities, attributes, table, pixels, path, title):
