@@ -33,7 +33,7 @@ without PyTorch       {onnx}
 in a browser          {seen}
 
 Next, fill the table's empty cells where the network is sure:
-  python predict.py --fill {table} --checkpoint {best} --output filled.csv
+  python predict.py --fill {table} --images {photos} --checkpoint {best} --output filled.csv
 To find wrong labels, too, add --folds 5 to this command, and then --doubts doubts.csv to that one."""
 
 
@@ -74,7 +74,7 @@ def main(argv=None):
             command.main(words)
             done[name] = [words, *map(digest_of, sources)]
             write_json(steps, done)
-    print(END.format(best=best, scores=scores, onnx=onnx, seen=seen, table=table))
+    print(END.format(best=best, scores=scores, onnx=onnx, seen=seen, table=table, photos=photos))
 
 
 if __name__ == "__main__":

@@ -77,6 +77,16 @@ More: python train.py --help, and README.md.
 END
 }
 
+# A hint for a command that is none.
+near() {
+    python3 - "$1" 2>/dev/null <<'END' || true
+import difflib, sys
+
+commands = "all own best-teacher best teacher student sample".split()
+print(*(f"; did you mean {name}?" for name in difflib.get_close_matches(sys.argv[1], commands, 1)))
+END
+}
+
 case "${1:-}" in
 all | own | teacher | student | best-teacher | best | sample)
     source utils/environment.sh
@@ -87,7 +97,7 @@ all | own | teacher | student | best-teacher | best | sample)
     ;;
 *)
     commands >&2
-    [ -z "${1:-}" ] || echo "error: there is no command $1" >&2
+    [ -z "${1:-}" ] || echo "error: there is no command $1$(near "$1")" >&2
     exit 2
     ;;
 esac
