@@ -17,13 +17,7 @@ from utils.data.attributes import read_attributes
 from utils.tools import demo
 from utils.training.options import parse_args
 
-FILES = (
-    "model/{0}/best.pt",
-    "model/{0}/best_val",
-    "model/{0}/{0}.onnx",
-    "model/{0}/page",
-    "model/{0}/steps.json",
-)
+NAMES = "best.pt", "best_val", "page", "steps.json"  # in the folder of the version
 # Options of train.py that others have, too; what else they need is in the checkpoint.
 PASSED_ON = "--data-dir", "--skip-unreadable", "--follow-links", "--device"
 END = """
@@ -42,7 +36,8 @@ def main(argv=None):
     args = parse_args(argv)
     part = read_attributes(args.attributes).layout.part("train")
     table, photos = (os.path.join(args.data_dir, name) for name in part)
-    best, scores, onnx, page, steps = (file.format(args.version) for file in FILES)
+    folder = os.path.join("model", args.version)
+    best, scores, page, steps, onnx = (os.path.join(folder, one) for one in (*NAMES, f"{args.version}.onnx"))
     told, trained = args.told(), [*argv, *([] if args.overwrite else ["--resume", "True"])]
     data = [word for option in PASSED_ON if option in told for word in (option, str(told[option]))]
     evaluated = ["--checkpoint", best, "--cache-dir", args.cache_dir, *data]
@@ -74,7 +69,8 @@ def main(argv=None):
             command.main(words)
             done[name] = [words, *map(digest_of, sources)]
             write_json(steps, done)
-    print(END.format(best=best, scores=scores, onnx=onnx, seen=seen, table=table, photos=photos))
+    files = {"best": best, "scores": scores, "onnx": onnx, "table": table, "photos": photos}
+    print(END.format(seen=seen, **{name: shlex.quote(path) for name, path in files.items()}))
 
 
 if __name__ == "__main__":
