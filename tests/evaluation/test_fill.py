@@ -113,11 +113,11 @@ def test_what_is_not_sure_is_left_and_listed(sheet):
     left = table.left(found, done)
     assert left == [(1, "hood"), (1, "zip"), (3, "zip"), (3, "hood"), (2, "kind")]
     assert list(table.listed(left, found)) == [
-        [3, "b.png", "hood", "", "yes", "0.6000", ""],
-        [3, "b.png", "zip", "", "yes", "0.9000", ""],
-        [7, "a.png", "zip", "?", "no", "0.9000", ""],
-        [7, "a.png", "hood", "?", "no", "0.9000", ""],
-        [5, "c.png", "kind", "?", "", "", ""],
+        (3, "b.png", "hood", "", "yes", "0.6000", ""),
+        (3, "b.png", "zip", "", "yes", "0.9000", ""),
+        (7, "a.png", "zip", "?", "no", "0.9000", ""),
+        (7, "a.png", "hood", "?", "no", "0.9000", ""),
+        (5, "c.png", "kind", "?", "", "", ""),
     ]
 
 
@@ -354,7 +354,7 @@ def test_photos_that_cannot_be_read(command, place, capsys):
     assert (place / "filled_left.csv").read_text().count("kind") == 3
     for name in "abc":
         (place / f"{name}.png").unlink()
-    with pytest.raises(UserError, match=r"shop\.csv: none of its photos is there, such as a\.png; --images"):
+    with pytest.raises(UserError, match=r"shop\.csv: no photo is there, such as a\.png; --images"):
         command()
 
 
@@ -379,7 +379,7 @@ def test_photos_are_found_below(command, place):
         ("--fill shop.csv --output shop.csv", "the same file as shop.csv, which is read"),
         ("--fill shop.csv --doubts shop.csv", "the same file as shop.csv, which is read"),
         ("--fill none.csv", "none.csv: no such file"),
-        ("--fill shop.csv --images photos", "none of its photos is there, such as photos/a.png"),
+        ("--fill shop.csv --images photos", "no photo is there, such as photos/a.png"),
     ],
 )
 def test_bad_input(command, options, said):

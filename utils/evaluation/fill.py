@@ -51,7 +51,7 @@ class Sheet:
         self.paths = list(map(photos.path, self.names))
         if not any(map(os.path.exists, self.paths)):
             raise UserError(
-                f"{path}: none of its photos is there, such as {self.paths[0]}; --images names their folder"
+                f"{path}: no photo is there, such as {self.paths[0]}; --images names their folder"
             )
         header = self.form.header
         self.titles = {key: table_text(f"{one.short}_confidence") for key, one in attributes.items()}
@@ -77,13 +77,9 @@ class Sheet:
         one = self.attributes[key]
         counts = Counter(zip(self.labels[key].tolist(), map(str.strip, self.cells(one.column))))
         known = [pair for pair in sorted(counts, key=counts.get) if pair[0] != UNKNOWN and not one.contains]
-        by_number = (
-            known and not any(map(is_number, one.classes)) and all(is_number(cell) for _, cell in known)
-        )
-        texts = dict(
-            enumerate(map(str, range(len(one.classes))) if by_number else map(table_text, one.classes))
-        )
-        return list({**texts, **dict(known)}.values())  # of several cells, the most frequent comes last
+        by_number = known and is_number(known[-1][1]) and not any(map(is_number, one.classes))
+        texts = map(str, range(len(one.classes))) if by_number else map(table_text, one.classes)
+        return list({**dict(enumerate(texts)), **dict(known)}.values())  # the most frequent comes last
 
     def fill(self, answers, sure):
         """Fill missing cells, and the columns that tell of them. A list of tags takes all of its attributes to be sure.
@@ -95,9 +91,8 @@ class Sheet:
         for key, title in self.titles.items():
             for row, value in enumerate(answers[key].max(axis=1)):
                 if self.missing[key][row] or key not in self.filled[row]:
-                    is_told = self.missing[key][row] and np.isfinite(value)
-                    self.rows[row][at(title)] = f"{value:.4f}" if is_told else ""
-        for column in {one.column for one in self.attributes.values()}:
+                    self.rows[row][at(title)] = digits(value) if self.missing[key][row] else ""
+        for column in dict.fromkeys(one.column for one in self.attributes.values()):
             its = {key: one for key, one in self.attributes.items() if one.column == column}
             texts = {key: ["", one.contains] if one.contains else self.texts(key) for key, one in its.items()}
             separator = next(iter(its.values())).separator
@@ -112,7 +107,7 @@ class Sheet:
             done.update(dict.fromkeys(its, chosen))
         for cells, keys in zip(self.rows, self.filled):
             cells[at(FILLED)] = BETWEEN.join(key for key in self.attributes if key in keys)
-        return {key: done[key] for key in self.attributes}
+        return done
 
     def left(self, answers, done):
         """Cells that are still missing, pairs (row, attribute), the least sure first. Args: as of `fill`, and what it returned."""
@@ -138,12 +133,14 @@ class Sheet:
         texts = {key: self.texts(key) for key in self.attributes}
         for row, key in cells:
             values, label = answers[key][row], self.labels[key][row]
-            said = (
-                [texts[key][values.argmax()], f"{values.max():.4f}"] if np.isfinite(values[0]) else ["", ""]
-            )
+            instead = texts[key][values.argmax()] if np.isfinite(values[0]) else ""
             cell = self.rows[row][self.form.header.index(self.attributes[key].column)]
-            own = "" if label == UNKNOWN else f"{values[label]:.4f}"
-            yield [self.lines[row], self.names[row], key, cell, *said, own]
+            own = "" if label == UNKNOWN else digits(values[label])
+            yield self.lines[row], self.names[row], key, cell, instead, digits(values.max()), own
+
+
+def digits(probability):
+    return f"{probability:.4f}" if np.isfinite(probability) else ""
 
 
 def ask(networks, which, sheet, batch_size):
@@ -194,20 +191,17 @@ def fold_networks(classifier, folders=None, **how):
     Args: `classifier` of the same labels; `folders` of the folds' versions, or else those beside its own; `how`, options of
         `load_classifier`. Raises: UserError if they are not all folds of the same labels.
     """
-
-    def labels_of(network):
-        attributes = network.attributes
-        return [(key, one.column, one.classes) for key, one in attributes.items()], attributes.layout.group
-
     version = os.path.dirname(find_checkpoint(classifier.path))
     paths = folders or glob.glob(f"{glob.escape(version)}-fold-*/{BEST}")
     networks = [load_classifier(path, **how) for path in paths]
     networks.sort(key=lambda one: one.attributes.layout.fold or 0)
-    layouts = [one.attributes.layout for one in networks]
-    found = [(*labels_of(one), its.fold, its.shares.get("val")) for one, its in zip(networks, layouts)]
-    wanted = [(*labels_of(classifier), number + 1, 1 / len(found)) for number in range(len(found))]
-    if not found or found != wanted:
-        problem = f"networks of the same attributes that have not learned the labels, all folds; found: {listed(paths) or 'none'}"
+    found = [(one.attributes.layout.fold, one.attributes.layout.shares.get("val")) for one in networks]
+    wanted = [(number + 1, 1 / len(found)) for number in range(len(found))]
+    labels = [
+        (one.attributes.layout.group, one.attributes.content["attributes"]) for one in (classifier, *networks)
+    ]
+    if not found or found != wanted or any(one != labels[0] for one in labels):
+        problem = f"all networks of a --folds, of the same attributes; found: {listed(paths) or 'none'}"
         way_out = "bash train.sh own --folds 5 …, with the options of this one's training, makes them"
         raise UserError(f"--doubts needs {problem}; {way_out}")
     return networks
