@@ -20,6 +20,7 @@ from utils.training.options import parse_args
 NAMES = "best.pt", "best_val", "page", "steps.json"  # in the folder of the version
 # Options of train.py that others have, too; what else they need is in the checkpoint.
 PASSED_ON = "--data-dir", "--skip-unreadable", "--follow-links", "--device"
+INT8 = "--precision", "int8", "--max-mb", "1000"  # the limit is the competition's
 END = """
 the network           {best}
 scores and pictures   {scores}
@@ -27,8 +28,8 @@ without PyTorch       {onnx}
 in a browser          {seen}
 
 Next, fill the table's empty cells where the network is sure:
-  python predict.py --fill {table} --images {photos} --checkpoint {best} --output filled.csv
-To find wrong labels, too, add --folds 5 to this command, and then --doubts doubts.csv to that one."""
+  python predict.py --fill {table} --images {photos} --checkpoint {best} --output filled.csv{doubts}"""
+FOLDS = "\nTo find wrong labels, too, give this command again with --folds 5, and that one with --doubts doubts.csv."
 
 
 def main(argv=None):
@@ -41,7 +42,7 @@ def main(argv=None):
     told, trained = args.told(), [*argv, *([] if args.overwrite else ["--resume", "True"])]
     data = [word for option in PASSED_ON if option in told for word in (option, str(told[option]))]
     evaluated = ["--checkpoint", best, "--cache-dir", args.cache_dir, *data]
-    exported = ["--checkpoint", best, "--output", onnx, "--precision", "int8", *data]
+    exported = ["--checkpoint", best, "--output", onnx, *INT8, *data]
     samples = [] if args.skip_unreadable or args.follow_links else ["--samples", photos]
     read = [table, args.attributes] if args.attributes else [table]
     # Each with its options, the files that it reads, and what it writes.
@@ -69,8 +70,9 @@ def main(argv=None):
             command.main(words)
             done[name] = [words, *map(digest_of, sources)]
             write_json(steps, done)
+    doubts = " --doubts doubts.csv" if args.folds > 1 else FOLDS
     files = {"best": best, "scores": scores, "onnx": onnx, "table": table, "photos": photos}
-    print(END.format(seen=seen, **{name: shlex.quote(path) for name, path in files.items()}))
+    print(END.format(seen=seen, doubts=doubts, **{name: shlex.quote(path) for name, path in files.items()}))
 
 
 if __name__ == "__main__":

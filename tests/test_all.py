@@ -69,8 +69,7 @@ def test_each_step_has_the_options_that_it_knows(steps, own):
         best,
         "--output",
         "model/shop/shop.onnx",
-        "--precision",
-        "int8",
+        *everything.INT8,
         *data,
     ]
     assert said["page"] == ["model/shop/shop.onnx", "--output", "model/shop/page"]
