@@ -6,6 +6,7 @@ import sys
 from functools import partial
 from typing import Any, Dict, NamedTuple
 
+from utils.base import log
 from utils.base.cli import exit_code
 from utils.base.errors import UserError
 from utils.base.signals import StopSignals
@@ -26,7 +27,6 @@ def main(argv=None):
             main([*argv, "--version", version, "--fold", f"{number}/{args.folds}", "--resume", goes_on])
         return
     with StopSignals() as signals:
-        from utils.base import log
         from utils.base.hardware import keep_freed_memory
         from utils.training.distributed import World
         from utils.training.resume import Saved, read_last
@@ -116,7 +116,6 @@ def prepare(args, run, saved, world):
 def introduce(args, run, saved, task, world):
     """Open the run's files, and tell what begins."""
     from utils.base.hardware import machine
-    from utils.base.log import logger
     from utils.data.dataset import unreadable
     from utils.training import advice, record
 
@@ -124,12 +123,12 @@ def introduce(args, run, saved, task, world):
     run.open(vars(args), attributes, saved.rows)
     record.header(task.net, task.counts, tables, args.told(), args.notes)
     machine(world.device, task.precision, world.size)
-    logger.info(f"log: {run.log_file}")
+    log.logger.info(f"log: {run.log_file}")
     if run.writes:
         record.write_counts(os.path.join(run.log_dir, "classes.csv"), task.counts, attributes)
         unreadable(tables, os.path.join(run.log_dir, "unreadable.txt"))
     for line in advice.before(args, task.loss, tables, attributes, task.counts, world.device):
-        logger.warning(f"warning: {line}")
+        log.logger.warning(f"warning: {line}")
 
 
 def begin(args, run, saved, task, world):
@@ -158,7 +157,6 @@ def begin(args, run, saved, task, world):
 
 def train(args, run, saved, world, signals):
     """One run, from top to bottom. Args: `saved`, what a resumed run's last.pt holds."""
-    from utils.base.log import logger
     from utils.training import record
     from utils.training.engine import Examples, build_setup, train_one_epoch, validate
     from utils.training.run import save_or_stop
@@ -170,7 +168,7 @@ def train(args, run, saved, world, signals):
     signals.defer(alone=world.size == 1, speaks=world.is_first)
     if saved.meta:
         saved.load(state, targets)
-        logger.info(f"resumed from {run.last_file}: epoch {state.epoch}, {len(state.losses)} steps done")
+        log.logger.info(f"resumed from {run.last_file}: epoch {state.epoch}, {len(state.losses)} steps done")
     else:
         run.save(state, targets)
 
