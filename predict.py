@@ -172,12 +172,8 @@ def write(args, model, table, photos):
         else:
             writer.writerow(table.header)
         parts = answered(left, model.classify, args.batch_size, table.attributes.layout.exif, skip)
-        bar = {
-            "total": total / args.batch_size,
-            "initial": done / args.batch_size,
-            "unit_scale": args.batch_size,
-        }
-        parts = tqdm(parts, "photos", **bar, disable=None)
+        bar = {"total": -(-total // args.batch_size), "initial": done // args.batch_size}
+        parts = tqdm(parts, "photos", **bar, unit_scale=args.batch_size, disable=None)
         for rows in products(parts, table) if args.by else (list(table.rows(*part)) for part in parts):
             writer.writerows(rows)
             text.flush()  # so that no more than this batch is done again
