@@ -20,6 +20,7 @@ from utils.data.dataset import fold_of
 from utils.data.folders import PhotoFolder
 from utils.data.photos import batches
 from utils.evaluation import plots
+from utils.evaluation.confidence import Sure, find_measured
 from utils.evaluation.fill import COUNTS, LIST, Sheet, ask, find_doubts, fold_networks, photos_folder
 from utils.evaluation.inference import answered, joined
 from utils.evaluation.metrics import by_product
@@ -103,15 +104,17 @@ def fill(args, model):
     sheet = Sheet(args.fill, PhotoFolder(folder, args.follow_links), model.attributes)
     how = {"prior": args.prior, "device": args.device}
     networks, doubts = fold_networks(model.classify, args.folds, **how) if args.doubts else [], []
-    answers = ask([model.classify], np.zeros(len(sheet.rows)), sheet, args.batch_size)
-    answers = model.sure.softened(answers)
+    measured = find_measured(model.classify, args.prior)
+    sure, alike = Sure(measured, args.sure, True), [key for key, one in measured.items() if "products" in one]
+    answers = ask([model.classify], np.zeros(len(sheet.rows)), sheet, args.batch_size, alike)
+    answers = sure.softened(answers)
     unread = np.isnan(next(iter(answers.values()))[:, 0])
     if networks:
         folds = np.where(unread, -1, fold_of(sheet.groups, len(networks)) - 1)
-        crossed = model.sure.softened(ask(networks, folds, sheet, args.batch_size))
+        crossed = sure.softened(ask(networks, folds, sheet, args.batch_size, alike))
         doubts = find_doubts(sheet.labels, crossed)
         write_csv(args.doubts, LIST, sheet.listed(doubts, crossed), args.encoding)
-    done = sheet.fill(answers, model.sure(answers))
+    done = sheet.fill(answers, sure(answers))
     sheet.write(args.output)
     write_csv(left, LIST, sheet.listed(sheet.left(answers, done), answers), args.encoding)
     for path in outputs:

@@ -12,8 +12,9 @@ import predict
 from utils.base.errors import SkippedPhotos, UserError
 from utils.data.attributes import UNKNOWN, Attributes
 from utils.data.folders import PhotoFolder
-from utils.evaluation.confidence import Sure
-from utils.evaluation.fill import Sheet, are_alike, ask, doubted
+from utils.evaluation.confidence import Sure, measure
+from utils.evaluation.fill import Sheet, ask, doubted
+from utils.evaluation.metrics import are_alike
 
 SHOP = {
     "image": "file",
@@ -220,8 +221,26 @@ def test_which_labels_are_those_of_products():
     assert are_alike(np.array([0, 1, 2]), ["a", "b", "c"]) and are_alike(np.full(7, UNKNOWN), groups)
 
 
+def test_answers_of_products_have_thresholds_of_their_own():
+    """Where its photos are alike, a product's answer is right more often than a photo's."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(200), 3)
+    truth = rng.integers(0, 3, 200)[groups]
+    logits = rng.normal(0, 1, (600, 3))
+    logits[np.arange(600), truth] += 1.5
+    values = {"kind": np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)}
+    values["colour"] = values["kind"]
+    measured = measure(values, {"kind": truth, "colour": rng.integers(0, 3, 600)}, groups)
+    assert "products" in measured["kind"] and "products" not in measured["colour"]
+    assert "products" not in measure(values, {"kind": truth, "colour": truth}, range(600))["kind"]
+    shares = [one["answered"]["0.90"] for one in (measured["kind"], measured["kind"]["products"])]
+    assert shares[0] < 0.5 < shares[1]
+    both = [Sure(measured, 0.9, products).thresholds["kind"] for products in (False, True)]
+    assert both[0] != both[1]
+
+
 def test_a_product_has_one_answer(sheet):
-    """Where its labels tell that its photos are alike: each network answers for its own rows."""
+    """In attributes in which its photos are alike; each network answers for its own rows."""
     classes = {"classes": {"light": {}, "dark": {}}}
     attributes = shop(attributes={"kind": classes, "colour": classes})
     rows = [
@@ -232,7 +251,7 @@ def test_a_product_has_one_answer(sheet):
         "c.png,z,,",
     ]
     table = sheet("\n".join(["file,product,kind,colour", *rows]), attributes)
-    found = ask([Stub(attributes)] * 2, np.array([1, 0, 0, -1, -1]), table, 2)
+    found = ask([Stub(attributes)] * 2, np.array([1, 0, 0, -1, -1]), table, 2, ["kind"])
     level = np.array([40, 120, 200]) / 255
     assert np.allclose(found["colour"][:3, 0], level, atol=1e-3) and np.isnan(found["colour"][3:]).all()
     odds = np.sqrt([level[0] * level[1], (1 - level[0]) * (1 - level[1])])
@@ -289,9 +308,10 @@ def command(sheet, monkeypatch):
     measured = {"kind": {"temperature": 1.0, "steps": [[0.8, 0.6], [0.96, 0.75]]}}
 
     def load(path, sure, *_, **__):
-        return SimpleNamespace(classify=Stub(attributes), attributes=attributes, sure=Sure(measured, sure))
+        return SimpleNamespace(classify=Stub(attributes), attributes=attributes)
 
     monkeypatch.setattr(predict, "load", load)
+    monkeypatch.setattr(predict, "find_measured", lambda *_: measured)
     monkeypatch.setattr(predict, "fold_networks", lambda *_, **__: [Stub(attributes)] * 2)
 
     def run(*options, read="filled.csv"):

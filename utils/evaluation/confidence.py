@@ -15,7 +15,7 @@ from scipy.special import softmax
 from utils.base.errors import UserError
 from utils.base.files import digest_of
 from utils.data.attributes import UNKNOWN
-from utils.evaluation.metrics import LEAST, calibration
+from utils.evaluation.metrics import LEAST, are_alike, by_product, calibration, product_labels
 from utils.nets.hub import ZERO_SHOT, weights_file
 
 SHARES = 0.90, 0.95, 0.99  # of right answers, that evaluate.py tells of
@@ -95,7 +95,7 @@ def answers_needed(share):
 def measure(probabilities, labels, groups=None):
     """What is kept of a network's answers to photos that it has not learned from: plain values, attribute -> {"temperature";
     "ece", calibration error [before, after]; "steps" of the softened answers; "answered", share of right answers, as text ->
-    share of the photos whose answer is sure enough}.
+    share of the photos whose answer is sure enough; and where a product's photos are alike, "products", the same of its answers}.
 
     Args: dicts attribute -> float `(N, classes)`, int `(N,)`; `groups` of the photos, as of `utils.evaluation.metrics`.
     """
@@ -108,17 +108,23 @@ def measure(probabilities, labels, groups=None):
         measured[key] = {"temperature": temperature, "steps": steps(found)}
         measured[key]["ece"] = [calibration(shares, labels[key])["ece"] for shares in (values, soft)]
         measured[key]["answered"] = {share: float(answered) for share, answered in enough.items()}
+    if groups is not None and len(set(groups)) < len(groups):
+        by_products = measure(by_product(probabilities, groups)[1], product_labels(labels, groups))
+        for key in filter(lambda key: are_alike(labels[key], groups), measured):
+            measured[key]["products"] = by_products[key]
     return measured
 
 
 class Sure:
     """Tells the sure answers of a network from the others.
 
-    Args: `measured`, of `measure`; `share` of the sure answers that shall be right, 0.5 to 1.
+    Args: `measured`, of `measure`; `share` of the sure answers that shall be right, 0.5 to 1; `products`, whether the answers are those
+        of products, where their photos are alike.
     Attributes: `thresholds`, attribute -> the least probability of a sure answer, None where none is sure.
     """
 
-    def __init__(self, measured, share):
+    def __init__(self, measured, share, products=False):
+        measured = {key: one.get("products", one) if products else one for key, one in measured.items()}
         self.temperatures = {key: float(one["temperature"]) for key, one in measured.items()}
         self.thresholds = {
             key: next((least for reached, least in one["steps"] if reached >= share), None)

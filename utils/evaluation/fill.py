@@ -143,10 +143,11 @@ def digits(probability):
     return f"{probability:.4f}" if np.isfinite(probability) else ""
 
 
-def ask(networks, which, sheet, batch_size):
-    """The answers to the photos of a `Sheet`, those of a product where the labels tell that its photos are alike.
+def ask(networks, which, sheet, batch_size, alike):
+    """The answers to the photos of a `Sheet`.
 
-    Args: `networks`; `which` answers each row, int `(N,)`, or none of them where that is -1.
+    Args: `networks`; `which` answers each row, int `(N,)`, or none of them where that is -1; attributes in which the photos of a product
+        are `alike`, so that they have its answer.
     Returns: attribute -> float64 `(N, classes)`, NaN where there is no answer.
     """
 
@@ -164,22 +165,9 @@ def ask(networks, which, sheet, batch_size):
     groups = [sheet.groups[row] for row in there]
     products, means = by_product({key: values[there] for key, values in answers.items()}, groups)
     places = {product: place for place, product in enumerate(products)}
-    for key, labels in sheet.labels.items():
-        if are_alike(labels, sheet.groups):
-            answers[key][there] = means[key][[places[group] for group in groups]]
+    for key in alike:
+        answers[key][there] = means[key][[places[group] for group in groups]]
     return answers
-
-
-def are_alike(labels, groups):
-    """Whether labels tell of whole products: two of one are alike by more than half of what chance leaves. True where none has two.
-
-    Args: int `(N,)`; the product of each.
-    """
-    known = [(group, label) for group, label in zip(groups, labels.tolist()) if label != UNKNOWN]
-    by_group, by_label = (Counter(one[place] for one in known).values() for place in (0, 1))
-    same, pairs = (sum(n * (n - 1) for n in counts) for counts in (Counter(known).values(), by_group))
-    chance = sum(n * n for n in by_label) / max(len(known), 1) ** 2
-    return same >= pairs * (1 + chance) / 2
 
 
 # --- doubts ------------------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ those of one group, such as the photos of one product, are right or wrong togeth
 together; None: each image is its own.
 """
 
+from collections import Counter
+
 import numpy as np
 from scipy.special import softmax
 
@@ -224,6 +226,18 @@ def product_labels(labels, groups):
         disagree = np.bincount(numbers, known & (values != most[numbers])) > 0
         found[key] = np.where(disagree, UNKNOWN, most)
     return found
+
+
+def are_alike(labels, groups):
+    """Whether labels tell of whole products: two of one are alike by more than half of what chance leaves. True where none has two.
+
+    Args: int `(N,)`; the product of each.
+    """
+    known = [(group, label) for group, label in zip(groups, labels.tolist()) if label != UNKNOWN]
+    by_group, by_label = (Counter(one[place] for one in known).values() for place in (0, 1))
+    same, pairs = (sum(n * (n - 1) for n in counts) for counts in (Counter(known).values(), by_group))
+    chance = sum(n * n for n in by_label) / max(len(known), 1) ** 2
+    return same >= pairs * (1 + chance) / 2
 
 
 # --- how sure they are -------------------------------------------------------------------------------
