@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 
 import evaluate
 from utils.base.cli import exit_code
+from utils.base.files import digest_of
 from utils.data.attributes import Attributes, read_attributes
 from utils.data.dataset import Table
 from utils.data.folders import PhotoFolder
@@ -391,6 +393,18 @@ def test_student(place, capsys):
         capsys.readouterr().out,
     )
     assert said in out and "network (test_efficientnet" in out and ", trained by itself, 7 images" in out
+    assert "products" not in result and "by product" not in out
+    assert result["sure"]["weights"] == digest_of("model/s/model_1.pt")
+    classifier = SimpleNamespace(path="model/s/model_1.pt", attributes=ATTRIBUTES, meta={})
+    found = confidence.find_measured(classifier)
+    header = "0.90 0.95 0.99 temperature calibration error with it".split()
+    table = [line.split() for line in out[out.index("answered at --sure") :].splitlines()]
+    assert table[0][3:] == header
+    for (key, one), line in zip(found.items(), table[1:]):
+        error = result["attributes"][key]["ece"]
+        assert one["ece"][0] == pytest.approx(error) and list(one["answered"].values()) == [0] * 3
+        assert line == [key, *["0.0000"] * 3, f"{one['temperature']:.4f}", *(f"{x:.4f}" for x in one["ece"])]
+    assert "36 for 0.90, 72 for 0.95, 368 for 0.99 photos" in out
     assert (place / "logs" / "s" / "curves.png").is_file()
 
 
@@ -540,6 +554,21 @@ def test_groups_and_a_third_part(place, without_matplotlib, tmp_path, capsys):
     assert "7 images of val, in 4 groups" in said and "a little too good" in said
     result = read(tmp_path / "out")[0]
     assert (result["images"], result["groups"]) == (7, 4)
+    assert "36 for 0.90, 72 for 0.95, 368 for 0.99 groups" in said
+    # The first photo is alone, the labels of two photos differ.
+    first = read(tmp_path / "out")[1][0]
+    said_of = {
+        key: first[f"{one.short}_number"] == first[f"{one.short}_label_number"]
+        for key, one in ATTRIBUTES.items()
+    }
+    assert result["products"]["top1"] == said_of
+    assert result["products"]["count"] == 4
+    assert result["products"]["mean_top1"] == pytest.approx(
+        np.mean(list(result["products"]["top1"].values()))
+    )
+    assert "Top-1 by product" in said and all(
+        f"{share:.4f}" in said for share in result["products"]["top1"].values()
+    )
     assert run(*options, "--split", "test") == 2
     assert 'no "test"' in capsys.readouterr().err
     (tmp_path / "a.json").write_text(json.dumps(content))

@@ -19,7 +19,7 @@ from networks import Student, load_network
 from utils.base.cli import exit_code
 from utils.base.errors import UserError
 from utils.data.attributes import UNKNOWN, read_attributes
-from utils.evaluation import metrics
+from utils.evaluation import confidence, metrics
 from utils.evaluation.as_trained import read_as_trained
 from utils.evaluation.inference import load_classifier
 from utils.nets.checkpoint import read_checkpoint, save_checkpoint
@@ -178,6 +178,37 @@ def test_without_data(work, tmp_path, capsys, monkeypatch):
     said = capsys.readouterr().out
     assert "nothing was compared" in said and "no ./Dataset" in said
     assert "Top-1" not in said and "differ" not in said and (tmp_path / "x.pt").is_file()
+    assert "no answer is sure" in said and read_checkpoint(tmp_path / "x.pt")[1]["sure"] is None
+
+
+@pytest.mark.parametrize("form, precision", [("onnx", "int8"), ("pt", "fp16"), ("hub", "int8")])
+def test_thresholds_are_those_of_its_own_answers(work, tmp_path, form, precision, monkeypatch):
+    """Also of int8; config.json has those of the weights beside it; a file that is exported anew without photos has none."""
+    monkeypatch.chdir(tmp_path)
+    output = f"x.{form}"
+    options = command(work, output, "--format", form, "--precision", precision)
+    export.main(options)
+    files = [output] if form != "hub" else [output, f"{output}/student.onnx"]
+    for file in files:
+        classifier = load_classifier(file)
+        table, pixels = export.photos_of(classifier, "val", 99, data_dir=f"{work}/data")
+        measured = confidence.measure(classifier.predict(pixels, 16), table.labels, table.groups)
+        found = confidence.find_measured(classifier)
+        assert classifier.meta["sure"] == {"attributes": found}
+        for key, one in measured.items():
+            assert found[key]["temperature"] == pytest.approx(one["temperature"], rel=1e-4)
+            assert np.array(found[key]["steps"]) == pytest.approx(np.array(one["steps"]), abs=1e-4)
+    if form == "pt":
+        export.main(["--checkpoint", output, "--output", "again.onnx"])
+        with pytest.raises(UserError, match="never evaluated"):
+            confidence.find_measured(load_classifier("again.onnx"))
+    if form == "hub":
+        card = (tmp_path / output / "README.md").read_text(encoding="utf-8")
+        errors = [one["ece"][1] for one in load_classifier(output).meta["sure"]["attributes"].values()]
+        assert "if 95 % of the sure ones shall be right: " in card
+        assert all(
+            f"{key} 0% (calibration error {error:.4f})" in card for key, error in zip(ATTRIBUTES, errors)
+        )
 
 
 def table(work, attributes, path):
