@@ -55,9 +55,20 @@ def served(student, folder):
         server.server_close()
 
 
+def write_with(measured, student, path):
+    """A student's file with these thresholds in place of its own."""
+    model, meta = onnx.load(student), load_classifier(student).meta
+    meta = {**meta, "sure": measured and {"attributes": measured}}
+    onnx.helper.set_model_props(model, {"meta": json.dumps(meta)})
+    onnx.save(model, path)
+
+
 @pytest.fixture(scope="module")
 def site(exported_tiny_vit, tmp_path_factory):
-    with served(exported_tiny_vit["fp32"], tmp_path_factory.mktemp("site")) as place:
+    """Of a file that says nothing of sure answers."""
+    folder = tmp_path_factory.mktemp("site")
+    write_with(None, exported_tiny_vit["fp32"], folder / "s.onnx")
+    with served(folder / "s.onnx", folder / "page") as place:
         yield place
 
 
@@ -431,10 +442,7 @@ def test_unsure_answers(browser, site, exported_tiny_vit, photos, tmp_path):
     steps = {"daily": [[0.9, 0.0]], "gender": [[0.96, 0.0]], "embellishment": [[0.9, 0.0], [0.95, least]]}
     temperatures = {"daily": 2.0, "gender": 1.0, "embellishment": 0.5}
     measured = {key: {"temperature": temperatures[key], "steps": steps[key]} for key in steps}
-    model = onnx.load(exported_tiny_vit["fp32"])
-    meta = {**classifier.meta, "sure": {"attributes": measured}}
-    onnx.helper.set_model_props(model, {"meta": json.dumps(meta)})
-    onnx.save(model, tmp_path / "sure.onnx")
+    write_with(measured, exported_tiny_vit["fp32"], tmp_path / "sure.onnx")
     sure = confidence.Sure(measured, demo.SHARE)
     soft = sure.softened(said)
     is_sure = {key: its.tolist() for key, its in sure(soft).items()}
@@ -467,6 +475,11 @@ def test_unsure_answers(browser, site, exported_tiny_vit, photos, tmp_path):
             assert table[name][number] == (best if is_sure[key][row] else "")
         confidences = [float(cell) for cell in table[name][len(ATTRIBUTES) :]]
         assert not confidences or np.allclose(confidences, [soft[key][row].max() for key in soft], atol=CLOSE)
+    unsure = {key: {**its, "steps": []} for key, its in measured.items()}
+    write_with(unsure, exported_tiny_vit["fp32"], tmp_path / "unsure.onnx")
+    with served(tmp_path / "unsure.onnx", tmp_path / "none") as (_, address):
+        visit(browser, address)
+        assert "No answer is sure" in browser.run("document.querySelector('#legend').innerText")
     visit(browser, site[1])
     assert browser.run("document.querySelector('#legend').hidden")
 

@@ -23,9 +23,10 @@ function say(text, { bad = false, aloud = "" } = {}) {
 }
 
 if (attributes[0].sure) {  // [temperature, the least probability of a sure answer or null], as of all attributes, or of none
-  const text = `Sure answers: at least ${100 * share} % of such were right on photos that the network had not learned from. `
-    + "The others are grey and called unsure; in the CSV their cells are empty.";
-  Object.assign(find("#legend"), { textContent: text, hidden: false });
+  const text = attributes.some(one => one.sure[1] !== null)
+    ? `Sure answers: at least ${100 * share} % of such were right on photos that the network had not learned from.`
+    : `No answer is sure: too few photos could show that ${100 * share} % of such are right.`;
+  Object.assign(find("#legend"), { textContent: `${text} Unsure ones are grey; in the CSV their cells are empty.`, hidden: false });
 }
 
 // --- the network, in a worker: one question at a time ---
