@@ -1,12 +1,17 @@
 """What is told of a network's answers, tried on photos that had no part in it."""
 
+import csv
+import os
 import sys
 
 import numpy as np
 
 from export import photos_of
 from utils.base.cli import Parser, exit_code
-from utils.data.attributes import UNKNOWN
+from utils.base.files import write_csv
+from utils.data.attributes import UNKNOWN, read_attributes
+from utils.data.folders import PhotoFolder
+from utils.data.tables import raw_rows, read_table
 from utils.evaluation.confidence import Sure, measure
 from utils.evaluation.inference import load_classifier
 
@@ -41,14 +46,50 @@ def rows(arrays, chosen):
     return {key: values[chosen] for key, values in arrays.items()}
 
 
-WORKS = {"halves": halves}
+def change(args):
+    """Writes --output, the table with 5 % of its labels changed at random."""
+    attributes, header, _, rows, labels = opened(args.table, args.attributes)
+    cells = [(row, key) for key in attributes for row in np.flatnonzero(labels[key] != UNKNOWN)]
+    rng = np.random.default_rng(0)
+    for place in sorted(rng.choice(len(cells), round(0.05 * len(cells)), replace=False)):
+        row, key = cells[place]
+        names = attributes[key].classes
+        other = (labels[key][row] + rng.integers(1, len(names))) % len(names)
+        rows[row][header.index(attributes[key].column)] = names[other]
+    write_csv(args.output, header, rows)
+
+
+def count(args):
+    """Which share of the first of --doubts was changed, of as many as there are changed ones."""
+    *_, lines, _, labels = opened(args.table, args.attributes)
+    changed = {key: its != labels[key] for key, its in opened(args.output, args.attributes)[-1].items()}
+    with open(args.doubts, newline="", encoding="utf-8-sig") as file:
+        hits = [changed[one["attribute"]][lines.index(int(one["row"]))] for one in csv.DictReader(file)]
+    count = sum(its.sum() for its in changed.values())
+    print(f"of the first {count} of {len(hits)} doubted cells, {np.mean(hits[:count]):.4f} were changed")
+
+
+def opened(path, attributes):
+    """(The attributes, and of a table its header, the number of each row's line, its cells; attribute -> labels)."""
+    attributes = read_attributes(attributes)
+    form, *rows = raw_rows(path, attributes.layout.encoding)
+    lines, rows = zip(*(row for row in rows if any(map(str.strip, row[1]))))
+    labels = read_table(path, PhotoFolder(os.path.dirname(path)), attributes)[1]
+    return attributes, form.header, lines, rows, labels
+
+
+WORKS = {"halves": halves, "change": change, "count": count}
 
 
 def main(argv=None):
     parser = Parser(prog="python -m benchmarks.answers", description=__doc__)
     parser.add_argument("what", choices=WORKS, help="what is tried")
-    parser.add_argument("--checkpoint", required=True, help="of a trained network", metavar="FILE")
-    parser.add_argument("--data-dir", required=True, help="folder of its data set", metavar="DIR")
+    parser.add_argument("--checkpoint", help="halves: of a trained network", metavar="FILE")
+    parser.add_argument("--data-dir", help="halves: folder of its data set", metavar="DIR")
+    parser.add_argument("--attributes", help="change, count: of the table", metavar="FILE")
+    parser.add_argument("--table", help="change, count: as it was", metavar="FILE")
+    parser.add_argument("--output", help="change, count: the table with changed labels", metavar="FILE")
+    parser.add_argument("--doubts", help="count: the list of predict.py", metavar="FILE")
     args = parser.parse_args(argv)
     WORKS[args.what](args)
 
