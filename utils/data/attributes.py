@@ -240,10 +240,9 @@ def _check_file(content):
                 _check(inner, path, at)
         elif key != "attributes":
             _check(key, value, where)
-    shares = _shares(content)
-    held_out = sum(shares.values())
+    held_out = sum(_shares(content).values())
     _need(held_out < 1, "val and test", f"{held_out:g} of the training table; together they must be below 1")
-    fits = "fold" not in content or (list(shares) == ["val"] and content["fold"] * shares["val"] <= 1)
+    fits = "fold" not in content or (list(_shares(content)) == ["val"] and content["fold"] * held_out <= 1)
     _need(fits, "fold", "needs a share val, times which it is at most 1, and no share test")
 
     unknown, shorts = set(map(plain_name, content.get("unknown", []))), {}
