@@ -228,8 +228,8 @@ def product_labels(labels, groups):
     return found
 
 
-def are_alike(labels, groups):
-    """Whether labels tell of whole products: two of one are alike by more than half of what chance leaves. True where none has two.
+def are_alike(labels, groups, part=0.5):
+    """Whether labels tell of whole products: two of one are alike by more than this part of what chance leaves. True where none has two.
 
     Args: int `(N,)`; the product of each.
     """
@@ -237,7 +237,7 @@ def are_alike(labels, groups):
     by_group, by_label = (Counter(one[place] for one in known).values() for place in (0, 1))
     same, pairs = (sum(n * (n - 1) for n in counts) for counts in (Counter(known).values(), by_group))
     chance = sum(n * n for n in by_label) / max(len(known), 1) ** 2
-    return same >= pairs * (1 + chance) / 2
+    return same >= pairs * (chance + part * (1 - chance))
 
 
 # --- how sure they are -------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from utils.data.attributes import MAX_NAME, Attributes, is_text, plain_name
 from utils.data.dataset import MISSING, read_tables
 from utils.data.folders import find_photos
 from utils.data.tables import count_classes, read_rows
+from utils.evaluation.metrics import are_alike
 
 SHARE = 0.2  # held out for validation
 MOST = 100  # classes of a column that becomes an attribute
@@ -166,11 +167,9 @@ def _why_not(column, known, separator, photos, min_photos):
 
 def _agree(names, other):
     """Whether rows of one name agree in another column, far more than any two rows do; never if it is no such name."""
-    both = pandas.DataFrame({"name": names, "other": other}).dropna().sort_values("name", kind="stable")
-    same = (both == both.shift())[both["name"] == both["name"].shift()]["other"].mean()
-    chance = (both["other"].value_counts(normalize=True) ** 2).sum()
-    agree = same - chance > AGREE * (1 - chance)  # False for NaN, where no two rows that share one are known
-    return agree and names.str.contains(NAMES).mean() >= MOSTLY
+    both = pandas.DataFrame({"name": names, "other": other}).dropna()
+    alike = both["name"].duplicated().any() and are_alike(both["other"].factorize()[0], both["name"], AGREE)
+    return alike and names.str.contains(NAMES).mean() >= MOSTLY
 
 
 # --- the program -------------------------------------------------------------------------------------
