@@ -49,10 +49,8 @@ def confusion_matrix(labels, predictions, classes):
 
 def confusion_matrices(logits, labels):
     """Attribute -> confusion matrix, from dicts of logits and of labels."""
-    return {
-        key: confusion_matrix(labels[key], np.asarray(values).argmax(axis=1), values.shape[1])
-        for key, values in logits.items()
-    }
+    said = {key: np.asarray(values).argmax(axis=1) for key, values in logits.items()}
+    return {key: confusion_matrix(labels[key], said[key], values.shape[1]) for key, values in logits.items()}
 
 
 def accuracies(hits, counts):

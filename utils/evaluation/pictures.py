@@ -118,9 +118,7 @@ def draw_mistakes(probabilities, attributes, table, pixels, path, title):
     found = {key: confident_mistakes(probabilities[key], table.labels[key], most) for key in attributes}
     rows = [-(-len(chosen) // ACROSS) for chosen, _ in found.values()]
     heights = [0.4 + 2.9 * count for count in rows]
-    said = (
-        "the most confident mistakes: above each photo the prediction, below it the label, and how probable"
-    )
+    said = "the most confident mistakes: above a photo the prediction, below it the label, and how probable"
     figure = plots.new_figure(f"{title}\n{said}", ACROSS * 2.05, sum(heights) + 0.6)
     blocks = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights).ravel()
     for block, count, (key, attribute) in zip(blocks, rows, attributes.items()):
