@@ -41,7 +41,7 @@ def get_args_parser():
     p.add_argument("--attributes", help="with zero-shot: JSON file of the attributes, with their prompts; without it, the competition's", metavar="FILE")
     p.add_argument("--clip-model", help=f"with zero-shot: hub name or local folder; without it, {CLIP_MODEL}", metavar="NAME")
     p.add_argument("--images", help="folder that the names in a CSV start from; without it, the CSV's own", metavar="DIR")
-    p.add_argument("--output", type=new_file, default="predictions.csv", help="CSV file to write, a row for each photo", metavar="FILE")
+    p.add_argument("--output", type=new_file, default="predictions.csv", help="CSV file to write, a row for each photo; if that is interrupted, the same command goes on", metavar="FILE")
     p.add_argument("--sure", type=number(float, 0.5, 1, below=True), help="share of right answers, such as 0.95: classes are written only where the network is so sure; evaluate.py, run before, tells how sure that is", metavar="X")
     p.add_argument("--by", choices=("group",), help="group: a row for each product of a CSV file, by the column that the attributes name so, from all its photos; it holds all answers in memory, and does not go on where it was interrupted")
     p.add_argument("--fill", help=f"in place of PATH: CSV file whose missing cells are filled where the network is sure (--sure, else {SURE}); --output is the table as it is, with columns that tell what was filled and how probable it is, and beside it a list of the cells that are left", metavar="FILE")
@@ -76,7 +76,8 @@ def main(argv=None):
     by = model.attributes.layout.group if args.by else None
     if args.by and not by:
         raise UserError('--by group: the attributes have no "group", the column that tells products')
-    table = PredictionTable(model.attributes, args.names, probabilities=args.probabilities, sure=model.sure)
+    sure = args.sure and Sure(find_measured(model.classify, args.prior), args.sure, products=bool(by))
+    table = PredictionTable(model.attributes, args.names, probabilities=args.probabilities, sure=sure)
     if by:
         table.header = distinct([by, *table.header[1:], "photos"])
     how = (args.images, model.attributes, args.follow_links, by)
@@ -87,8 +88,8 @@ def main(argv=None):
     rows = counted(counts["rows"], *(("product", "products") if by else ("photo", "photos")))
     print(f"{rows}: {args.output}")
     if args.sure:
-        sure = ", ".join(f"{key} {counts[number]:,}" for number, key in enumerate(model.attributes))
-        print(f"sure enough: {sure} of {rows}; other cells are empty")
+        each = ", ".join(f"{key} {counts[number]:,}" for number, key in enumerate(model.attributes))
+        print(f"sure enough: {each} of {rows}; other cells are empty")
     say_skipped(counts["skipped"], counts["photos"])
 
 

@@ -269,9 +269,10 @@ def measured(**steps):
 
 def test_sure(shop, monkeypatch, capsys):
     """Unsure classes are empty cells, also of a run that goes on; the last line counts the others by attribute."""
-    monkeypatch.setattr(
-        model, "find_measured", lambda *_: measured(kind=[[0.9, 0.8], [0.97, 0.85]], fit=[[0.9, 0.7]])
-    )
+    steps = measured(kind=[[0.9, 0.8], [0.97, 0.85]], fit=[[0.9, 0.7]])
+    steps["kind"]["products"] = {"temperature": 1, "steps": [[0.96, 0.7]]}
+    for module in (predict, model):
+        monkeypatch.setattr(module, "find_measured", lambda *_: steps)
     shop("--sure", "0.95")
     expected = Path("out.csv").read_bytes()
     with open("out.csv", newline="") as file:
@@ -289,6 +290,11 @@ def test_sure(shop, monkeypatch, capsys):
     shop("--sure", "0.95", stub=Stub(4, stopped), code=130)
     shop("--sure", "0.95")
     assert Path("out.csv").read_bytes() == expected and capsys.readouterr().out.splitlines()[1:] == said
+    shop("--sure", "0.95", "--by", "group")
+    with open("out.csv", newline="") as file:
+        _, *rows = csv.reader(file)
+    assert {bool(kind) == (float(sure) >= 0.7) for _, kind, _, sure, *_ in rows} == {True}
+    assert {bool(row[1]) for row in rows} == {True, False}
 
 
 def test_bad_sure(shop, capsys):

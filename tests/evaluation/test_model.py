@@ -20,18 +20,16 @@ from predict import load
 from utils.base.errors import UserError
 from utils.data.photos import letterbox, read_rgb
 from utils.deployment import share
-from utils.evaluation.confidence import KEY
+from utils.evaluation import model
 from utils.evaluation.predictions import distinct
 from utils.nets.checkpoint import save_checkpoint
 
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory, work):
-    """A folder with a student of own attributes as .pt, .onnx and hub, that carry how sure it is, and its photos."""
+    """A folder with a student of own attributes as .pt, .onnx and hub, and its photos."""
     folder = tmp_path_factory.mktemp("own")
-    steps = {"temperature": 2.0, "steps": [[0.96, 0.99]]}
-    measured = {KEY: {"attributes": {key: dict(steps) for key in ("sleeve", "constructor", "tags cotton")}}}
-    save_student(folder / "a.pt", "lists", **measured)
+    save_student(folder / "a.pt", "lists")
     export.main(["--checkpoint", f"{folder}/a.pt", "--output", f"{folder}/a.onnx"])
     net, meta = load_network(folder / "a.pt")
     share.write_folder(f"{folder}/a.hub", f"{folder}/a.onnx", net, meta, "# a card")
@@ -45,7 +43,10 @@ def photos_of(folder):
 
 @pytest.mark.parametrize("form", ["pt", "onnx", "hub"])
 @pytest.mark.parametrize("sure", [None, 0.95])
-def test_it_says_what_predict_writes(own, place, form, sure, capsys):
+def test_it_says_what_predict_writes(own, place, form, sure, capsys, monkeypatch):
+    steps = {"temperature": 2.0, "steps": [[0.96, 0.6]]}
+    for module in (predict, model):
+        monkeypatch.setattr(module, "find_measured", lambda one, _: dict.fromkeys(one.attributes, steps))
     photos, options = photos_of(own), ["--checkpoint", f"{own}/a.{form}"]
     predict.main([*photos, *options, *(["--sure", str(sure)] if sure else [])])
     with open("predictions.csv", newline="") as file:
@@ -55,6 +56,7 @@ def test_it_says_what_predict_writes(own, place, form, sure, capsys):
     frame = load(f"{own}/a.{form}", sure=sure, batch_size=3)(photos)
     assert isinstance(frame, pandas.DataFrame) and list(frame.columns) == ["photo", *header[1:]]
     assert list(frame.photo) == photos
+    assert frame.isna().any(axis=None) == bool(sure)
     for at, row in enumerate(rows):
         classes, confidences = frame.iloc[at, 1:4], frame.iloc[at, 4:]
         assert [one or "" for one in classes] == row[1:4]
@@ -63,21 +65,21 @@ def test_it_says_what_predict_writes(own, place, form, sure, capsys):
 
 
 def test_images_and_arrays(own):
-    model, paths = load(f"{own}/a.pt"), photos_of(own)[:3]
-    expected = model(paths).drop(columns="photo")
+    ask, paths = load(f"{own}/a.pt"), photos_of(own)[:3]
+    expected = ask(paths).drop(columns="photo")
     with Image.open(paths[1]) as image:
         arrays = read_rgb(paths[0]), image, Path(paths[2])
-        frame = model(arrays)
+        frame = ask(arrays)
     assert list(frame.photo) == [0, 1, paths[2]]
     pandas.testing.assert_frame_equal(frame.drop(columns="photo"), expected, atol=1e-6)
-    assert list(model(paths[0]).photo) == [paths[0]] and len(model(Image.fromarray(arrays[0]))) == 1
+    assert list(ask(paths[0]).photo) == [paths[0]] and len(ask(Image.fromarray(arrays[0]))) == 1
     grey = Image.open(paths[0]).convert("L")
     alpha = Image.open(paths[0]).convert("RGBA")
-    assert len(model(iter([np.asarray(grey), alpha, np.zeros((1, 9, 3), np.uint8)]))) == 3
+    assert len(ask(iter([np.asarray(grey), alpha, np.zeros((1, 9, 3), np.uint8)]))) == 3
 
 
 def test_bad_photos(own, place):
-    model, good = load(f"{own}/a.pt"), photos_of(own)[0]
+    ask, good = load(f"{own}/a.pt"), photos_of(own)[0]
     Path("bad.jpg").write_bytes(b"no photo")
     for photos, said in (
         ([good, "absent.jpg"], "^absent.jpg: no such file$"),
@@ -87,7 +89,7 @@ def test_bad_photos(own, place):
         ([], "^no photos: "),
     ):
         with pytest.raises(UserError, match=said):
-            model(photos)
+            ask(photos)
 
 
 def test_bad_options(own, work):

@@ -138,8 +138,8 @@ def load_classifier(path, threads=None, attributes=None, prior="trained", device
     if path != ZERO_SHOT and not os.path.exists(found):
         raise UserError(f"checkpoint {path}: no such file; it needs a .pt, an .onnx, or a hub's owner/name")
     if path.endswith(".onnx"):
-        if device == "cuda":
-            raise UserError(f"--device cuda: {path} runs on the CPU; a checkpoint (.pt) runs on CUDA")
+        if device not in ("auto", "cpu"):
+            raise UserError(f"--device {device}: {path} runs on the CPU; a checkpoint (.pt) runs on CUDA")
         classifier = _from_onnx(path, threads)
     else:
         classifier = _from_checkpoint(path, found, device, attributes or read_attributes(), **clip)
