@@ -151,17 +151,21 @@ def say_evaluation(result, attributes):
         say_sure(result["sure"]["attributes"], "groups" if shown_groups(result) else "photos")
 
 
-def say_sure(measured, counted):
-    """For which share of the photos an answer is sure, and what the temperature does. Args: of `confidence.measure`; what counts once."""
+def say_sure(measured, unit):
+    """For which share of the photos, or products, an answer is sure, and what the temperature does.
+
+    Args: `measured` of `confidence.measure`; `unit`, what counts once.
+    """
+    products = {f"{key} by product": one["products"] for key, one in measured.items() if "products" in one}
     header = ["answered at --sure", *next(iter(measured.values()))["answered"]]
     rows = [
         [excerpt(key, 40), *map(score, [*one["answered"].values(), one["temperature"], *one["ece"]])]
-        for key, one in measured.items()
+        for key, one in {**measured, **products}.items()
     ]
     logger.info("\n".join(log.table(rows, [*header, "temperature", "calibration error", "with it"])))
     if not all(all(one["answered"].values()) for one in measured.values()):
         needed = (f"{confidence.answers_needed(share)} for {share:.2f}" for share in confidence.SHARES)
-        logger.info(f"0: nothing is sure; right answers in a row would do, of {', '.join(needed)} {counted}")
+        logger.info(f"0: nothing is sure; it takes right answers in a row, of {unit}: {', '.join(needed)}")
     logger.info("")
 
 

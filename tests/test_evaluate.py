@@ -404,7 +404,7 @@ def test_student(place, capsys):
         error = result["attributes"][key]["ece"]
         assert one["ece"][0] == pytest.approx(error) and list(one["answered"].values()) == [0] * 3
         assert line == [key, *["0.0000"] * 3, f"{one['temperature']:.4f}", *(f"{x:.4f}" for x in one["ece"])]
-    assert "36 for 0.90, 72 for 0.95, 368 for 0.99 photos" in out
+    assert "of photos: 36 for 0.90, 72 for 0.95, 368 for 0.99" in out
     assert (place / "logs" / "s" / "curves.png").is_file()
 
 
@@ -554,7 +554,7 @@ def test_groups_and_a_third_part(place, without_matplotlib, tmp_path, capsys):
     assert "7 images of val, in 4 groups" in said and "a little too good" in said
     result = read(tmp_path / "out")[0]
     assert (result["images"], result["groups"]) == (7, 4)
-    assert "36 for 0.90, 72 for 0.95, 368 for 0.99 groups" in said
+    assert "of groups: 36 for 0.90, 72 for 0.95, 368 for 0.99" in said
     # The first photo is alone, the labels of two photos differ.
     first = read(tmp_path / "out")[1][0]
     said_of = {
