@@ -38,7 +38,7 @@ def halves(args):
         print(f"{key}: Top-1 {top1:.4f}, {filled / cells:.4f} of the cells filled")
     right, filled, _ = counts.sum(axis=2).T
     print(
-        f"at least {SHARE} right: {(right >= SHARE * filled).sum()} of {HALVES}; empty: {(filled == 0).sum()}"
+        f"{SHARE} is right in {(right >= SHARE * filled).sum()} of {HALVES}, {(filled == 0).sum()} are empty"
     )
 
 

@@ -72,7 +72,8 @@ def draw_reliability(result, probabilities, attributes, table, path, title):
     labels, curves = table.labels, len(attributes)
     figure, axes = plots.panels(title, 2 * curves, min(curves, 4), 3.9, 4.3)
     for ax, below, (key, attribute) in zip(axes, axes[curves:], attributes.items()):
-        _draw_curve(below, result["sure"]["attributes"][key], probabilities[key], labels[key], table.groups)
+        name, measured = shortened_name(attribute.title, 30), result["sure"]["attributes"][key]
+        _draw_curve(below, name, measured, probabilities[key], labels[key], table.groups)
         known = labels[key] != UNKNOWN
         values, count = probabilities[key][known], np.count_nonzero(known)
         confidence, hits = values.max(axis=1), values.argmax(axis=1) == labels[key][known]
@@ -84,7 +85,7 @@ def draw_reliability(result, probabilities, attributes, table, path, title):
         ax.plot(sure, right, "o-", color=BLUE, label="share of right predictions")
         ax.plot([0, 1], [0, 1], "--", color=RED, linewidth=1.2, label="confidence = share right")
         error = score(result["attributes"][key]["ece"])
-        ax.set_title(f"{shortened_name(attribute.title, 30)}\ncalibration error {error}", fontsize=11)
+        ax.set_title(f"{name}\ncalibration error {error}", fontsize=11)
         ax.set(xlabel="confidence", xlim=(0, 1), ylim=(0, 1.02))
         ax.grid(alpha=0.25)
     both = zip(*(ax.get_legend_handles_labels() for ax in axes[[0, curves]]))
@@ -92,7 +93,7 @@ def draw_reliability(result, probabilities, attributes, table, path, title):
     plots.save(figure, path)
 
 
-def _draw_curve(ax, measured, probabilities, labels, groups):
+def _draw_curve(ax, name, measured, probabilities, labels, groups):
     """Share of right answers by how many are given. Args: `measured`, an attribute's part of `utils.evaluation.confidence.measure`."""
     found = curve(softened(probabilities, measured["temperature"]), labels, groups)
     least, answered, right, lower = found
@@ -103,7 +104,7 @@ def _draw_curve(ax, measured, probabilities, labels, groups):
     ax.vlines(ends, 0, heights, linestyles="--", color=RED, linewidth=1.2)
     ax.plot(ends, heights, "o", color=RED, label="--sure 0.90, 0.95, 0.99")
     said = [f"{text}: {end:.0%}, from {least[answered <= end].min():.3f} on" for text, end in marked.items()]
-    ax.set_title("\n".join(said or ["nothing is sure"]), fontsize=11)
+    ax.set_title("\n".join([name, *(said or ["nothing is sure"])]), fontsize=11)
     ax.set(xlabel="share of the photos with an answer", xlim=(0, 1), ylim=(right.min(initial=0.5), 1.01))
     ax.grid(alpha=0.25)
 
