@@ -37,9 +37,7 @@ def halves(args):
         top1 = (said[key].argmax(axis=1) == table.labels[key]).sum() / (table.labels[key] != UNKNOWN).sum()
         print(f"{key}: Top-1 {top1:.4f}, {filled / cells:.4f} of the cells filled")
     right, filled, _ = counts.sum(axis=2).T
-    print(
-        f"{SHARE} is right in {(right >= SHARE * filled).sum()} of {HALVES}, {(filled == 0).sum()} are empty"
-    )
+    print(f"{SHARE} right: {(right >= SHARE * filled).sum()} of {HALVES}, {(filled == 0).sum()} empty")
 
 
 def rows(arrays, chosen):
