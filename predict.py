@@ -124,6 +124,9 @@ def fill(args, model):
     print(
         f"{args.output}: {counted(len(sheet.rows), 'row', 'rows')}; {left}: what is left, the least sure first"
     )
+    none = [key for key, least in sure.thresholds.items() if least is None]
+    if none:
+        print(f"{', '.join(none)}: nothing is sure at {args.sure:g}; evaluate.py says what that takes")
     if doubts:
         print(f"{args.doubts}: what may be wrong, the most surely so first; {picture}: the first of it")
         draw_doubts(doubts, crossed, sheet, picture, os.path.basename(args.fill))

@@ -1,7 +1,6 @@
 """What is told of a network's answers, tried on photos that had no part in it."""
 
 import csv
-import os
 import sys
 
 import numpy as np
@@ -50,10 +49,9 @@ def change(args):
     cells = [(row, key) for key in attributes for row in np.flatnonzero(labels[key] != UNKNOWN)]
     rng = np.random.default_rng(0)
     for place in sorted(rng.choice(len(cells), round(0.05 * len(cells)), replace=False)):
-        row, key = cells[place]
-        names = attributes[key].classes
-        other = (labels[key][row] + rng.integers(1, len(names))) % len(names)
-        rows[row][header.index(attributes[key].column)] = names[other]
+        (row, key), one = cells[place], attributes[cells[place][1]]
+        other = (labels[key][row] + rng.integers(1, len(one.classes))) % len(one.classes)
+        rows[row][header.index(one.column)] = one.classes[other]
     write_csv(args.output, header, rows)
 
 
@@ -63,8 +61,8 @@ def count(args):
     changed = {key: its != labels[key] for key, its in opened(args.output, args.attributes)[-1].items()}
     with open(args.doubts, newline="", encoding="utf-8-sig") as file:
         hits = [changed[one["attribute"]][lines.index(int(one["row"]))] for one in csv.DictReader(file)]
-    count = sum(its.sum() for its in changed.values())
-    print(f"of the first {count} of {len(hits)} doubted cells, {np.mean(hits[:count]):.4f} were changed")
+    most = sum(its.sum() for its in changed.values())
+    print(f"of the first {most} of {len(hits)} doubted cells, {np.mean(hits[:most]):.4f} were changed")
 
 
 def opened(path, attributes):
@@ -72,7 +70,7 @@ def opened(path, attributes):
     attributes = read_attributes(attributes)
     form, *rows = raw_rows(path, attributes.layout.encoding)
     lines, rows = zip(*(row for row in rows if any(map(str.strip, row[1]))))
-    labels = read_table(path, PhotoFolder(os.path.dirname(path)), attributes)[1]
+    _, labels, *_ = read_table(path, PhotoFolder(path), attributes)  # whose photos are not looked at
     return attributes, form.header, lines, rows, labels
 
 

@@ -338,6 +338,9 @@ def test_fill(command, capsys):
     ]
     assert "filled.csv: 5 rows" in out and "filled_left.csv: what is left" in out
     assert command(read="filled_left.csv")[1:] == [["3", "b.png", "kind", "", "hat", "0.5294", ""]]
+    assert "nothing is sure" not in out
+    command("--sure", "0.97")
+    assert "kind: nothing is sure at 0.97; evaluate.py says what that takes" in capsys.readouterr().out
     assert [row[3] for row in command("--sure", "0.8")] == ["filled", "kind", "", "kind", "", ""]
 
 

@@ -147,7 +147,7 @@ def draw_doubts(doubts, answers, sheet, path, title):
     """
     doubts, count, exif = doubts[:MISTAKES], -(-min(len(doubts), MISTAKES) // 2), sheet.attributes.layout.exif
     said = "the most doubted cells: the photo, and typical ones of the cell's class and of the network's"
-    figure = plots.new_figure(f"{title}\n{said}", ACROSS * 2.05, 3.2 * count + 0.6)
+    figure = plots.new_figure(f"{title}\n{said}", ACROSS * 2.05, 3.0 * count + 0.6)
     blocks = figure.subfigures(count, 2, squeeze=False, wspace=0.04).ravel()
     for block, (row, key) in zip(blocks, doubts):
         names = [shortened_name(name, 17) for name in sheet.attributes[key].classes]
