@@ -192,7 +192,7 @@ def test_killed(shop):
     assert whole().returncode == 1  # of the exception
     expected = Path("out.csv").read_bytes()
     os.remove("out.csv")
-    for batches in (3, 2, 0):
+    for batches in (3, 2):
         assert whole(batches).returncode == -signal.SIGKILL
         assert not Path("out.csv").exists()
     done = whole()
