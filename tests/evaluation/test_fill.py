@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import export
 import predict
 from utils.base.errors import SkippedPhotos, UserError
-from utils.data.attributes import UNKNOWN, Attributes
+from utils.data.attributes import UNKNOWN, Attributes, read_attributes
 from utils.data.folders import PhotoFolder
+from utils.evaluation import model
 from utils.evaluation.confidence import Sure, measure
 from utils.evaluation.fill import Sheet, ask, doubted
 from utils.evaluation.metrics import are_alike
@@ -415,3 +417,40 @@ def test_a_table_without_a_column(command, place):
     (place / "shop.csv").write_text("file,kind\na.png,\n")
     with pytest.raises(UserError, match=r"shop\.csv: no column product; there are file, kind"):
         command()
+
+
+@pytest.mark.thorough
+def test_checkpoint_onnx_and_hub_say_the_same(work, exported, place, monkeypatch):
+    """The competition's table has numbers, and no cell that says "not known": empty ones are filled with numbers."""
+    hub = place / "hub"
+    options = f"--checkpoint {work}/student.pt --format hub --output {hub} --data-dir {work}/data --compare 2"
+    export.main(options.split())
+    measured = {key: {"temperature": 1.0, "steps": [[0.99, 0.0]]} for key in read_attributes()}
+    for module in (predict, model):
+        monkeypatch.setattr(module, "find_measured", lambda *_: measured)
+    with open(work / "data" / "Fashion-How24_sub1_val.csv", newline="") as file:
+        header, *rows = csv.reader(file)
+    at = header.index("Daily")
+    for row in rows[::2]:
+        row[at] = ""
+    with open("val.csv", "w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    found = {}
+    for path in (work / "student.pt", exported["fp32"], hub):
+        words = ["--checkpoint", str(path), "--fill", "val.csv", "--images", str(work / "data" / "val")]
+        predict.main([*words, "--output", "filled.csv", "--device", "cpu"])
+        with open("filled.csv", newline="") as file:
+            found[path] = list(csv.reader(file))
+    first, *others = found.values()
+    assert first[0] == [
+        *header,
+        "filled",
+        "daily_confidence",
+        "gender_confidence",
+        "embel_confidence",
+    ]
+    assert {row[at] for row in first[1:]} <= set("012345") and first[1][len(header)] == "daily"
+    for other in others:
+        for one, two in zip(first[1:], other[1:]):
+            assert one[:-3] == two[:-3]
+            assert one[-3] == two[-3] == "" or abs(float(one[-3]) - float(two[-3])) < 2e-4
