@@ -1,6 +1,7 @@
 """Train, evaluate, export and make the page: `bash train.sh all`. A step that was done with the same options is not done again.
 
-model/NAME/steps.json has each step's options, and digests of the files that it read.
+train.py itself knows whether a run is finished. Of the steps behind it, model/NAME/steps.json has the options, and digests of the
+files that they read.
 """
 
 import os
@@ -20,7 +21,7 @@ from utils.training.options import parse_args
 NAMES = "best.pt", "best_val", "page", "steps.json"  # in the folder of the version
 # Options of train.py that others have, too; what else they need is in the checkpoint.
 PASSED_ON = "--data-dir", "--skip-unreadable", "--follow-links", "--device"
-INT8 = "--precision", "int8", "--max-mb", "1000"  # the limit is the competition's
+FP16 = "--precision", "fp16", "--max-mb", "1000"  # the checkpoint's answers; the limit is the competition's
 END = """
 the network           {best}
 scores and pictures   {scores}
@@ -42,18 +43,17 @@ def main(argv=None):
     told, trained = args.told(), [*argv, *([] if args.overwrite else ["--resume", "True"])]
     data = [word for option in PASSED_ON if option in told for word in (option, str(told[option]))]
     evaluated = ["--checkpoint", best, "--cache-dir", args.cache_dir, *data]
-    exported = ["--checkpoint", best, "--output", onnx, *INT8, *data]
+    exported = ["--checkpoint", best, "--output", onnx, *FP16, *data]
     samples = [] if args.skip_unreadable or args.follow_links else ["--samples", photos]
-    read = [table, args.attributes] if args.attributes else [table]
-    # Each with its options, the files that it reads, and what it writes.
+    # Each with its options, the files that it reads, and what it writes, where that tells whether it is done.
     commands = {
-        "train": (train, [*trained, "--folds", "1"], read, best),
+        "train": (train, [*trained, "--folds", "1"], [], ""),
         "evaluate": (evaluate, evaluated, [best, table], scores),
         "export": (export, exported, [best], onnx),
         "page": (demo, [onnx, "--output", page, *samples], [onnx], page),
     }
     if args.folds > 1:
-        commands["folds"] = (train, trained, read, f"model/{args.version}-fold-{args.folds}/best.pt")
+        commands["folds"] = (train, trained, [], "")
     seen = f"python -m http.server --bind 127.0.0.1 --directory {shlex.quote(page)} 8000"
     try:
         if not os.path.exists(page):  # npm keeps what it fetches

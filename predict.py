@@ -98,6 +98,10 @@ def fill(args, model):
     left = f"{os.path.splitext(args.output)[0]}_left.csv"
     picture = f"{os.path.splitext(args.doubts or left)[0]}.png"
     outputs = list(filter(None, (args.output, left, args.doubts)))
+    if len(set(outputs)) < len(outputs):
+        raise UserError(
+            f"--doubts {args.doubts}: is --output, or the list beside it, {left}; name another file"
+        )
     for path in outputs:
         check_output(path, [args.fill])
     check_new(picture, plots.is_figure)
@@ -171,7 +175,8 @@ def write(args, model, table, photos):
         counts["skipped"] += 1
 
     with continued(args.output, digest) as file:
-        keep(file, left, args.batch_size, counts, len(table.attributes))
+        if not args.by:  # a product's row is of all its photos
+            keep(file, left, args.batch_size, counts, len(table.attributes))
         done, text = counts["rows"] + counts["skipped"], io.TextIOWrapper(file, args.encoding, newline="")
         writer = csv.writer(text)
         if done:
