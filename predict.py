@@ -43,7 +43,7 @@ def get_args_parser():
     p.add_argument("--images", help="folder that the names in a CSV start from; without it, the CSV's own", metavar="DIR")
     p.add_argument("--output", type=new_file, default="predictions.csv", help="CSV file to write, a row for each photo; if that is interrupted, the same command goes on", metavar="FILE")
     p.add_argument("--sure", type=number(float, 0.5, 1, below=True), help="share of right answers, such as 0.95: classes are written only where the network is so sure; evaluate.py, run before, tells how sure that is", metavar="X")
-    p.add_argument("--by", choices=("group",), help="group: a row for each product of a CSV file, by the column that the attributes name so, from all its photos; it holds all answers in memory, and does not go on where it was interrupted")
+    p.add_argument("--by", choices=("group",), help="group: a row for each product of a CSV file, by the column that the attributes name so, from all its photos; it holds all answers in memory, and begins anew where it was interrupted")
     p.add_argument("--fill", help=f"in place of PATH: CSV file whose missing cells are filled where the network is sure (--sure, else {SURE}); --output is the table as it is, with columns that tell what was filled and how probable it is, and beside it a list of the cells that are left", metavar="FILE")
     p.add_argument("--doubts", type=new_file, help="with --fill: CSV file to write of the cells that a person filled and that may be wrong, with a picture beside it; it needs the networks of train.sh own --folds 5", metavar="FILE")
     p.add_argument("--folds", nargs="+", help="with --doubts: folders of these networks; without it, model/shop-fold-1 to 5 for model/shop/best.pt", metavar="DIR")
@@ -175,7 +175,9 @@ def write(args, model, table, photos):
         counts["skipped"] += 1
 
     with continued(args.output, digest) as file:
-        if not args.by:  # a product's row is of all its photos
+        if args.by:  # begins anew: a product's row is of all its photos
+            file.truncate(0)
+        else:
             keep(file, left, args.batch_size, counts, len(table.attributes))
         done, text = counts["rows"] + counts["skipped"], io.TextIOWrapper(file, args.encoding, newline="")
         writer = csv.writer(text)

@@ -245,6 +245,19 @@ def test_by_group(shop):
     assert [float(cell) for cell in rows[0][5:7]] == pytest.approx(list(odds / odds.sum()), abs=2e-6)
 
 
+def test_by_group_begins_anew(shop, monkeypatch):
+    """Half of a product's rows would say another class: what was torn while it was written plays no part."""
+    shop("--by", "group")
+    expected = Path("out.csv").read_bytes()
+    os.remove("out.csv")
+    with monkeypatch.context() as patch:
+        patch.setattr(predict, "count", lambda *_: stopped())
+        shop("--by", "group", code=130)
+    assert len(parts()) == 1 and parts()[0].read_bytes()
+    shop("--by", "group")
+    assert Path("out.csv").read_bytes() == expected
+
+
 def test_bad_input_by_group(shop, capsys):
     bare = Stub()
     bare.attributes = Attributes({k: v for k, v in OWN.content.items() if k != "group"}, "test")
