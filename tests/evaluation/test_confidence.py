@@ -125,7 +125,7 @@ def network(tmp_path):
     path.write_bytes(b"weights")
     figures = tmp_path / "best_val" / "evaluation.json"
     figures.parent.mkdir()
-    written = {"sure": {"weights": digest_of(path), "attributes": MEASURED}}
+    written = {"split": "val", "sure": {"weights": digest_of(path), "attributes": MEASURED}}
     return SimpleNamespace(path=str(path), meta={}, attributes=["a"]), figures, written
 
 
@@ -158,7 +158,8 @@ def test_of_other_weights(network):
     with open(classifier.path, "ab") as file:
         file.write(b"more")
     with pytest.raises(
-        UserError, match=r"evaluation\.json is not of the weights of .*best\.pt; run evaluate\.py"
+        UserError,
+        match=r"best\.pt was never evaluated, or .*evaluation\.json is of other weights; run evaluate\.py",
     ):
         find_measured(classifier)
 
@@ -184,6 +185,25 @@ def test_damaged(network, damage):
         find_measured(classifier)
 
 
+def test_what_a_file_carries_wins_over_what_is_not_its(network):
+    """It was exported anew beside the figures of the one before; or these are of photos that it has learned."""
+    classifier, figures, written = network
+    carried = {"a": {**MEASURED["a"], "temperature": 4.0}}
+    classifier.meta = {"sure": {"attributes": carried}}
+    for change in ({"split": "train"}, {"sure": {**written["sure"], "weights": "another's"}}):
+        figures.write_text(json.dumps({**written, **change}))
+        assert find_measured(classifier) == carried
+    figures.write_text(json.dumps(written))
+    assert find_measured(classifier) == MEASURED
+
+
+def test_a_version_is_its_best(tmp_path):
+    (tmp_path / "best.pt").touch()
+    assert confidence.evaluation_folder(str(tmp_path)) == confidence.evaluation_folder(
+        str(tmp_path / "best.pt")
+    )
+
+
 def test_never_evaluated(network):
     classifier, figures, _ = network
     with pytest.raises(
@@ -191,7 +211,7 @@ def test_never_evaluated(network):
     ):
         find_measured(classifier)
     figures.write_text("{}")
-    with pytest.raises(UserError, match="or by an earlier version"):
+    with pytest.raises(UserError, match="never evaluated"):
         find_measured(classifier)
     classifier.path = "zero-shot"
     with pytest.raises(UserError, match="train a network"):

@@ -16,7 +16,7 @@ from utils.base.errors import UserError
 from utils.base.files import digest_of
 from utils.data.attributes import UNKNOWN
 from utils.evaluation.metrics import LEAST, are_alike, by_product, calibration, product_labels
-from utils.nets.hub import ZERO_SHOT, weights_file
+from utils.nets.hub import BEST, ZERO_SHOT, weights_file
 
 SHARES = 0.90, 0.95, 0.99  # of right answers, that evaluate.py tells of
 TAIL = 0.025  # below an interval of 95 %
@@ -144,15 +144,18 @@ class Sure:
 def evaluation_folder(checkpoint, split="val", prior="trained"):
     """Where evaluate.py writes, if no --output is given: beside the checkpoint, under its name with the part of the data set."""
     suffix = split if prior == "trained" else f"{split}_{prior}"
-    first = os.path.join("model", ZERO_SHOT) if checkpoint == ZERO_SHOT else os.path.normpath(checkpoint)
+    best = os.path.join(checkpoint, BEST)  # of a version's folder
+    first = os.path.normpath(best if os.path.isfile(best) else checkpoint)
+    first = os.path.join("model", ZERO_SHOT) if checkpoint == ZERO_SHOT else first
     return f"{os.path.splitext(first)[0] if os.path.isfile(first) else first}_{suffix}"
 
 
 def find_measured(classifier, prior="trained"):
-    """What `measure` returned for a network: what evaluate.py wrote beside its file, or else what the file carries.
+    """What `measure` returned for a network: what evaluate.py wrote of validation photos beside its file, if that is of these
+    weights, or else what the file carries.
 
     Args: `classifier`, a `utils.evaluation.inference.Classifier`; `prior` that it was loaded with.
-    Raises: UserError if there is none, or it is damaged, or that beside it is of other weights.
+    Raises: UserError if there is none, or it is damaged.
     """
     path, source = classifier.path, Path(evaluation_folder(classifier.path, prior=prior), FIGURES)
     way_out = f"run evaluate.py --checkpoint {path}{'' if prior == 'trained' else f' --prior {prior}'} first"
@@ -160,12 +163,13 @@ def find_measured(classifier, prior="trained"):
         raise UserError(f"--sure: {path} has no thresholds of its own; train a network")
     found = classifier.meta.get(KEY) if prior == "trained" else None
     try:
-        if source.is_file():
-            found = json.loads(source.read_text(encoding="utf-8")).get(KEY)
-            if found and found["weights"] != digest_of(weights_file(path)):
-                raise UserError(f"--sure: {source} is not of the weights of {path}; {way_out}")
+        written = json.loads(source.read_text(encoding="utf-8")) if source.is_file() else {}
+        its = written.get(KEY)
+        if its and its["weights"] == digest_of(weights_file(path)) and written["split"] == "val":
+            found = its
         if not found:
-            raise UserError(f"--sure: {path} was never evaluated, or by an earlier version; {way_out}")
+            problem = f"was never evaluated, or {source} is of other weights"
+            raise UserError(f"--sure: {path} {problem}; {way_out}")
         measured = {key: found["attributes"][key] for key in classifier.attributes}
         Sure(measured, 1)  # looks at all that it takes
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
