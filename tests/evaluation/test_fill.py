@@ -198,6 +198,35 @@ def test_a_column_of_the_users_stays_theirs(sheet, header):
         sheet(f"file,product,kind,tags,{header}\na.png,1,,,9\n")
 
 
+def test_a_filled_cell_that_somebody_empties_is_empty(sheet):
+    """Nothing says any more that it was filled."""
+    table = sheet(TABLE.replace("price\n", f"price,{NEW}\n").replace('"1,5"', '"1,5",kind,0.9,,'))
+    assert table.rows[1][2] == "" and table.filled[1] == set()
+    found = answers(table, kind=[0, 0, 0, 0])
+    table.fill(found, sure_of(found, 0.95))
+    assert table.rows[1][5:7] == ["", "0.9000"]
+
+
+def test_a_column_of_texts_is_not_ours(sheet):
+    own = TABLE.replace("price\n", "price,filled,kind_confidence\n").replace("zip,5", "zip,5,,as I believe")
+    with pytest.raises(
+        UserError, match="filled, kind_confidence: a column of this name is to be written; rename"
+    ):
+        sheet(own)
+
+
+def test_letters_that_the_encoding_has_not(sheet):
+    kinds = {"column": "kind", "classes": {"옷": {}, "crème": {}}}
+    attributes = shop(encoding="cp949", attributes={"kind": kinds})
+    table = sheet("file,product,kind\na.png,1,옷\nb.png,2,\n".encode("cp949"), attributes)
+    found = answers(table, kind=[0, 1])
+    table.fill(found, sure_of(found))
+    with pytest.raises(
+        UserError, match="'è' of a class's name cannot be written in cp949; save the table in UTF-8"
+    ):
+        table.write("out.csv")
+
+
 def test_cells_that_are_no_class_stay(sheet):
     table = sheet("file,product,kind,tags\na.png,1,cape,\nb.png,2,,\n")
     found = answers(table, kind=[0, 0])

@@ -60,13 +60,19 @@ class Sheet:
         for cells in self.rows:
             cells[:] = (cells + [""] * len(header))[: len(header)]
         self.filled = [set(filter(None, cell.split(BETWEEN))) for cell in self.cells(FILLED)]
-        if there and not (FILLED in there and set().union(*self.filled) <= set(attributes)):
+        told = [cell for title in there - {FILLED} for cell in self.cells(title) if cell]
+        is_ours = (
+            FILLED in there and set().union(*self.filled) <= set(attributes) and all(map(is_number, told))
+        )
+        if there and not is_ours:
             raise UserError(f"{path}: {listed(there)}: a column of this name is to be written; rename it")
         unknown = {"", *map(plain_name, attributes.layout.unknown)}
         for key, one in attributes.items():
             self.labels[key][[key in keys for keys in self.filled]] = UNKNOWN
             silent = unknown.difference(map(plain_name, one.ignore))
             self.missing[key] = np.array([plain_name(cell) in silent for cell in self.cells(one.column)])
+            for row in np.flatnonzero(self.missing[key]):  # somebody has emptied it again
+                self.filled[row].discard(key)
 
     def cells(self, column):
         at = self.form.header.index(column)
@@ -122,11 +128,18 @@ class Sheet:
             yield key, empty, its.sum(), empty - its.sum(), (~told).sum(), doubted
 
     def write(self, path):
-        """The table in the form that it had."""
-        with atomic(path, encoding=self.form.encoding) as file:
-            file.write(self.form.before)
-            writer = csv.writer(file, delimiter=self.form.separator, lineterminator=self.form.line_end)
-            writer.writerows([self.form.header, *(cells for _, cells in self.content)])
+        """The table in the form that it had. Raises: UserError for a class's name that its encoding has no letters for."""
+        try:
+            with atomic(path, encoding=self.form.encoding) as file:
+                file.write(self.form.before)
+                writer = csv.writer(file, delimiter=self.form.separator, lineterminator=self.form.line_end)
+                writer.writerows([self.form.header, *(cells for _, cells in self.content)])
+        except UnicodeEncodeError as error:
+            letters = error.object[error.start : error.end]
+            problem = f"{letters!r} of a class's name cannot be written in {self.form.encoding}"
+            raise UserError(
+                f'{path}: {problem}; save the table in UTF-8, and take "encoding" out of the attributes'
+            ) from error
 
     def listed(self, cells, answers):
         """Rows of a table with the header `LIST`. Args: cells, pairs (row, attribute); `answers` as of `fill`."""
