@@ -200,15 +200,17 @@ def test_a_column_of_the_users_stays_theirs(sheet, header):
 
 def test_a_filled_cell_that_somebody_empties_is_empty(sheet):
     """Nothing says any more that it was filled."""
-    table = sheet(TABLE.replace("price\n", f"price,{NEW}\n").replace('"1,5"', '"1,5",kind,0.9,,'))
+    first = sheet()
+    found = answers(first, kind=[0, 0, 0, 0], zip=[0, 0, 0, 0], hood=[0, 0, 0, 0])
+    first.fill(found, sure_of(found))
+    table = sheet(written(first).decode().replace("b.png,2,dress", "b.png,2,"))
     assert table.rows[1][2] == "" and table.filled[1] == set()
-    found = answers(table, kind=[0, 0, 0, 0])
     table.fill(found, sure_of(found, 0.95))
     assert table.rows[1][5:7] == ["", "0.9000"]
 
 
 def test_a_column_of_texts_is_not_ours(sheet):
-    own = TABLE.replace("price\n", "price,filled,kind_confidence\n").replace("zip,5", "zip,5,,as I believe")
+    own = "file,product,kind,tags,filled,kind_confidence\na.png,1,,,,as I believe\n"
     with pytest.raises(
         UserError, match="filled, kind_confidence: a column of this name is to be written; rename"
     ):
