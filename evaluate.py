@@ -131,7 +131,7 @@ def say_evaluation(result, attributes):
     columns = {title: metrics.by_attribute(result, name) for name, title in names.items()}
     ends = ["95 % interval", *(shown_interval(result.get(f"mean_{name}_interval")) for name in names)]
     if "products" in result:
-        columns["Top-1 by product"] = result["products"]["top1"]
+        columns["by product"] = result["products"]["top1"]
         ends.append("-")
     size = f"{result['size_mb']:.1f} MB on disk"
     if not read_attributes().differences(attributes):

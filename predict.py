@@ -15,7 +15,7 @@ from utils.base import log
 from utils.base.cli import Parser, cache_folder, exit_code, new_file, number
 from utils.base.errors import SkippedPhotos, UserError, counted, visible
 from utils.base.files import check_new, continued, digest_of, write_csv
-from utils.data.attributes import read_attributes
+from utils.data.attributes import UNKNOWN, read_attributes
 from utils.data.dataset import fold_of
 from utils.data.folders import PhotoFolder
 from utils.data.photos import batches
@@ -23,7 +23,7 @@ from utils.evaluation import plots
 from utils.evaluation.confidence import Sure, find_measured
 from utils.evaluation.fill import COUNTS, LIST, Sheet, ask, find_doubts, fold_networks, photos_folder
 from utils.evaluation.inference import answered, joined
-from utils.evaluation.metrics import by_product
+from utils.evaluation.metrics import by_product, confusion_matrices, scores
 from utils.evaluation.model import load
 from utils.evaluation.photo_lists import fingerprint, photos_of, told_apart
 from utils.evaluation.pictures import draw_doubts
@@ -62,7 +62,7 @@ def main(argv=None):
     args = get_args_parser().parse_args(argv)
     others = args.by or args.names or args.probabilities
     if bool(args.fill) == bool(args.paths) or (args.fill and others):
-        raise UserError("give PATH, or --fill without --by, --names and --probabilities")
+        raise UserError("give PATH or --fill; --by, --names and --probabilities are for PATH")
     if (args.doubts and not args.fill) or (args.folds and not args.doubts):
         raise UserError("--doubts is for --fill, and --folds for --doubts")
     args.sure = args.sure or (SURE if args.fill else None)
@@ -126,15 +126,20 @@ def fill(args, model):
     for path in outputs:
         note(path)
     print("\n".join(log.table(sheet.counts(done, doubts), ["", *COUNTS])))
-    print(
-        f"{args.output}: {counted(len(sheet.rows), 'row', 'rows')}; {left}: what is left, the least sure first"
-    )
-    none = [key for key, least in sure.thresholds.items() if least is None]
-    if none:
-        print(f"{', '.join(none)}: nothing is sure at {args.sure:g}; evaluate.py says what that takes")
+    rows = counted(len(sheet.rows), "row", "rows")
+    print(f"{args.output}: {rows}; {left}: what is left, the least sure first")
+    for key in [key for key, least in sure.thresholds.items() if least is None]:
+        most = f"--sure {sure.most[key]:.2f} is the most" if sure.most[key] else "nor at less"
+        most += " that the validation photos show; more of them show more"
+        print(f"{key}: nothing is sure at {args.sure:g}; {most}")
     if doubts:
         print(f"{args.doubts}: what may be wrong, the most surely so first; {picture}: the first of it")
         draw_doubts(doubts, crossed, sheet, picture, os.path.basename(args.fill))
+        told = {key: np.where(unread, UNKNOWN, labels) for key, labels in sheet.labels.items()}
+        found = scores(confusion_matrices(crossed, told))
+        shares = {key: [log.score(found[name][key], ".2f") for name in ("top1", "majority")] for key in told}
+        agree = ", ".join(f"{key} {top1} (majority {most})" for key, (top1, most) in shares.items())
+        print(f"the folds agree with the labels in {agree}; near the majority, doubts say little")
     say_skipped(unread.sum(), len(unread))
 
 

@@ -69,7 +69,7 @@ def test_each_step_has_the_options_that_it_knows(steps, own):
         best,
         "--output",
         "model/shop/shop.onnx",
-        *everything.FP16,
+        *everything.LIMIT,
         *data,
     ]
     assert said["page"] == ["model/shop/shop.onnx", "--output", "model/shop/page"]
@@ -86,10 +86,12 @@ def test_what_is_done_is_not_done_again(steps, own, capsys):
     assert list(steps("--cache-dir", "elsewhere")) == again, "another best.pt, but the same .onnx"
     os.remove("model/shop/shop.onnx")
     assert list(steps("--cache-dir", "elsewhere")) == ["train", "export"]
+    assert list(steps("--cache-dir", "elsewhere", "--folds", "2")) == ["train"]
     table = Path(own[5], "shop.csv")
     table.write_text(table.read_text() + "\n")
-    assert list(steps("--cache-dir", "elsewhere"))[:2] == ["train", "evaluate"]
-    assert list(steps("--cache-dir", "elsewhere", "--folds", "2")) == ["train"]
+    with pytest.raises(UserError, match=r"shop\.csv as it was before; --overwrite True trains anew"):
+        steps("--cache-dir", "elsewhere")
+    assert len(steps("--overwrite")) == 4
     assert "--resume" not in steps("--overwrite")["train"]
 
 

@@ -566,7 +566,7 @@ def test_groups_and_a_third_part(place, without_matplotlib, tmp_path, capsys):
     assert result["products"]["mean_top1"] == pytest.approx(
         np.mean(list(result["products"]["top1"].values()))
     )
-    assert "Top-1 by product" in said and all(
+    assert "by product" in said and all(
         f"{share:.4f}" in said for share in result["products"]["top1"].values()
     )
     assert run(*options, "--split", "test") == 2

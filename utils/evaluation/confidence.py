@@ -120,7 +120,8 @@ class Sure:
 
     Args: `measured`, of `measure`; `share` of the sure answers that shall be right, 0.5 to 1; `products`, whether the answers are those
         of products, where their photos are alike.
-    Attributes: `thresholds`, attribute -> the least probability of a sure answer, None where none is sure.
+    Attributes: `thresholds`, attribute -> the least probability of a sure answer, None where none is sure; `most`, the largest share,
+        rounded down to hundredths, of which some answers are sure.
     """
 
     def __init__(self, measured, share, products=False):
@@ -130,6 +131,9 @@ class Sure:
             key: next((least for reached, least in one["steps"] if reached >= share), None)
             for key, one in measured.items()
         }
+
+        reached = {key: [share for share, _ in one["steps"]] for key, one in measured.items()}
+        self.most = {key: math.floor(100 * max(shares, default=0)) / 100 for key, shares in reached.items()}
 
     def softened(self, results):
         """The same answers with the temperature. Args: dict attribute -> probabilities `(N, classes)`."""

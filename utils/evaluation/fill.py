@@ -12,6 +12,7 @@ from tqdm import tqdm
 from utils.base.errors import UserError, listed, visible
 from utils.base.files import atomic
 from utils.data.attributes import UNKNOWN, is_number, plain_name
+from utils.data.prior import options_of
 from utils.data.tables import raw_rows, read_rows, read_table
 from utils.evaluation.inference import answered, load_classifier
 from utils.evaluation.metrics import by_product
@@ -65,7 +66,9 @@ class Sheet:
             FILLED in there and set().union(*self.filled) <= set(attributes) and all(map(is_number, told))
         )
         if there and not is_ours:
-            raise UserError(f"{path}: {listed(there)}: a column of this name is to be written; rename it")
+            raise UserError(
+                f"{path}: {listed(sorted(there))}: a column of this name is to be written; rename it"
+            )
         unknown = {"", *map(plain_name, attributes.layout.unknown)}
         for key, one in attributes.items():
             self.labels[key][[key in keys for keys in self.filled]] = UNKNOWN
@@ -199,12 +202,22 @@ def fold_networks(classifier, folders=None, **how):
     found = [(one.attributes.layout.fold, one.attributes.layout.shares.get("val")) for one in networks]
     wanted = [(number + 1, 1 / len(found)) for number in range(len(found))]
     labels = [
-        (one.attributes.layout.group, one.attributes.content["attributes"]) for one in (classifier, *networks)
+        [one.attributes.content.get(key) for key in ("attributes", "group", "image", "unknown")]
+        for one in (classifier, *networks)
     ]
     if not found or found != wanted or any(one != labels[0] for one in labels):
         problem = f"all networks of a --folds, of the same attributes; found: {listed(paths) or 'none'}"
         way_out = "bash train.sh own --folds 5 …, with the options of this one's training, makes them"
         raise UserError(f"--doubts needs {problem}; {way_out}")
+    for one in networks:
+        options = options_of(one.meta)
+        began = str(options.get("student_weights"))
+        source = began if began.endswith(".pt") else options.get("teacher") or options.get("teacher_logits")
+        if source:
+            problem = (
+                f"{one.path} has learned from {source}, which may know the labels that this fold holds out"
+            )
+            raise UserError(f"--doubts: {problem}; train the folds without it")
     return networks
 
 

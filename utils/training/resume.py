@@ -48,7 +48,9 @@ class Saved(NamedTuple):
         if names:
             each = (f"--{name.replace('_', '-')} is {now[name]}, was {before[name]}" for name in names)
             said = "; ".join(each).replace("--processes", "processes")
-            raise UserError(f"--resume: {os.path.dirname(self.path)} began with other options: {said}")
+            raise UserError(
+                f"--resume: {os.path.dirname(self.path)} began with other options: {said}; {BEGIN_ANEW}"
+            )
 
     def check_attributes(self, attributes):
         """UserError unless attributes are those that the run began with."""
