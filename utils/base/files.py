@@ -63,8 +63,8 @@ def continued(path, digest):
     """Like `atomic`, for bytes that take long: what was flushed of them when the program was interrupted is there again, to read and to
     go on, the next time that it is called with the same `digest` of what they are made from.
 
-    They are kept beside `path` in a file that no other process may write meanwhile. An empty one is removed at once, those of other
-    digests once this one takes the place of `path`.
+    They are kept beside `path` in a file that no other process may write meanwhile, each digest's in one of its own, which another
+    process may be writing. An empty one is removed at once.
 
     Yields: the file; what is written goes to its end.
     Raises: UserError if another process has it, or as `atomic`; DiskFull.
@@ -81,8 +81,6 @@ def continued(path, digest):
             finally:
                 if not os.fstat(file.fileno()).st_size:
                     os.remove(part)
-        for other in glob.glob(f"{glob.escape(path)}.{'[0-9a-f]' * len(digest)}.part"):
-            os.remove(other)
     except OSError as error:
         raise failure(path, error, io.DEFAULT_BUFFER_SIZE) from error
 
