@@ -251,6 +251,8 @@ def test_which_labels_are_those_of_products():
     assert are_alike(np.array([0, 0, 1, 1, 0, UNKNOWN, 2]), groups)
     assert not are_alike(np.array([0, 1, 1, 0, 0, 1, 2]), groups)
     assert not are_alike(np.array([0, 0, 0, 0, 0, 1, 0]), groups), "rare classes are alike by chance"
+    labels, pairs = np.tile([0, 1], 200), np.repeat(np.arange(200), 2)
+    assert not are_alike(np.append(labels, np.zeros(40, int)), [*pairs, *[999] * 40]), "one large product"
     assert are_alike(np.array([0, 1, 2]), ["a", "b", "c"]) and are_alike(np.full(7, UNKNOWN), groups)
 
 
@@ -459,7 +461,7 @@ def test_photos_are_found_below(command, place):
         ("--fill shop.csv --by group", "give PATH or --fill;"),
         ("--fill shop.csv --names en", "give PATH or --fill;"),
         ("--fill shop.csv --probabilities", "give PATH or --fill;"),
-        ("", "give PATH, or --fill"),
+        ("", "give PATH or --fill"),
         ("a.png --doubts x.csv", "--doubts is for --fill"),
         ("--fill shop.csv --folds x", "--folds for --doubts"),
         ("--fill shop.csv --sure 1", "--sure: '1' is not"),

@@ -15,7 +15,7 @@ from scipy.special import softmax
 from utils.base.errors import UserError
 from utils.base.files import digest_of
 from utils.data.attributes import UNKNOWN
-from utils.evaluation.metrics import LEAST, are_alike, by_product, calibration, product_labels
+from utils.evaluation.metrics import LEAST, are_alike, calibration, product_answers
 from utils.nets.hub import BEST, ZERO_SHOT, weights_file
 
 SHARES = 0.90, 0.95, 0.99  # of right answers, that evaluate.py tells of
@@ -99,20 +99,23 @@ def measure(probabilities, labels, groups=None):
 
     Args: dicts attribute -> float `(N, classes)`, int `(N,)`; `groups` of the photos, as of `utils.evaluation.metrics`.
     """
+    has_products = groups is not None and len(set(groups)) < len(groups)
+    products = product_answers(probabilities, groups) if has_products else {}
     measured = {}
     for key, values in probabilities.items():
-        temperature = fit_temperature(values, labels[key])
-        soft = softened(values, temperature)
-        found = curve(soft, labels[key], groups)
-        enough = {f"{share:.2f}": found[1, found[3] >= share].max(initial=0) for share in SHARES}
-        measured[key] = {"temperature": temperature, "steps": steps(found)}
-        measured[key]["ece"] = [calibration(shares, labels[key])["ece"] for shares in (values, soft)]
-        measured[key]["answered"] = {share: float(answered) for share, answered in enough.items()}
-    if groups is not None and len(set(groups)) < len(groups):
-        by_products = measure(by_product(probabilities, groups)[1], product_labels(labels, groups))
-        for key in filter(lambda key: are_alike(labels[key], groups), measured):
-            measured[key]["products"] = by_products[key]
+        measured[key] = _measure(values, labels[key], groups)
+        if products and are_alike(labels[key], groups):
+            measured[key]["products"] = _measure(products[key], labels[key], groups)
     return measured
+
+
+def _measure(probabilities, labels, groups):
+    temperature = fit_temperature(probabilities, labels)
+    soft = softened(probabilities, temperature)
+    found = curve(soft, labels, groups)
+    answered = {f"{share:.2f}": float(found[1, found[3] >= share].max(initial=0)) for share in SHARES}
+    errors = [calibration(values, labels)["ece"] for values in (probabilities, soft)]
+    return {"temperature": temperature, "ece": errors, "steps": steps(found), "answered": answered}
 
 
 class Sure:

@@ -15,7 +15,7 @@ from utils.data.attributes import UNKNOWN, is_number, plain_name
 from utils.data.prior import options_of
 from utils.data.tables import raw_rows, read_rows, read_table
 from utils.evaluation.inference import answered, load_classifier
-from utils.evaluation.metrics import by_product
+from utils.evaluation.metrics import product_answers
 from utils.evaluation.photo_lists import fitting_folder
 from utils.evaluation.predictions import table_text
 from utils.nets.hub import BEST, find_checkpoint
@@ -179,10 +179,8 @@ def ask(networks, which, sheet, batch_size, alike):
                 answers[key][list(rows)] = values
     there = np.flatnonzero(np.isfinite(answers[next(iter(answers))][:, 0]))
     groups = [sheet.groups[row] for row in there]
-    products, means = by_product({key: values[there] for key, values in answers.items()}, groups)
-    places = {product: place for place, product in enumerate(products)}
-    for key in alike:
-        answers[key][there] = means[key][[places[group] for group in groups]]
+    for key, values in product_answers({key: answers[key][there] for key in alike}, groups).items():
+        answers[key][there] = values
     return answers
 
 

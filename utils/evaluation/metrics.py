@@ -187,10 +187,13 @@ def report(probabilities, labels, groups=None):
     for name, values in bootstrap(labels, hits, groups).items():
         result[f"{name}_interval"] = interval(values)
     if result["groups"] < result["images"]:
-        by_name, said = by_product(probabilities, groups)
-        found = scores(confusion_matrices(said, product_labels(labels, groups)))
-        shares = {name: found[name] for name in ("top1", "mean_top1")}
-        result["products"] = {"count": len(by_name), **shares}
+        top1 = {}
+        for key, values in product_answers(probabilities, groups).items():
+            known = labels[key] != UNKNOWN
+            right = np.bincount(numbers, known & (values.argmax(axis=1) == labels[key]))
+            top1[key] = np.ma.divide(right, np.bincount(numbers, known)).mean()
+            top1[key] = None if top1[key] is np.ma.masked else float(top1[key])
+        result["products"] = {"count": result["groups"], "top1": top1, "mean_top1": mean(top1.values())}
     return {**result, "attributes": attributes}
 
 
@@ -212,30 +215,24 @@ def by_product(probabilities, groups):
     return list(dict.fromkeys(groups)), found
 
 
-def product_labels(labels, groups):
-    """The label of each product, int64 `(G,)`: that of its photos, of which some may not be known; -1 where they disagree, or none is.
-
-    Args: dict attribute -> int `(N,)`; `groups` as of `by_product`.
-    """
-    numbers, found = _numbers(groups, labels), {}
-    for key, values in labels.items():
-        known, most = values != UNKNOWN, np.full(numbers.max(initial=-1) + 1, UNKNOWN)
-        np.maximum.at(most, numbers, values)
-        disagree = np.bincount(numbers, known & (values != most[numbers])) > 0
-        found[key] = np.where(disagree, UNKNOWN, most)
-    return found
+def product_answers(probabilities, groups):
+    """The same at each photo: that of its product, dict attribute -> float64 `(N, classes)`. Args: as of `by_product`."""
+    numbers = _numbers(groups, probabilities)
+    return {key: values[numbers] for key, values in by_product(probabilities, groups)[1].items()}
 
 
 def are_alike(labels, groups, part=0.5):
     """Whether labels tell of whole products: two of one are alike by more than this part of what chance leaves. True where none has two.
 
-    Args: int `(N,)`; the product of each.
+    A photo counts once, however many its product has. Args: int `(N,)`; the product of each.
     """
     known = [(group, label) for group, label in zip(groups, labels.tolist()) if label != UNKNOWN]
-    by_group, by_label = (Counter(one[place] for one in known).values() for place in (0, 1))
-    same, pairs = (sum(n * (n - 1) for n in counts) for counts in (Counter(known).values(), by_group))
-    chance = sum(n * n for n in by_label) / max(len(known), 1) ** 2
-    return same >= pairs * (chance + part * (1 - chance))
+    by_group, by_label = (Counter(one[place] for one in known) for place in (0, 1))
+    several = {group: count for group, count in by_group.items() if count > 1}
+    both = Counter(one for one in known if one[0] in several)
+    same = sum(count * (count - 1) / (several[group] - 1) for (group, _), count in both.items())
+    chance = sum(count**2 for count in by_label.values()) / max(len(known), 1) ** 2
+    return same >= sum(several.values()) * (chance + part * (1 - chance))
 
 
 # --- how sure they are -------------------------------------------------------------------------------
