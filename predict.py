@@ -17,15 +17,14 @@ from utils.base.errors import SkippedPhotos, UserError, counted, visible
 from utils.base.files import check_new, continued, digest_of, write_csv
 from utils.data.attributes import UNKNOWN, read_attributes
 from utils.data.dataset import fold_of
-from utils.data.folders import PhotoFolder
 from utils.data.photos import batches
 from utils.evaluation import plots
 from utils.evaluation.confidence import Sure, find_measured
-from utils.evaluation.fill import COUNTS, LIST, Sheet, ask, find_doubts, fold_networks, photos_folder
+from utils.evaluation.fill import COUNTS, LIST, Sheet, ask, find_doubts, fold_networks
 from utils.evaluation.inference import answered, joined
 from utils.evaluation.metrics import by_product, confusion_matrices, scores
 from utils.evaluation.model import load
-from utils.evaluation.photo_lists import fingerprint, photos_of, told_apart
+from utils.evaluation.photo_lists import fingerprint, list_folder, photos_of, told_apart
 from utils.evaluation.pictures import draw_doubts
 from utils.evaluation.predictions import NUMBERS, PredictionTable, distinct
 from utils.nets.hub import CLIP_MODEL, ZERO_SHOT, weights_file
@@ -105,8 +104,8 @@ def fill(args, model):
     for path in outputs:
         check_output(path, [args.fill])
     check_new(picture, plots.is_figure)
-    folder = args.images or photos_folder(args.fill, model.attributes.layout)
-    sheet = Sheet(args.fill, PhotoFolder(folder, args.follow_links), model.attributes)
+    photos = list_folder(args.fill, args.images, args.follow_links)
+    sheet = Sheet(args.fill, photos, model.attributes)
     how = {"prior": args.prior, "device": args.device}
     networks, doubts = fold_networks(model.classify, args.folds, **how) if args.doubts else [], []
     measured = find_measured(model.classify, args.prior)

@@ -13,6 +13,7 @@ import predict
 from utils.base.errors import SkippedPhotos, UserError
 from utils.data.attributes import UNKNOWN, Attributes, read_attributes
 from utils.data.folders import PhotoFolder
+from utils.data.tables import read_table
 from utils.evaluation import fill, model
 from utils.evaluation.confidence import Sure, measure
 from utils.evaluation.fill import Sheet, ask, doubted, fold_networks
@@ -169,12 +170,16 @@ def test_classes_are_written_as_the_table_writes_them(sheet, cells, wanted):
     assert table.cells("kind")[-1] == wanted
 
 
-def test_a_class_that_is_a_formula_is_none(sheet):
-    kinds = {"kind": {"classes": {"=1+1": {}, "-x": {}}}}
-    table = sheet("file,product,kind\na.png,1,-x\nb.png,2,\nc.png,3,\n", shop(attributes=kinds))
+def test_a_class_is_written_by_its_own_name(sheet):
+    """Without the apostrophe of a formula, so that the filled table can be trained on; the list has it."""
+    attributes = shop(attributes={"kind": {"classes": {"+size": {}, "-x": {}}}})
+    table = sheet("file,product,kind\na.png,1,-x\nb.png,2,\nc.png,3,\n", attributes)
     found = answers(table, kind=[0, 0, 1])
+    assert [row[4] for row in table.listed([(1, "kind")], found)] == ["'+size"]
     table.fill(found, sure_of(found))
-    assert table.cells("kind") == ["-x", "'=1+1", "-x"]
+    assert table.cells("kind") == ["-x", "+size", "-x"]
+    table.write("out.csv")
+    assert read_table("out.csv", PhotoFolder(""), attributes)[1]["kind"].tolist() == [1, 0, 1]
 
 
 def test_a_filled_table_is_filled_again(sheet):
@@ -443,15 +448,18 @@ def test_photos_that_cannot_be_read(command, place, capsys):
     assert (place / "filled_left.csv").read_text().count("kind") == 3
     for name in "abc":
         (place / f"{name}.png").unlink()
-    with pytest.raises(UserError, match=r"shop\.csv: no photo is there, such as a\.png; --images"):
+    with pytest.raises(UserError, match=r"shop\.csv: none of its photos is there, such as a\.png; --images"):
         command()
 
 
-def test_photos_are_found_below(command, place):
+def test_photos_below_are_named(command, place):
+    """They may be other photos of these names: the user says which."""
     (place / "photos" / "new").mkdir(parents=True)
     for name in "abc":
         (place / f"{name}.png").rename(place / "photos" / "new" / f"{name}.png")
-    assert command()[1][2] == "hat"
+    with pytest.raises(UserError, match=r"shop\.csv: none of its photos is there.*; --images photos/new has"):
+        command()
+    assert command("--images", "photos/new")[1][2] == "hat"
 
 
 @pytest.mark.parametrize(
@@ -468,7 +476,7 @@ def test_photos_are_found_below(command, place):
         ("--fill shop.csv --output shop.csv", "the same file as shop.csv, which is read"),
         ("--fill shop.csv --doubts shop.csv", "the same file as shop.csv, which is read"),
         ("--fill none.csv", "none.csv: no such file"),
-        ("--fill shop.csv --images photos", "no photo is there, such as photos/a.png"),
+        ("--fill shop.csv --images photos", "--images photos: no such folder"),
     ],
 )
 def test_bad_input(command, options, said):

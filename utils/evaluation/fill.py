@@ -13,10 +13,10 @@ from utils.base.errors import UserError, listed, visible
 from utils.base.files import atomic
 from utils.data.attributes import UNKNOWN, is_number, plain_name
 from utils.data.prior import options_of
-from utils.data.tables import raw_rows, read_rows, read_table
+from utils.data.tables import raw_rows, read_table
 from utils.evaluation.inference import answered, load_classifier
 from utils.evaluation.metrics import product_answers
-from utils.evaluation.photo_lists import fitting_folder
+from utils.evaluation.photo_lists import check_photos
 from utils.evaluation.predictions import table_text
 from utils.nets.hub import BEST, find_checkpoint
 
@@ -26,12 +26,6 @@ FILLED, BETWEEN = (
 )  # the column that names the attributes that were filled, and what stands between them
 LIST = "row photo attribute cell instead probability cell_probability".split()  # header of a list of cells
 COUNTS = "empty", "filled", "left", "no class", "doubted"
-
-
-def photos_folder(path, layout):
-    """The folder of a table's photos: its own, or one that has the first of them."""
-    name, own = next(read_rows(path, [layout.image], layout.encoding))[layout.image], os.path.dirname(path)
-    return own if os.path.exists(os.path.join(own, name)) else fitting_folder(own, name) or own
 
 
 class Sheet:
@@ -50,10 +44,7 @@ class Sheet:
         self.names, self.labels, self.groups, _ = read_table(path, photos, attributes, strict=False)
         self.lines, self.rows = zip(*(row for row in self.content if any(map(str.strip, row[1]))))
         self.paths = list(map(photos.path, self.names))
-        if not any(map(os.path.exists, self.paths)):
-            raise UserError(
-                f"{path}: no photo is there, such as {self.paths[0]}; --images names their folder"
-            )
+        check_photos(path, photos, ((one[len(photos.prefix) :], one) for one in self.paths))
         header = self.form.header
         self.titles = {key: table_text(f"{one.short}_confidence") for key, one in attributes.items()}
         there = {FILLED, *self.titles.values()}.intersection(header)
@@ -87,7 +78,7 @@ class Sheet:
         counts = Counter(zip(self.labels[key].tolist(), map(str.strip, self.cells(one.column))))
         known = [pair for pair in sorted(counts, key=counts.get) if pair[0] != UNKNOWN and not one.contains]
         by_number = known and is_number(known[-1][1]) and not any(map(is_number, one.classes))
-        texts = map(str, range(len(one.classes))) if by_number else map(table_text, one.classes)
+        texts = map(str, range(len(one.classes))) if by_number else one.classes
         return list({**dict(enumerate(texts)), **dict(known)}.values())  # the most frequent comes last
 
     def fill(self, answers, sure):
@@ -149,7 +140,7 @@ class Sheet:
         texts = {key: self.texts(key) for key in self.attributes}
         for row, key in cells:
             values, label = answers[key][row], self.labels[key][row]
-            instead = texts[key][values.argmax()] if np.isfinite(values[0]) else ""
+            instead = table_text(texts[key][values.argmax()]) if np.isfinite(values[0]) else ""
             cell = self.rows[row][self.form.header.index(self.attributes[key].column)]
             own = "" if label == UNKNOWN else digits(values[label])
             yield self.lines[row], self.names[row], key, cell, instead, digits(values.max()), own

@@ -36,13 +36,18 @@ def photos_of(path, images, attributes, follow_links=False, by=None):
         return [(table_text(name), os.path.join(path, name)) for name in names].__iter__
     if not is_list:
         return [(table_text(os.path.basename(path)), path)].__iter__
+    there = list_folder(path, images, follow_links)
+    rows = partial(_rows, path, there, attributes.layout, by)
+    check_photos(path, there, rows())
+    return lambda: ((shown, file) for _, file, shown in rows())
+
+
+def list_folder(path, images, follow_links=False):
+    """The `PhotoFolder` of a list's names: `images`, or else the list's own. Raises: UserError if it is not there."""
     folder = os.path.dirname(path) if images is None else images
     if not os.path.isdir(folder or "."):
         raise UserError(f"--images {folder}: no such folder")
-    there = PhotoFolder(folder, follow_links)
-    rows = partial(_rows, path, there, attributes.layout, by)
-    _check(path, there, rows())
-    return lambda: ((shown, file) for _, file, shown in rows())
+    return PhotoFolder(folder, follow_links)
 
 
 def _rows(path, there, layout, by):
@@ -58,12 +63,12 @@ def _rows(path, there, layout, by):
     return read_rows(path, [layout.image, *filter(None, [by])], layout.encoding, read)
 
 
-def _check(path, there, rows):
+def check_photos(path, there, rows):
     """UserError if none of a list's photos is there; warnings about those whose names are others', or nearly. With a photo that is not
-    there, the `PhotoFolder` holds the names of all that are. Args: `rows` of `_rows`."""
+    there, the `PhotoFolder` holds the names of all that are. Args: `rows`, that begin with a photo's name and the path of its file."""
     first = other = None
     is_any, renamed, near = False, 0, []
-    for name, file, _ in rows:
+    for name, file, *_ in rows:
         first, is_there = first or (name, file), os.path.exists(file)
         is_any = is_any or is_there
         if file != there.prefix + name:
