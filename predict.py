@@ -132,8 +132,12 @@ def fill(args, model):
         most += " that the validation photos show; more of them show more"
         print(f"{key}: nothing is sure at {args.sure:g}; {most}")
     if doubts:
-        print(f"{args.doubts}: what may be wrong, the most surely so first; {picture}: the first of it")
-        draw_doubts(doubts, crossed, sheet, picture, os.path.basename(args.fill))
+        print(f"{args.doubts}: what may be wrong, the most surely so first")
+        try:
+            draw_doubts(doubts, crossed, sheet, picture, os.path.basename(args.fill))
+            print(f"{picture}: the first of it")
+        except (UserError, OSError) as error:
+            log.logger.warning(f"warning: {picture} is not drawn: {error}")
         told = {key: np.where(unread, UNKNOWN, labels) for key, labels in sheet.labels.items()}
         found = scores(confusion_matrices(crossed, told))
         shares = {key: [log.score(found[name][key], ".2f") for name in ("top1", "majority")] for key in told}

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -73,9 +74,10 @@ def test_images_and_arrays(own):
     assert list(frame.photo) == [0, 1, paths[2]]
     pandas.testing.assert_frame_equal(frame.drop(columns="photo"), expected, atol=1e-6)
     assert list(ask(paths[0]).photo) == [paths[0]] and len(ask(Image.fromarray(arrays[0]))) == 1
+    assert list(ask(arrays[0]).photo) == [0] and len(ask(np.stack([arrays[0]] * 2))) == 2
     grey = Image.open(paths[0]).convert("L")
     alpha = Image.open(paths[0]).convert("RGBA")
-    assert len(ask(iter([np.asarray(grey), alpha, np.zeros((1, 9, 3), np.uint8)]))) == 3
+    assert len(ask(iter([grey, alpha, np.zeros((1, 9, 3), np.uint8)]))) == 3
 
 
 def test_bad_photos(own, place):
@@ -84,8 +86,15 @@ def test_bad_photos(own, place):
     for photos, said in (
         ([good, "absent.jpg"], "^absent.jpg: no such file$"),
         ([good, Path("bad.jpg")], "^bad.jpg: cannot identify image file"),
-        ([good, np.zeros((3, 9, 9))], r"^photos\[1\]: ndarray: Cannot handle this data type"),
-        ([good, None], r"^photos\[1\]: NoneType: "),
+        ([good, np.ones((9, 9, 3))], r"^photos\[1\]: ndarray: float64 \(9, 9, 3\); .* uint8 \(H, W, 3\), is"),
+        (np.ones((9, 9, 3), np.float32), r"^photos\[0\]: ndarray: float32 \(9, 9, 3\); "),
+        *(
+            ([np.zeros(shape, np.uint8)], rf"^photos\[0\]: ndarray: uint8 {re.escape(str(shape))}; ")
+            for shape in ((3, 9, 9), (9, 9), (9, 9, 1), (9, 9, 2), (9, 9, 4), (0, 9, 3))
+        ),
+        ([np.ones((9, 9, 3), bool)], "uint8"),
+        ([good, None], r"^photos\[1\]: NoneType: no photo; a path, an image of Pillow, or"),
+        ([torch.zeros(9, 9, 3, dtype=torch.uint8)], r"^photos\[0\]: Tensor: no photo; "),
         ([], "^no photos: "),
     ):
         with pytest.raises(UserError, match=said):
@@ -95,6 +104,10 @@ def test_bad_photos(own, place):
 def test_bad_options(own, work):
     for options, said in (
         ({"sure": 1}, "^sure 1: a share of right answers is from 0.5 to below 1"),
+        ({"prior": "even"}, "^--prior even: not known; there are trained, balanced"),
+        ({"device": "mps"}, "^--device mps: not known; there are auto, cpu, cuda"),
+        ({"batch_size": 0}, "^batch_size 0: a whole number from 1 on is needed"),
+        ({"batch_size": 2.5}, "^batch_size 2.5: "),
         ({"path": "absent.pt"}, "^checkpoint absent.pt: no such file"),
         ({"path": f"{work}/student.pt", "sure": 0.9}, "was never evaluated"),
     ):

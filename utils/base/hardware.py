@@ -51,6 +51,8 @@ def make_reproducible(seed):
 
 def choose_device(name, tf32=True):
     """torch.device for auto, cpu or cuda; there, float32 is TF32 where it is asked for, or else as on a CPU."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {name}: not known; there are auto, cpu, cuda")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":

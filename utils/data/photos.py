@@ -130,7 +130,7 @@ def read_rgb(path, exif=False):
 
     Args: `path`, also an image of Pillow, or an array, uint8 `(h, w, 3)`; `exif`, whether it is turned as its EXIF says (as
         published, it is not).
-    Raises: whatever Pillow does at what is no photo; ValueError for a file that is too large, before decoding it.
+    Raises: whatever Pillow does at what is no photo; ValueError for a file that is too large, before decoding it, or another array.
     """
     if isinstance(path, PATH) and not os.path.isfile(path):  # a pipe would be waited for
         raise FileNotFoundError("no such file")
@@ -160,7 +160,7 @@ def _opened(path):
     """A photo of a permitted size. A TIFF is decoded: Pillow then turns it by its EXIF, whoever asks, and only then is its
     size that of all versions."""
     if not isinstance(path, PATH):
-        yield path if isinstance(path, Image.Image) else Image.fromarray(path)
+        yield path if isinstance(path, Image.Image) else _from_array(path)
         return
     # For the whole process: one text or colour profile of a PNG may unfold to what all of a photo's may, 64 MB.
     PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
@@ -169,6 +169,16 @@ def _opened(path):
         if photo.format == "TIFF":
             photo.load()
         yield photo
+
+
+def _from_array(array):
+    """Raises: ValueError for what is no uint8 `(h, w, 3)`, of which Pillow would make something: of floats black, of two channels grey."""
+    if not (
+        isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.shape[2:] == (3,) and array.size
+    ):
+        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "no photo"
+        raise ValueError(f"{found}; a path, an image of Pillow, or an RGB array, uint8 (H, W, 3), is needed")
+    return Image.fromarray(array)
 
 
 def _orientation(photo):

@@ -130,10 +130,12 @@ def load_classifier(path, threads=None, attributes=None, prior="trained", device
         device: of a checkpoint: auto, cpu or cuda, see `utils.base.hardware.choose_device`; an `.onnx` takes auto for cpu.
         clip: `clip_model`, `prompts`, for zero-shot and a published teacher, see `networks.load_network`.
     Returns: Classifier.
-    Raises: UserError if the file is missing, is none, or is another model's; does not say its prior; or for a device that is not
-        there, or not for it.
+    Raises: UserError if the file is missing, is none, or is another model's; does not say its prior; or for a prior that is not known, or a
+        device that is not, is not there, or not for it.
     """
     path = str(path)
+    if prior not in ("trained", "balanced"):
+        raise UserError(f"--prior {prior}: not known; there are trained, balanced")
     found = path if path == ZERO_SHOT else find_checkpoint(path)
     if path != ZERO_SHOT and not os.path.exists(found):
         raise UserError(f"checkpoint {path}: no such file; it needs a .pt, an .onnx, or a hub's owner/name")

@@ -13,7 +13,7 @@ from utils.evaluation.predictions import answers, distinct
 class Model:
     """A trained network that takes photos: `load("model/shop/best.pt")(["a.jpg", "b.jpg"])`. It writes and prints nothing.
 
-    Photos are a list of paths, images of Pillow, and RGB arrays, uint8 `(H, W, 3)` of any size, also mixed; or one path or image.
+    Photos are a list of paths, images of Pillow, and RGB arrays, uint8 `(H, W, 3)` of any size, also mixed; or one of these.
 
     Args:
         path: checkpoint (.pt), exported file (.onnx), or folder of export.py --format hub, also as `owner/name` of the hub.
@@ -29,6 +29,8 @@ class Model:
     def __init__(self, path, sure=None, batch_size=8, prior="trained", device="auto", **how):
         if not (sure is None or 0.5 <= sure < 1):
             raise UserError(f"sure {sure}: a share of right answers is from 0.5 to below 1")
+        if not (isinstance(batch_size, (int, np.integer)) and batch_size >= 1):
+            raise UserError(f"batch_size {batch_size}: a whole number from 1 on is needed")
         self.classify = load_classifier(path, prior=prior, device=device, **how)
         self.attributes, self.batch_size = self.classify.attributes, batch_size
         self.sure = None if sure is None else Sure(find_measured(self.classify, prior), sure)
@@ -53,7 +55,8 @@ class Model:
 
     def _asked(self, photos, ask):
         """(List of the photos' names, list of what `ask` says of them by the batch)."""
-        photos = [photos] if isinstance(photos, (*PATH, Image.Image)) else photos
+        is_one = isinstance(photos, (*PATH, Image.Image)) or getattr(photos, "ndim", 0) == 3
+        photos = [photos] if is_one else photos
         named = [(str(one) if isinstance(one, PATH) else number, one) for number, one in enumerate(photos)]
         if not named:
             raise UserError("no photos: a list of paths, images or arrays is needed")
