@@ -98,9 +98,8 @@ def fill(args, model):
     picture = f"{os.path.splitext(args.doubts or left)[0]}.png"
     outputs = list(filter(None, (args.output, left, args.doubts)))
     if len(set(outputs)) < len(outputs):
-        raise UserError(
-            f"--doubts {args.doubts}: is --output, or the list beside it, {left}; name another file"
-        )
+        problem = f"is --output, or the list beside it, {left}; name another file"
+        raise UserError(f"--doubts {args.doubts}: {problem}")
     for path in outputs:
         check_output(path, [args.fill])
     check_new(picture, plots.is_figure)

@@ -104,6 +104,7 @@ def test_bad_photos(own, place):
 def test_bad_options(own, work):
     for options, said in (
         ({"sure": 1}, "^sure 1: a share of right answers is from 0.5 to below 1"),
+        ({"sure": "0.9"}, "^sure 0.9: a share of right answers is from 0.5 to below 1"),
         ({"prior": "even"}, "^--prior even: not known; there are trained, balanced"),
         ({"device": "mps"}, "^--device mps: not known; there are auto, cpu, cuda"),
         ({"batch_size": 0}, "^batch_size 0: a whole number from 1 on is needed"),

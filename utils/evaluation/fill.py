@@ -20,10 +20,8 @@ from utils.evaluation.photo_lists import check_photos
 from utils.evaluation.predictions import table_text
 from utils.nets.hub import BEST, find_checkpoint
 
-FILLED, BETWEEN = (
-    "filled",
-    ", ",
-)  # the column that names the attributes that were filled, and what stands between them
+# The column that names the attributes that were filled, and what stands between them.
+FILLED, BETWEEN = "filled", ", "
 LIST = "row photo attribute cell instead probability cell_probability".split()  # header of a list of cells
 COUNTS = "empty", "filled", "left", "no class", "doubted"
 
@@ -53,13 +51,10 @@ class Sheet:
             cells[:] = (cells + [""] * len(header))[: len(header)]
         self.filled = [set(filter(None, cell.split(BETWEEN))) for cell in self.cells(FILLED)]
         told = [cell for title in there - {FILLED} for cell in self.cells(title) if cell]
-        is_ours = (
-            FILLED in there and set().union(*self.filled) <= set(attributes) and all(map(is_number, told))
-        )
-        if there and not is_ours:
-            raise UserError(
-                f"{path}: {listed(sorted(there))}: a column of this name is to be written; rename it"
-            )
+        is_ours = FILLED in there and set().union(*self.filled) <= set(attributes)
+        if there and not (is_ours and all(map(is_number, told))):
+            problem = "a column of this name is to be written; rename it"
+            raise UserError(f"{path}: {listed(sorted(there))}: {problem}")
         unknown = {"", *map(plain_name, attributes.layout.unknown)}
         for key, one in attributes.items():
             self.labels[key][[key in keys for keys in self.filled]] = UNKNOWN
@@ -131,9 +126,8 @@ class Sheet:
         except UnicodeEncodeError as error:
             letters = error.object[error.start : error.end]
             problem = f"{letters!r} of a class's name cannot be written in {self.form.encoding}"
-            raise UserError(
-                f'{path}: {problem}; save the table in UTF-8, and take "encoding" out of the attributes'
-            ) from error
+            way_out = 'save the table in UTF-8, and take "encoding" out of the attributes'
+            raise UserError(f"{path}: {problem}; {way_out}") from error
 
     def listed(self, cells, answers):
         """Rows of a table with the header `LIST`. Args: cells, pairs (row, attribute); `answers` as of `fill`."""
@@ -190,10 +184,8 @@ def fold_networks(classifier, folders=None, **how):
     networks.sort(key=lambda one: one.attributes.layout.fold or 0)
     found = [(one.attributes.layout.fold, one.attributes.layout.shares.get("val")) for one in networks]
     wanted = [(number + 1, 1 / len(found)) for number in range(len(found))]
-    labels = [
-        [one.attributes.content.get(key) for key in ("attributes", "group", "image", "unknown")]
-        for one in (classifier, *networks)
-    ]
+    told = "attributes", "group", "image", "unknown"
+    labels = [[one.attributes.content.get(key) for key in told] for one in (classifier, *networks)]
     if not found or found != wanted or any(one != labels[0] for one in labels):
         problem = f"all networks of a --folds, of the same attributes; found: {listed(paths) or 'none'}"
         way_out = "bash train.sh own --folds 5 …, with the options of this one's training, makes them"
@@ -203,10 +195,8 @@ def fold_networks(classifier, folders=None, **how):
         began = str(options.get("student_weights"))
         source = began if began.endswith(".pt") else options.get("teacher") or options.get("teacher_logits")
         if source:
-            problem = (
-                f"{one.path} has learned from {source}, which may know the labels that this fold holds out"
-            )
-            raise UserError(f"--doubts: {problem}; train the folds without it")
+            problem = "which may know the labels that this fold holds out; train the folds without it"
+            raise UserError(f"--doubts: {one.path} has learned from {source}, {problem}")
     return networks
 
 

@@ -27,7 +27,7 @@ class Model:
     """
 
     def __init__(self, path, sure=None, batch_size=8, prior="trained", device="auto", **how):
-        if not (sure is None or 0.5 <= sure < 1):
+        if not (sure is None or (isinstance(sure, (float, np.floating)) and 0.5 <= sure < 1)):
             raise UserError(f"sure {sure}: a share of right answers is from 0.5 to below 1")
         if not (isinstance(batch_size, (int, np.integer)) and batch_size >= 1):
             raise UserError(f"batch_size {batch_size}: a whole number from 1 on is needed")

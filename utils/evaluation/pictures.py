@@ -153,9 +153,8 @@ def draw_doubts(doubts, answers, sheet, path, title):
         names = [shortened_name(name, 17) for name in sheet.attributes[key].classes]
         values, labels = answers[key], sheet.labels[key]
         label, instead = labels[row], int(values[row].argmax())
-        heading = (
-            f"row {sheet.lines[row]}, {shortened_name(sheet.attributes[key].title, 30)}: {names[label]}?"
-        )
+        heading = shortened_name(sheet.attributes[key].title, 30)
+        heading = f"row {sheet.lines[row]}, {heading}: {names[label]}?"
         block.suptitle(heading, x=0.01, ha="left", fontsize=11)
         shown = [(f"{names[instead]} {values[row, instead]:.0%}", RED, row)]
         for number in (label, instead):
