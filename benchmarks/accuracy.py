@@ -62,6 +62,9 @@ ROWS = [  # teachers before their students
     Row("skewed", "+ teacher's logits", f"{ADAMW} --logit-adjustment 0 {SKEWED}"),
     Row("skewed", "+ adjusted logits", f"{ADAMW} {SKEWED}"),
     Row("skewed", "+ Muon = best", f"{BEST} {SKEWED}"),
+    Row("skewed", "best, batches of 16", f"{BEST} {SKEWED} --batch-size 16"),
+    Row("skewed", "unsmoothed teacher", TEACHER, seeds=1),
+    Row("skewed", "best, unsmoothed teacher", f"{BEST} --teacher skewed-unsmoothed-teacher-214/model_6.pt"),
     Row("photos", "smoothed teacher", f"{TEACHER} --logit-adjustment 0 --ls 0.1", seeds=1),
     Row("photos", "teacher", f"{TEACHER} --logit-adjustment 0", seeds=1),
     Row("photos", "recipe", f"{STUDENT} {SMOOTHED}", drawn=True),
@@ -142,9 +145,8 @@ def report(results, picture):
 
 def line(row, runs):
     """Of a table: scores of the last epoch, mean ± standard deviation over the seeds."""
-    cells = [
-        row.name if all(one["loss_version"] == LOSS_VERSION for one in runs) else f"{row.name} (older loss)"
-    ]
+    is_older = any(one["loss_version"] != LOSS_VERSION for one in runs)
+    cells = [f"{row.name} (older loss)" if is_older else row.name]
     for name in SCORES:
         values = [one[name][-1] for one in runs]
         spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
