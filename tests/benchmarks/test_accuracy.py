@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import re
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ TABLE = "epoch,lr,train_loss,val_top1,val_acsa,seconds\n1,0.1,1,0.5,0.4,60\n2,0.
 TEACHER = Row("photos", "teacher", "--lr 2 --lr 3", seeds=1)
 TAUGHT = Row("photos", "taught", f"--lr 1 --teacher photos-teacher-{SEED}/model_6.pt", drawn=True)
 SKEWED = Row("skewed", "+ student", "--lr 1")
+TOGETHER = Row("photos", "three", "--teacher none --teacher-logits photos-teacher.npz")
 
 
 @pytest.fixture
@@ -32,6 +32,11 @@ def run(place, monkeypatch):
     def stub(argv):
         options = dict(zip(argv[::2], argv[1::2]))
         calls.append(options)
+        if "--save-teacher-logits" in options:
+            share = {"214": 0.9, "215": 0.5, "216": 0.4}[options["--teacher"][15:18]]
+            said = np.log([[share, 1 - share]] * 2, dtype=np.float32) + 7
+            np.savez(options["--save-teacher-logits"], **{"image_name": ["a", "b"], "logits.daily": said})
+            return
         folder = Path("logs", options["--version"])
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "metrics.csv").write_text(TABLE.format(0.6 + 0.01 * (int(options["--seed"]) - SEED)))
@@ -73,6 +78,22 @@ def test_only_some_rows(run):
     assert [call["--version"] for call in calls] == ["photos-taught-214"]
 
 
+def test_three_teachers_together(run):
+    calls = run(TEACHER, TOGETHER, options=("work", "--seeds", "1", "--only", "three"))
+    assert [call["--version"] for call in calls] == [
+        *("photos-teacher-214", "photos-teacher-214-asked", "photos-teacher-215", "photos-teacher-215-asked"),
+        *("photos-teacher-216", "photos-teacher-216-asked", "photos-three-214"),
+    ]
+    assert calls[1]["--teacher"] == "photos-teacher-214/model_6.pt" and calls[1]["--views"] == "10"
+    with np.load(f"work/loss-{LOSS_VERSION}/photos-teacher.npz") as file:
+        assert file["image_name"].tolist() == ["a", "b"]
+        odds = np.exp(file["logits.daily"] @ [1, -1])
+    assert np.allclose(odds, 1.8 / 1.2), "the mean of the probabilities"
+    calls = run(TEACHER, TOGETHER, options=("work", "--seeds", "2", "--only", "three"))
+    assert [call["--version"] for call in calls] == ["photos-three-214", "photos-three-215"]
+    assert json.loads(Path("found.jsonl").read_text().splitlines()[0])["row"] == "three"
+
+
 def test_runs_of_an_older_loss_or_another_recipe(run, capsys):
     run(TEACHER, TAUGHT)
     path = Path("found.jsonl")
@@ -84,7 +105,7 @@ def test_runs_of_an_older_loss_or_another_recipe(run, capsys):
 
 
 def test_the_rows_and_their_teachers():
-    names = [re.sub(r"\W+", "-", f"{row.data} {row.name} {SEED}") for row in ROWS]
+    names = [f"{row.version}-{SEED}" for row in ROWS]
     assert len(set(names)) == len(names)
     for number, row in enumerate(ROWS):
         args = train.parse_args(["--version", "a", *row.command.split()])
@@ -93,6 +114,9 @@ def test_the_rows_and_their_teachers():
             assert ROWS.index(teacher) < number and row.data == teacher.data
             epochs = args.teacher.rpartition("_")[2][:-3] if "_" in args.teacher else "auto"
             assert f"--epochs {epochs} " in teacher.command
+        elif args.teacher_logits:
+            teachers = [one for one in ROWS[:number] if f"{one.version}.npz" == args.teacher_logits]
+            assert [one.data for one in teachers] == [row.data] and args.epochs == 10
         elif args.distils:
             pytest.fail(f"{row.name} has no teacher")
 
