@@ -270,7 +270,10 @@ def test_the_commands_of_readme_and_docs_are_taken(tmp_path):
     for path in [*ROOT.glob("README*.md"), *(ROOT / "docs").glob("*.md")]:
         text = path.read_text(encoding="utf-8")
         found |= set(
-            re.findall(r"bash train\.sh ((?:all|own|teacher|student|best-teacher|best)\b[^`#|\n]*)", text)
+            re.findall(
+                r"bash train\.sh ((?:all|own|teacher|student|best-teacher|best)\b[^`#|\n]*)",
+                text.replace("\\\n", " "),
+            )
         )
         if path.name != "recovery.md":
             text = text.replace("\\\n", " ")

@@ -163,7 +163,7 @@ def repositories(tmp_path_factory):
 
 def test_a_clip_that_takes_larger_photos(tmp_path):
     write_teacher(tmp_path, side=256)
-    with pytest.raises(UserError, match="takes 256 pixels a side; choose one that takes 224"):
+    with pytest.raises(UserError, match="takes 256 pixels a side; choose one of 224"):
         FashionCLIP(ATTRIBUTES, str(tmp_path))
 
 
