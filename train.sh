@@ -18,15 +18,16 @@ student() {
 }
 
 # A pretrained network learns one's own labels, without a teacher. Plain probabilities, so that --prior balanced is possible.
+program=(train.py)
 own() {
-    exec "$PYTHON" "${script:-train.py}" --version own --seed 214 --lr 5e-4 --min-lr 1e-6 --optimizer AdamW --epochs auto --batch-size auto \
+    exec "$PYTHON" "${program[@]}" --version own --seed 214 --lr 5e-4 --min-lr 1e-6 --optimizer AdamW --epochs auto --batch-size auto \
         --weight-decay 0.05 --kd-learning True --views epochs --scheduler True --schedule-by step --warmup-epoch 1 \
         --decay-epoch epochs --best top1 --keep 1 "$@"
 }
 
 # That, then evaluate.py, export.py and the page.
 all() {
-    script=all.py
+    program=(-m utils.tools.pipeline)
     own "$@"
 }
 

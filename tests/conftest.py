@@ -199,7 +199,8 @@ def script_options(folder, words):
         {**os.environ, "PYTHON": str(python)},
     )
     said = subprocess.run([*command, *words], env=env, stdout=subprocess.PIPE, check=True)
-    return said.stdout.decode().split()[1:]
+    said = said.stdout.decode().split()
+    return said[2 if said[0] == "-m" else 1 :]
 
 
 def odd_exif(orientation):

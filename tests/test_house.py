@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 # From the ground up. A file or package may import from those that stand before it, and from its own package.
 STAGES = """
     utils.layers utils.scheduler tiny_vit utils.base utils.data utils.losses utils.nets clip_model networks utils.evaluation
-    utils.training utils.deployment utils.tools train evaluate predict export all benchmarks
+    utils.training utils.deployment utils.tools train evaluate predict export benchmarks
 """.split()
 FILES = [
     path.relative_to(ROOT) for path in sorted(ROOT.rglob("*.py")) if not {"tests", ".venv"} & set(path.parts)

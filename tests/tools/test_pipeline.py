@@ -2,19 +2,22 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import SHORT, script_options, write_own
 
-import all as everything
 import evaluate
 import export
-import train as script
 from utils.base.cli import exit_code
 from utils.base.errors import UserError
 from utils.tools import demo
+from utils.tools import pipeline as everything
 
+ROOT = Path(__file__).parents[2]
 RUNTIME = dict.fromkeys(demo.RUNTIME, b"")
 OUTPUTS = {"train": "best.pt", "evaluate": "best_val", "export": "shop.onnx", "page": "page"}
 
@@ -32,19 +35,16 @@ def steps(own, monkeypatch):
     """Runs the command with steps that only leave a file; returns their names with their options."""
     begun = []
 
-    def step(name):
-        def main(words):
-            begun.append((name, words))
-            output = Path("model/shop", OUTPUTS[name])
-            if name == "train" and "1" not in words[words.index("--folds") :][1:2]:
-                output = Path("model/shop-fold-2/best.pt")
-            output.parent.mkdir(parents=True, exist_ok=True)
-            output.write_text(" ".join(words))
+    def step(words):
+        name, words = words[0].replace(demo.__name__, "page"), words[1:]
+        begun.append((name, words))
+        output = Path("model/shop", OUTPUTS[name])
+        if name == "train" and "1" not in words[words.index("--folds") :][1:2]:
+            output = Path("model/shop-fold-2/best.pt")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(" ".join(words))
 
-        return main
-
-    for name, module in {"train": script, "evaluate": evaluate, "export": export, "page": demo}.items():
-        monkeypatch.setattr(module, "main", step(name))
+    monkeypatch.setattr(everything, "run", step)
 
     def run(*options):
         begun.clear()
@@ -95,16 +95,46 @@ def test_what_is_done_is_not_done_again(steps, own, capsys):
     assert "--resume" not in steps("--overwrite")["train"]
 
 
-@pytest.mark.parametrize("error, code", [(UserError("no"), 2), (KeyboardInterrupt(), 130)])
-def test_a_step_that_fails_is_the_last(steps, own, monkeypatch, capsys, error, code):
+def test_a_step_that_fails_is_the_last(steps, own, monkeypatch, capsys):
+    step = everything.run
+
     def fail(words):
-        raise error
+        if words[0] == "export":
+            raise SystemExit(2)
+        step(words)
 
     with monkeypatch.context() as patch:
-        patch.setattr(export, "main", fail)
-        assert exit_code(lambda: steps()) == code
+        patch.setattr(everything, "run", fail)
+        with pytest.raises(SystemExit, match=r"^2$"):
+            steps()
     assert "=== 4" not in capsys.readouterr().out
     assert list(steps()) == ["train", "export", "page"]
+
+
+def test_a_step_is_a_program_of_its_own(place, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(place))
+    Path("ends.py").write_text("import sys; sys.exit(int(sys.argv[1]))")
+    everything.run(["ends", "0"])
+    with pytest.raises(SystemExit, match=r"^6$"):
+        everything.run(["ends", "6"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_step_that_is_stopped(place, number):
+    """It ends in its own way and time, and its exit code is that of the whole: a terminal's SIGINT reaches both, SIGTERM one."""
+    Path("saves.py").write_text(
+        "import signal, sys, time\n"
+        "def stop(number, _):\n    time.sleep(1)\n    print('saved', flush=True)\n    sys.exit(128 + number)\n"
+        "signal.signal(signal.SIGINT, stop)\nsignal.signal(signal.SIGTERM, stop)\n"
+        "print('begun', flush=True)\ntime.sleep(60)\n"
+    )
+    code = "from utils.tools.pipeline import run; run(['saves']); print('next')"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{place}"}
+    about = {"stdout": subprocess.PIPE, "env": environment, "start_new_session": True}
+    with subprocess.Popen([sys.executable, "-c", code], **about) as program:
+        assert program.stdout.readline() == b"begun\n"
+        (os.killpg if number == signal.SIGINT else os.kill)(program.pid, number)
+        assert program.communicate(timeout=30)[0] == b"saved\n" and program.returncode == 128 + number
 
 
 def test_without_npm(steps, monkeypatch, capsys):
@@ -133,8 +163,15 @@ def test_train_sh_gives_it_the_recipe(tmp_path):
 
 
 @pytest.mark.thorough
-def test_all_of_it(own, train, no_pictures, capsys):
+def test_all_of_it(own, monkeypatch, capsys):
     """Twice: the second time nothing is computed."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    step = everything.run
+
+    def run(words):  # the page in this process, in which npm is there
+        demo.main(words[1:]) if words[0] == demo.__name__ else step(words)
+
+    monkeypatch.setattr(everything, "run", run)
     for number in range(2):
         everything.main([*SHORT, *own, "--folds", "2"])
         said = capsys.readouterr().out

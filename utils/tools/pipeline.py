@@ -6,11 +6,10 @@ files that they read.
 
 import os
 import shlex
+import signal
+import subprocess
 import sys
 
-import evaluate
-import export
-import train
 from utils.base.cli import exit_code
 from utils.base.errors import UserError
 from utils.base.files import digest_of, read_json, write_json
@@ -48,13 +47,13 @@ def main(argv=None):
     read = [digest_of(one) for one in (table, args.attributes) if one]
     # Each with its options, the files that it reads, and what it writes, where that tells whether it is done.
     commands = {
-        "train": (train, [*trained, "--folds", "1"], [], ""),
-        "evaluate": (evaluate, evaluated, [best, table], scores),
-        "export": (export, exported, [best], onnx),
-        "page": (demo, [onnx, "--output", page, *samples], [onnx], page),
+        "train": (["train", *trained, "--folds", "1"], [], ""),
+        "evaluate": (["evaluate", *evaluated], [best, table], scores),
+        "export": (["export", *exported], [best], onnx),
+        "page": ([demo.__name__, onnx, "--output", page, *samples], [onnx], page),
     }
     if args.folds > 1:
-        commands["folds"] = (train, trained, [], "")
+        commands["folds"] = (["train", *trained], [], "")
     seen = f"python -m http.server --bind 127.0.0.1 --directory {shlex.quote(page)} 8000"
     try:
         if not os.path.exists(page):  # npm keeps what it fetches
@@ -69,16 +68,31 @@ def main(argv=None):
         raise UserError(
             f"{problem}, another --version does beside it, --student-weights {best} goes on from it"
         )
-    for number, (name, (command, words, sources, output)) in enumerate(commands.items(), 1):
+    for number, (name, (words, sources, output)) in enumerate(commands.items(), 1):
         is_done = os.path.exists(output) and done.get(name) == [words, *map(digest_of, sources)]
         print(f"\n=== {number} of {len(commands)}: {name}{', done before' if is_done else ''}", flush=True)
         if not is_done:
-            command.main(words)
+            run(words)
             done.update({name: [words, *map(digest_of, sources)], "read": read})
             write_json(steps, done)
     doubts = " --doubts doubts.csv" if args.folds > 1 else FOLDS
     files = {"best": best, "scores": scores, "onnx": onnx, "table": table, "photos": photos}
     print(END.format(seen=seen, doubts=doubts, **{name: shlex.quote(path) for name, path in files.items()}))
+
+
+def run(words):
+    """One step, a module and its options, as a program of its own. SystemExit with its exit code, if that is not 0.
+
+    What stops a step stops this program: the terminal sends SIGINT to both, and SIGTERM is passed on.
+    """
+    step = subprocess.Popen([sys.executable, "-m", *words])
+    handlers = {signal.SIGINT: lambda *_: None, signal.SIGTERM: lambda *_: step.terminate()}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    code = step.wait()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    if code:
+        sys.exit(code if code > 0 else 128 - code)
 
 
 if __name__ == "__main__":
