@@ -19,7 +19,7 @@ from utils.data.attributes import UNKNOWN, read_attributes
 from utils.data.dataset import fold_of
 from utils.data.photos import batches
 from utils.evaluation import plots
-from utils.evaluation.confidence import Sure, find_measured
+from utils.evaluation.confidence import Sure
 from utils.evaluation.fill import COUNTS, LIST, Sheet, ask, find_doubts, fold_networks
 from utils.evaluation.inference import answered, joined
 from utils.evaluation.metrics import by_product, confusion_matrices, scores
@@ -75,7 +75,7 @@ def main(argv=None):
     by = model.attributes.layout.group if args.by else None
     if args.by and not by:
         raise UserError('--by group: the attributes have no "group", the column that tells products')
-    sure = args.sure and Sure(find_measured(model.classify, args.prior), args.sure, products=bool(by))
+    sure = args.sure and Sure(model.measured, args.sure, products=bool(by))
     table = PredictionTable(model.attributes, args.names, probabilities=args.probabilities, sure=sure)
     if by:
         table.header = distinct([by, *table.header[1:], "photos"])
@@ -107,8 +107,8 @@ def fill(args, model):
     sheet = Sheet(args.fill, photos, model.attributes)
     how = {"prior": args.prior, "device": args.device}
     networks, doubts = fold_networks(model.classify, args.folds, **how) if args.doubts else [], []
-    measured = find_measured(model.classify, args.prior)
-    sure, alike = Sure(measured, args.sure, True), [key for key, one in measured.items() if "products" in one]
+    sure = Sure(model.measured, args.sure, products=True)
+    alike = [key for key, one in model.measured.items() if "products" in one]
     answers = ask([model.classify], np.zeros(len(sheet.rows)), sheet, args.batch_size, alike)
     answers = sure.softened(answers)
     unread = np.isnan(next(iter(answers.values()))[:, 0])

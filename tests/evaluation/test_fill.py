@@ -376,10 +376,9 @@ def command(sheet, monkeypatch):
     measured = {"kind": {"temperature": 1.0, "steps": [[0.8, 0.6], [0.96, 0.75]]}}
 
     def load(path, sure, *_, **__):
-        return SimpleNamespace(classify=Stub(attributes), attributes=attributes)
+        return SimpleNamespace(classify=Stub(attributes), attributes=attributes, measured=measured)
 
     monkeypatch.setattr(predict, "load", load)
-    monkeypatch.setattr(predict, "find_measured", lambda *_: measured)
     monkeypatch.setattr(predict, "fold_networks", lambda *_, **__: [Stub(attributes)] * 2)
 
     def run(*options, read="filled.csv"):
@@ -502,8 +501,7 @@ def test_checkpoint_onnx_and_hub_say_the_same(work, exported, place, monkeypatch
     options = f"--checkpoint {work}/student.pt --format hub --output {hub} --data-dir {work}/data --compare 2"
     export.main(options.split())
     measured = {key: {"temperature": 1.0, "steps": [[0.99, 0.0]]} for key in read_attributes()}
-    for module in (predict, model):
-        monkeypatch.setattr(module, "find_measured", lambda *_: measured)
+    monkeypatch.setattr(model, "find_measured", lambda *_: measured)
     with open(work / "data" / "Fashion-How24_sub1_val.csv", newline="") as file:
         header, *rows = csv.reader(file)
     at = header.index("Daily")

@@ -287,8 +287,7 @@ def test_sure(shop, monkeypatch, capsys):
     """Unsure classes are empty cells, also of a run that goes on; the last line counts the others by attribute."""
     steps = measured(kind=[[0.9, 0.8], [0.97, 0.85]], fit=[[0.9, 0.7]])
     steps["kind"]["products"] = {"temperature": 1, "steps": [[0.96, 0.7]]}
-    for module in (predict, model):
-        monkeypatch.setattr(module, "find_measured", lambda *_: steps)
+    monkeypatch.setattr(model, "find_measured", lambda *_: steps)
     shop("--sure", "0.95")
     expected = Path("out.csv").read_bytes()
     with open("out.csv", newline="") as file:

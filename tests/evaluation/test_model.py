@@ -46,8 +46,7 @@ def photos_of(folder):
 @pytest.mark.parametrize("sure", [None, 0.95])
 def test_it_says_what_predict_writes(own, place, form, sure, capsys, monkeypatch):
     steps = {"temperature": 2.0, "steps": [[0.96, 0.6]]}
-    for module in (predict, model):
-        monkeypatch.setattr(module, "find_measured", lambda one, _: dict.fromkeys(one.attributes, steps))
+    monkeypatch.setattr(model, "find_measured", lambda one, _: dict.fromkeys(one.attributes, steps))
     photos, options = photos_of(own), ["--checkpoint", f"{own}/a.{form}"]
     predict.main([*photos, *options, *(["--sure", str(sure)] if sure else [])])
     with open("predictions.csv", newline="") as file:

@@ -22,7 +22,7 @@ class Model:
         batch_size: photos per step of the network.
         prior, device, how: as of `utils.evaluation.inference.load_classifier`, such as `threads` of an `.onnx`.
     Attributes: `classify`, the `utils.evaluation.inference.Classifier`; `attributes`; `sure`, a
-        `utils.evaluation.confidence.Sure` or None.
+        `utils.evaluation.confidence.Sure` or None; `measured`, what it is made of.
     Raises: utils.base.errors.UserError of one line, for what is wrong with a file, an option, or a photo, which it names.
     """
 
@@ -33,7 +33,8 @@ class Model:
             raise UserError(f"batch_size {batch_size}: a whole number from 1 on is needed")
         self.classify = load_classifier(path, prior=prior, device=device, **how)
         self.attributes, self.batch_size = self.classify.attributes, batch_size
-        self.sure = None if sure is None else Sure(find_measured(self.classify, prior), sure)
+        self.measured = None if sure is None else find_measured(self.classify, prior)
+        self.sure = None if sure is None else Sure(self.measured, sure)
 
     def __call__(self, photos):
         """A pandas.DataFrame, a row for each photo: `photo`, its path, or else its number in the list; for each attribute (`kind`) the
