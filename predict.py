@@ -132,17 +132,28 @@ def fill(args, model):
         print(f"{key}: nothing is sure at {args.sure:g}; {most}")
     if doubts:
         print(f"{args.doubts}: what may be wrong, the most surely so first")
-        try:
-            draw_doubts(doubts, crossed, sheet, picture, os.path.basename(args.fill))
-            print(f"{picture}: the first of it")
-        except (UserError, OSError) as error:
-            log.logger.warning(f"warning: {picture} is not drawn: {error}")
-        told = {key: np.where(unread, UNKNOWN, labels) for key, labels in sheet.labels.items()}
-        found = scores(confusion_matrices(crossed, told))
-        shares = {key: [log.score(found[name][key], ".2f") for name in ("top1", "majority")] for key in told}
-        agree = ", ".join(f"{key} {top1} (majority {most})" for key, (top1, most) in shares.items())
-        print(f"the folds agree with the labels in {agree}; near the majority, doubts say little")
+        say_doubts(doubts, crossed, sheet, picture, os.path.basename(args.fill))
     say_skipped(unread.sum(), len(unread))
+
+
+def say_doubts(doubts, answers, sheet, picture, title):
+    """Draw the first doubts, where matplotlib is installed, and tell how far the folds that doubt can be trusted.
+
+    Args: `doubts`, cells of a `sheet`; `answers` of the folds; `picture`, file to write.
+    """
+    try:
+        draw_doubts(doubts, answers, sheet, picture, title)
+        print(f"{picture}: the first of it")
+    except (UserError, OSError) as error:
+        log.logger.warning(f"warning: {picture} is not drawn: {error}")
+    # A photo that cannot be read has no answer.
+    told = {
+        key: np.where(np.isnan(values[:, 0]), UNKNOWN, sheet.labels[key]) for key, values in answers.items()
+    }
+    found = scores(confusion_matrices(answers, told))
+    shares = {key: [log.score(found[name][key], ".2f") for name in ("top1", "majority")] for key in told}
+    agree = ", ".join(f"{key} {top1} (majority {most})" for key, (top1, most) in shares.items())
+    print(f"the folds agree with the labels in {agree}; near the majority, doubts say little")
 
 
 def say_skipped(skipped, photos):
