@@ -59,7 +59,7 @@ class Task(NamedTuple):
     """What a run trains, and on what."""
 
     net: Any  # Student or FashionCLIP, on the device
-    precision: Any  # utils.base.hardware.Precision
+    setup: Any  # utils.training.engine.Setup
     loss: Any  # utils.losses.LossOptions
     teacher: Any  # utils.training.teacher.Teacher, or None
     tables: Dict[str, Any]  # "train" and "val" -> utils.data.dataset.Table
@@ -79,6 +79,7 @@ def prepare(args, run, saved, world):
     from utils.data.pixels import Images
     from utils.data.views import Views, view_options
     from utils.losses import check_learnable, class_shares, log_prior, loss_options
+    from utils.training.engine import build_setup
     from utils.training.teacher import find_teacher
 
     make_reproducible(args.seed)
@@ -90,7 +91,8 @@ def prepare(args, run, saved, world):
     args.choose(*length_for(rows), f"chosen for {rows:,} photos")
     saved.check_attributes(attributes)
     net = build_network(args, attributes, saved.meta, saved.path)
-    teacher = find_teacher(args, net, precision, saved.progress)
+    setup = build_setup(args, world, precision)
+    teacher = find_teacher(args, net, setup, saved.progress)
     with world.first_alone():
         how = args.cache_dir, attributes.layout.shares, args.skip_unreadable
         tables, pixels = load_training_data(tables, *how)
@@ -110,7 +112,7 @@ def prepare(args, run, saved, world):
         teacher.prepare(tables["train"].names, images["train"], views)
     net = net.to(world.device, memory_format=channels_last)
     counts = class_counts(tables, attributes.sizes)
-    return Task(net, precision, loss, teacher, tables, images, views, counts)
+    return Task(net, setup, loss, teacher, tables, images, views, counts)
 
 
 def introduce(args, run, saved, task, world):
@@ -122,7 +124,7 @@ def introduce(args, run, saved, task, world):
     attributes, tables = task.net.attributes, task.tables
     run.open(vars(args), attributes, saved.rows)
     record.header(task.net, task.counts, tables, args.told(), args.notes)
-    machine(world.device, task.precision, world.size)
+    machine(world.device, task.setup.precision, world.size)
     log.logger.info(f"log: {run.log_file}")
     if run.writes:
         record.write_counts(os.path.join(run.log_dir, "classes.csv"), task.counts, attributes)
@@ -137,7 +139,7 @@ def begin(args, run, saved, task, world):
     from utils.nets.checkpoint import public_options
     from utils.training.resume import facts, fingerprint
     from utils.training.state import build_state
-    from utils.training.teacher import Targets, save_logits_of_views
+    from utils.training.teacher import Targets, said_of_views, save_logits
 
     net, table, images = task.net, task.tables["train"], task.images["train"]
     sizes, known = net.attributes.sizes, learned_before(task.loss, saved.meta) if saved.meta else None
@@ -145,25 +147,25 @@ def begin(args, run, saved, task, world):
     state, targets = build_state(args, net, len(images)), Targets(task.teacher, world)
     if known is None:  # the first last.pt has the teacher's logits, too
         known = learned(task.loss, table.labels, sizes, task.teacher, targets.of(images))
-    about = {"options": public_options(vars(args)), "precision": task.precision.name}
+    about = {"options": public_options(vars(args)), "precision": task.setup.precision.name}
     meta = {**about, "attributes": net.attributes.to_meta(), "class_counts": task.counts["train"]}
     data = {"data": fingerprint(task.tables), "facts": facts(task.tables)}
     run.describe({**meta, **known, **net.describe()}, **data, processes=world.size)
-    if args.save_teacher_logits and run.writes:
-        how = task.teacher, table.names, images, task.views
-        save_logits_of_views(args.save_teacher_logits, *how)
+    if args.save_teacher_logits:
+        said = said_of_views(task.teacher, images, task.views)
+        if run.writes:
+            save_logits(args.save_teacher_logits, table.names, *said)
     return state, targets, build_criterion(task.loss, table.labels, sizes, world.device, known["decided"])
 
 
 def train(args, run, saved, world, signals):
     """One run, from top to bottom. Args: `saved`, what a resumed run's last.pt holds."""
     from utils.training import record
-    from utils.training.engine import Examples, build_setup, train_one_epoch, validate
+    from utils.training.engine import Examples, train_one_epoch, validate
     from utils.training.run import save_or_stop
 
     task = prepare(args, run, saved, world)
     state, targets, criterion = begin(args, run, saved, task, world)
-    setup = build_setup(args, world, task.precision)
     between_steps = partial(save_or_stop, run, state, targets, world, signals, args.save_every_minutes)
     signals.defer(alone=world.size == 1, speaks=world.is_first)
     if saved.meta:
@@ -178,8 +180,8 @@ def train(args, run, saved, world, signals):
     for epoch in range(state.epoch, args.epochs + 1):
         view = task.views.view(task.images["train"], epoch - 1)
         examples = Examples(view, labels, targets.of(view, between_steps))
-        losses = train_one_epoch(state, criterion, examples, setup, parallel, between_steps)
-        scores = validate(state.averaged, held_out, setup, between_steps)
+        losses = train_one_epoch(state, criterion, examples, task.setup, parallel, between_steps)
+        scores = validate(state.averaged, held_out, task.setup, between_steps)
         row = record.metrics_row(state, losses, scores)
         run.finish_epoch(state.averaged, row)
         if run.writes:

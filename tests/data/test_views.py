@@ -56,7 +56,7 @@ def images(array):
 
 
 def seen(array, *arguments):
-    return view(array, *arguments).fetch(torch.arange(len(array)))
+    return next(view(array, *arguments).fetch([torch.arange(len(array))]))
 
 
 # --- what makes a view -------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ def test_a_view_of_a_row_is_its_own(noise, line):
     whole, few = seen(noise, line, 2), view(noise[:5], f"{line} --views 9", 2)
     assert whole.dtype == torch.uint8 and whole.shape == (9, 3, SIZE, SIZE)
     for rows in ([3], [4, 0, 2], [2, 2, 1], [0, 1, 2, 3, 4]):
-        assert torch.equal(few.fetch(torch.tensor(rows)), whole[rows]), "it depends on the other rows"
+        assert torch.equal(next(few.fetch([torch.tensor(rows)])), whole[rows]), "it depends on the other rows"
     for other in (seen(noise, line, 1), seen(noise, f"{line} --views-seed 1", 2)):
         assert not any(map(torch.equal, other, whole)), "it does not depend on seed and number"
 
@@ -84,7 +84,7 @@ def test_the_numbers_of_a_row_are_the_same_everywhere(noise):
 def test_the_first_view_is_the_photo_itself(noise):
     photos, made = images(noise), Views(options("--views 3 --color-jitter 1"))
     assert [made.view(photos, number).number for number in range(5)] == [0, 1, 2, 0, 1]
-    first = made.view(photos, 3).fetch(torch.arange(9))
+    first = next(made.view(photos, 3).fetch([torch.arange(9)]))
     assert np.array_equal(first.permute(0, 2, 3, 1).numpy(), noise)
 
 
@@ -127,7 +127,7 @@ def test_pixels_come_from_where_the_crop_lies(noise, tmp_path):
     array = np.load(tmp_path / "a.npy", mmap_mode="r")
     for flip in (0, 1):
         made = view(array, f"--flip {flip} --crop-scale 0.4 --crop-ratio 1.3", 3)
-        got = made.fetch(torch.arange(9)).float()
+        got = next(made.fetch([torch.arange(9)])).float()
         for row, ((cx, sx), (cy, sy)) in enumerate(made.crops):
             assert (sx < 0) == bool(flip)
             ends = (2 * torch.arange(SIZE) + 1) / SIZE - 1  # centres of the pixels, -1 to 1
@@ -172,7 +172,9 @@ def test_jitter(noise, tmp_path):
     np.save(tmp_path / "white.npy", np.full((9, SIZE, SIZE, 3), 255, np.uint8))
     white = view(np.load(tmp_path / "white.npy", mmap_mode="r"), "--color-jitter 1 --crop-scale 1", 1)
     brighter = white.colors[:, 0] > 1
-    assert 0 < brighter.sum() < 9 and (white.fetch(torch.arange(9))[brighter] == 255).all(), "it runs over"
+    assert 0 < brighter.sum() < 9 and (next(white.fetch([torch.arange(9)]))[brighter] == 255).all(), (
+        "it runs over"
+    )
 
 
 # --- boxes -------------------------------------------------------------------------------------------
@@ -316,14 +318,15 @@ def test_boxes_stay_with_their_photos(place, photos):
 @pytest.fixture
 def fetched(monkeypatch):
     """(Number of the view, rows, pixels) of each batch that training or a teacher gets, but for plain photos."""
-    real, batches = View.fetch, []
+    real, seen = View.fetch, []
 
-    def fetch(self, indices):
-        batches.append((self.number, indices.tolist(), real(self, indices)))
-        return batches[-1][2]
+    def fetch(self, batches):
+        for rows, pixels in zip(batches, real(self, batches)):
+            seen.append((self.number, rows.tolist(), pixels))
+            yield pixels
 
     monkeypatch.setattr(View, "fetch", fetch)
-    return batches
+    return seen
 
 
 def test_each_epoch_has_its_view(train, monkeypatch, fetched):

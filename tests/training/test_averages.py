@@ -82,7 +82,7 @@ def test_the_average_is_validated_and_kept(train, steps, monkeypatch):
     for epoch, (images, logits) in enumerate(validated, 1):
         fresh, _ = load_network(f"model/a/model_{epoch}.pt")
         with torch.no_grad():
-            expected = fresh(images.fetch(torch.arange(len(images))))
+            expected = fresh(next(images.fetch([torch.arange(len(images))])))
         for key, values in expected.items():
             assert torch.allclose(values, logits[key], rtol=1e-3, atol=1e-4), (
                 "not what was saved is validated"

@@ -280,7 +280,7 @@ def test_the_teachers_choice():
 
     prior = {key: [float(number) for number in range(size)] for key, size in known.sizes.items()}
     meta = {"prior": prior, "smoothed": ["gone", "colour", "sleeve"]}
-    teacher = AskedTeacher(lambda: (Net(), meta), own, None, None, 8)
+    teacher = AskedTeacher(lambda: (Net(), meta), own, None, None)
     assert teacher.taught == ["kind", "sleeve"] and teacher.smoothed == ["sleeve"]
     assert teacher.prior == {"kind": [2.0, 0.0], "sleeve": [1.0, 0.0]}
 

@@ -280,8 +280,8 @@ def test_a_teachers_prior_has_the_students_order_of_classes():
         describe = staticmethod(dict)
 
     prior = {key: [float(-number) for number in range(size)] for key, size in ATTRIBUTES.sizes.items()}
-    found = AskedTeacher(lambda: (Net(), {"prior": prior}), ATTRIBUTES, None, None, 8).prior
+    found = AskedTeacher(lambda: (Net(), {"prior": prior}), ATTRIBUTES, None, None).prior
     assert found == {key: values[::-1] for key, values in prior.items()}
-    assert AskedTeacher(lambda: (Net(), {}), ATTRIBUTES, None, None, 8).prior is None
+    assert AskedTeacher(lambda: (Net(), {}), ATTRIBUTES, None, None).prior is None
     broken = {**prior, "daily": prior["daily"][1:]}
-    assert AskedTeacher(lambda: (Net(), {"prior": broken}), ATTRIBUTES, None, None, 8).prior is None
+    assert AskedTeacher(lambda: (Net(), {"prior": broken}), ATTRIBUTES, None, None).prior is None

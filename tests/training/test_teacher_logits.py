@@ -148,8 +148,8 @@ def test_any_damaged_byte_is_one_error(place):
 def answers(tmp_path, identity="a", precision="fp32", device="cpu", photos=1, attributes=ATTRIBUTES):
     """What the cache has of a teacher and three photos."""
     said = {"identity": identity, "prior": None}
-    precision = SimpleNamespace(name=precision)
-    teacher = targets.AskedTeacher(None, attributes, precision, str(tmp_path), 8, said)
+    setup = SimpleNamespace(precision=SimpleNamespace(name=precision))
+    teacher = targets.AskedTeacher(None, attributes, setup, str(tmp_path), said)
     images = Images(Pixels([], np.zeros(3, PHOTO)), torch.device("cpu"))
     images.pixels.photos["pixels"], images.device = photos, torch.device(device)
     teacher.prepare(None, images, ONE_VIEW)

@@ -1,17 +1,22 @@
 """From the stored bytes to what a network sees."""
 
+import itertools
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 
 from utils.data.photos import SIZE
 
 RESIDENT_SHARE = 0.5  # of a GPU's free memory
+AHEAD = 2  # batches that are gathered while the network computes
 
 
 class Images:
     """Letterboxed images, by the batch on a device.
 
     A GPU gets all of them once, if they take at most half of its free memory (FASCODE is 2 GB); otherwise, and on
-    CPUs, each batch is gathered from the arrays.
+    CPUs, a thread gathers the next batches from the arrays.
 
     Args: `pixels`, `utils.data.photo_cache.Pixels`, or an array uint8 `(N, 224, 224, 3)`.
     """
@@ -34,13 +39,30 @@ class Images:
     def __len__(self):
         return len(self.pixels)
 
-    def fetch(self, indices):
-        """int64 tensor `(B,)` on the CPU -> uint8 `(B, 3, 224, 224)` on the device, channels last in memory."""
-        if self.resident is None:
-            return to_device(self.pixels[indices.numpy()], self.device)
-        return self.resident[indices.to(self.device)].permute(0, 3, 1, 2)
+    def fetch(self, batches):
+        """Yields of each batch uint8 `(B, 3, 224, 224)` on the device, channels last in memory. Args: a list of indices,
+        int64 `(B,)`, on the CPU."""
+        if self.resident is not None:
+            yield from (self.resident[rows].permute(0, 3, 1, 2) for rows in placed(batches, self.device))
+            return
+        with ThreadPoolExecutor(1) as pool:
+            gathered = (pool.submit(self._gather, rows) for rows in batches)
+            ahead = deque(itertools.islice(gathered, AHEAD))
+            while ahead:
+                pixels = ahead.popleft().result()
+                ahead.extend(itertools.islice(gathered, 1))
+                yield to_device(pixels, self.device)
+
+    def _gather(self, rows):
+        pixels = torch.from_numpy(self.pixels[rows.numpy()])
+        return pixels.pin_memory() if self.device.type == "cuda" else pixels  # else the copy would wait
 
 
 def to_device(pixels, device):
-    """uint8 array `(B, 224, 224, 3)` -> tensor `(B, 3, 224, 224)`, channels last in memory."""
-    return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)
+    """uint8 array or tensor `(B, 224, 224, 3)` -> tensor `(B, 3, 224, 224)`, channels last in memory."""
+    return torch.as_tensor(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2)
+
+
+def placed(batches, device):
+    """Batches of indices on a device, copied at once. Args: a list of int64 tensors `(B,)`."""
+    return torch.cat([torch.arange(0), *batches]).to(device).split(list(map(len, batches)))

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from utils.data.photos import SIZE
+from utils.data.pixels import placed
 
 NUMBERS = 8  # random ones, 0 to 1, that make a view: flip, four for the crop, three for the colours
 
@@ -57,24 +58,26 @@ class View:
         # A row's numbers do not depend on how many rows there are.
         random = np.random.Generator(np.random.Philox(key=[views.options.views_seed, number]))
         numbers = torch.from_numpy(random.random((len(images), NUMBERS), dtype=np.float32))
-        self.crops = _crops(numbers, views.options, views.boxes)
-        self.colors = 1 + self.jitter * (2 * numbers[:, 5:] - 1)
+        self.crops = _crops(numbers, views.options, views.boxes).to(self.device)
+        self.colors = (1 + self.jitter * (2 * numbers[:, 5:] - 1)).to(self.device)
 
     def __len__(self):
         return len(self.images)
 
-    def fetch(self, indices):
+    def fetch(self, batches):
         """As `Images.fetch`: rounded to whole grey levels, so that all networks see the same."""
-        pixels = self.images.fetch(indices).float()
-        x, y = self.crops[indices].to(self.device).unbind(1)
+        return map(self._seen, placed(batches, self.device), self.images.fetch(batches))
+
+    def _seen(self, rows, pixels):
+        x, y = self.crops[rows].unbind(1)
         # By hand, since affine_grid multiplies matrices, in the precision of networks.
         edge = (2 * torch.arange(SIZE, device=self.device) + 1) / SIZE - 1
         x, y = torch.addcmul(x[:, :1], x[:, 1:], edge), torch.addcmul(y[:, :1], y[:, 1:], edge)
         shape = (len(x), SIZE, SIZE)
         grid = torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], dim=3)
-        pixels = F.grid_sample(pixels, grid, align_corners=False)
+        pixels = F.grid_sample(pixels.float(), grid, align_corners=False)
         if self.jitter:
-            pixels = _recolored(pixels, self.colors[indices].to(self.device))
+            pixels = _recolored(pixels, self.colors[rows])
         return pixels.round_().to(torch.uint8).contiguous(memory_format=torch.channels_last)
 
 

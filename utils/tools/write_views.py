@@ -42,8 +42,8 @@ def main(argv=None):
         view = views.view(images, number)
         with atomic(os.path.join(args.output, f"view_{number}.npy"), binary=True) as file:
             write_header(file, np.uint8, (len(view), SIZE, SIZE, 3))
-            for rows in torch.arange(len(view)).split(256):
-                file.write(view.fetch(rows).permute(0, 2, 3, 1).numpy().tobytes())
+            for pixels in view.fetch(torch.arange(len(view)).split(256)):
+                file.write(pixels.permute(0, 2, 3, 1).numpy().tobytes())
     with atomic(os.path.join(args.output, "views.npz"), binary=True) as file:
         np.savez(file, image_name=np.array(names), views=json.dumps(views.key))
     log.logger.info(f"{args.output}: {views.count} views of {len(names)} photos")

@@ -9,6 +9,7 @@ import torch
 
 from utils.base.hardware import Precision
 from utils.base.log import logger, progress
+from utils.data.pixels import placed
 from utils.evaluation import metrics
 from utils.training.distributed import World
 
@@ -62,10 +63,11 @@ def train_one_epoch(state, criterion, examples, setup, parallel, between_steps):
     start = time.perf_counter()
     title, begin = f"epoch {state.epoch}/{setup.epochs}", done * setup.batch_size
     bar = progress(None, title, len(order), unit=" photos", initial=begin)
-    for step, batch in enumerate(order.split(setup.batch_size)[done:], done + 1):
+    batches = order.split(setup.batch_size)[done:]
+    shares, counted = _shares(batches, world)
+    each = zip(images.fetch(shares), placed(shares, device), placed(batches, device), counted)
+    for step, (pixels, mine, batch, counts) in enumerate(each, done + 1):
         between_steps()
-        mine, counts = world.shard(batch)
-        pixels, mine, batch = images.fetch(mine), mine.to(device), batch.to(device)
         with setup.precision.autocast(device):
             outputs = parallel(pixels)
         targets = examples.targets and _rows(examples.targets, mine)
@@ -91,6 +93,12 @@ def train_one_epoch(state, criterion, examples, setup, parallel, between_steps):
     return dict(zip(labels, history.mean(dim=0).tolist()))
 
 
+def _shares(batches, world):
+    """This process's part of each batch, and whether it counts, two lists; see `World.shard`."""
+    shares = list(map(world.shard, batches))
+    return [rows for rows, _ in shares], [counts for _, counts in shares]
+
+
 def _rows(by_attribute, chosen):
     return {key: values[chosen] for key, values in by_attribute.items()}
 
@@ -105,18 +113,21 @@ def _log_step(state, epochs, step, speed):
 
 def validate(net, examples, setup, between_steps):
     """Scores of a data set, see `utils.evaluation.metrics.scores`; each process predicts its part of every batch."""
-    world, images = setup.world, examples.images
-    whole = torch.arange(len(images)).split(setup.val_batch_size * world.size)
-    shards = list(map(world.shard, whole))
     # timm keeps attention biases in evaluation mode: an average has new ones once it leaves that.
-    world.share_figures(net.train())
-    batches = [rows for rows, _ in shards]
-    logits = predict(net, images, setup.precision, batches, "validation", between_steps)
-    counted = torch.cat([torch.full((len(rows),), counts) for rows, counts in shards])
-    rows = torch.cat(batches)[counted].numpy()
-    matrices = metrics.confusion_matrices(_rows(logits, counted), _rows(examples.labels, rows))
-    sums = {key: world.sum(torch.from_numpy(matrix)) for key, matrix in matrices.items()}
+    setup.world.share_figures(net.train())
+    logits, rows = predict_share(net, examples.images, setup, "validation", between_steps)
+    matrices = metrics.confusion_matrices(logits, _rows(examples.labels, rows.numpy()))
+    sums = {key: setup.world.sum(torch.from_numpy(matrix)) for key, matrix in matrices.items()}
     return metrics.scores({key: matrix.cpu().numpy() for key, matrix in sums.items()})
+
+
+def predict_share(net, images, setup, title, between_steps=None):
+    """(Logits of this process's share of images, as of `predict`; which they are, int64). All shares make the whole."""
+    whole = torch.arange(len(images)).split(setup.val_batch_size * setup.world.size)
+    batches, counted = _shares(whole, setup.world)
+    logits = predict(net, images, setup.precision, batches, title, between_steps)
+    counted = torch.tensor(counted).repeat_interleave(torch.tensor(list(map(len, batches))))
+    return _rows(logits, counted), torch.cat(batches)[counted]
 
 
 @torch.no_grad()
@@ -136,10 +147,10 @@ def predict(net, images, precision, batches, title, between_steps=None):
     parts, bar = [], progress(None, title, sum(map(len, batches)), unit=" photos")
     with precision.autocast(images.device):
         classify = net.inference()
-        for batch in batches:
+        for pixels in images.fetch(batches):
             if between_steps:
                 between_steps()
-            parts.append(classify(images.fetch(batch)))
-            bar.update(len(batch))
+            parts.append(classify(pixels))
+            bar.update(len(pixels))
     bar.close()
     return {key: torch.cat([part[key] for part in parts]).cpu() for key in parts[0]}

@@ -141,14 +141,14 @@ class AskedTeacher(Teacher):
     """A network that is asked once for each view of an image; what it says is kept in the cache.
 
     Args: `load`, a function that returns the network, frozen, and its meta; `attributes` of the student, of which it tells those
-        whose classes it knows, in whatever order; of a resumed run those that it tells; `precision`,
-        `utils.base.hardware.Precision`; `batch_size` of its forward passes; `saved`, of a resumed run: what `fingerprint` gave,
-        so that the network is not loaded for views that are in the cache.
+        whose classes it knows, in whatever order; of a resumed run those that it tells; `setup`, `utils.training.engine.Setup`:
+        each process asks it about its share of the images; `saved`, of a resumed run: what `fingerprint` gave, so that the network
+        is not loaded for views that are in the cache.
     """
 
-    def __init__(self, load, attributes, precision, cache_dir, batch_size, saved=None):
-        self.load, self.attributes, self.precision = load, dict(attributes), precision
-        self.cache_dir, self.batch_size, self.net = cache_dir, batch_size, None
+    def __init__(self, load, attributes, setup, cache_dir, saved=None):
+        self.load, self.attributes, self.setup = load, dict(attributes), setup
+        self.cache_dir, self.net = cache_dir, None
         if saved:
             self.identity, self.prior = saved["identity"], prior_of(saved, sizes_of(attributes))
         else:
@@ -179,7 +179,7 @@ class AskedTeacher(Teacher):
 
     def prepare(self, names, images, views):
         classes = {key: attribute.classes for key, attribute in self.attributes.items()}
-        computed = self.precision.name, images.device.type  # float32 is TF32 on a GPU
+        computed = self.setup.precision.name, images.device.type  # float32 is TF32 on a GPU
         teacher = LOGITS_VERSION, computed, self.identity, classes
         self.answers = Answers(self.cache_dir, teacher, images, sizes_of(self.attributes))
         self.answers.check(map(views.key_of, range(views.count)))
@@ -193,12 +193,13 @@ class AskedTeacher(Teacher):
         """
         view = images.key[1]
         path, kept = self.answers.path(view), self.answers.read(view)
-        if kept is not None:
+        if not self.setup.world.all_reduce_max(kept is None):  # every machine has a cache
             logger.debug(f"teacher's logits: read from {path}")
             return {key: torch.from_numpy(values) for key, values in kept.items()}
         logits = self._ask(images, between_steps)
-        self.answers.save(view, {key: values.cpu().numpy() for key, values in logits.items()})
-        logger.debug(f"teacher's logits: written to {path}")
+        if self.setup.world.local_rank == 0:
+            self.answers.save(view, {key: values.numpy() for key, values in logits.items()})
+            logger.debug(f"teacher's logits: written to {path}")
         return logits
 
     def _order(self, key):
@@ -215,12 +216,14 @@ class AskedTeacher(Teacher):
         view = f"view {images.number} of " if images.number else ""
         logger.debug(f"teacher's logits: computed for {view}{len(images)} images, once")
         self.net.to(images.device)
-        batches = torch.arange(len(images)).split(self.batch_size)
-        logits = engine.predict(self.net, images, self.precision, batches, "teacher's logits", between_steps)
-        for key, values in logits.items():
-            if not torch.isfinite(values).all():
+        share, rows = engine.predict_share(self.net, images, self.setup, "teacher's logits", between_steps)
+        logits = {}
+        for key in self.attributes:
+            whole = torch.zeros(len(images), share[key].shape[1]).index_copy(0, rows, share[key])
+            whole = self.setup.world.sum(whole).cpu()
+            if not torch.isfinite(whole).all():
                 raise UserError(f"--teacher: its logits of {key} are not finite; choose another checkpoint")
-        logits = {key: logits[key][:, self._order(key)] for key in self.attributes}
+            logits[key] = whole[:, self._order(key)]
         if not self.has_more:  # the cache answers from now on, and FashionCLIP takes 600 MB
             self.net = None
         return logits
@@ -268,10 +271,10 @@ def _existing_checkpoints():
     return f"there are: {'  '.join(lists)}" if lists else f"there is no checkpoint under {MODEL_ROOT}/ yet"
 
 
-def find_teacher(args, net, precision, progress):
+def find_teacher(args, net, setup, progress):
     """The Teacher of the options of train.py; None if nothing teaches, or if a resumed run, with its `progress`, has all that it says.
 
-    Args: `net`, the student, with heads for all that a teacher can tell, of a resumed run for what it tells.
+    Args: `net`, the student, with heads for all that a teacher can tell, of a resumed run for what it tells; `setup` as of `AskedTeacher`.
     Raises: UserError if it does not exist, has none of the attributes, or is not the one that the run began with.
     """
     has_all = progress.get("teacher_logits") and args.views == 1 and not args.save_teacher_logits
@@ -282,7 +285,7 @@ def find_teacher(args, net, precision, progress):
         return LogitsFile(args.teacher_logits, net.attributes.sizes, saved)
     how = args.teacher, net.attributes, args.clip_model, args.prompts, args.seed
     load, taught = functools.partial(load_teacher, *how), {key: net.attributes[key] for key in net.taught}
-    return AskedTeacher(load, taught, precision, args.cache_dir, args.val_batch_size, saved)
+    return AskedTeacher(load, taught, setup, args.cache_dir, saved)
 
 
 class Targets:
@@ -298,8 +301,7 @@ class Targets:
     def of(self, images, between_steps=None):
         """Dict attribute -> float32 `(N, classes)` of a view of the training images; None without a teacher."""
         if self.teacher and self.view != images.number:
-            with self.world.first_alone():  # the others then read the cache
-                logits = self.teacher.teach(images, between_steps if self.world.size == 1 else None)
+            logits = self.teacher.teach(images, between_steps)
             self.logits = {key: values.to(self.world.device) for key, values in logits.items()}
             self.view, self.fingerprint = images.number, self.teacher.fingerprint()
         return self.logits
@@ -327,10 +329,10 @@ def save_logits(path, names, logits, prior=None, views=None):
     logger.info(f"teacher's logits: written to {path}")
 
 
-def save_logits_of_views(path, teacher, names, images, views):
-    """The same for all views of the training images. A file says no prior that cannot be taken off."""
+def said_of_views(teacher, images, views):
+    """What `save_logits` keeps of all views of the training images. A file says no prior that cannot be taken off."""
     each, prior = [teacher.logits(views.view(images, n)) for n in range(views.count)], teacher.prior
     stacked = {key: torch.stack([one[key] for one in each]) for key in each[0]}
     several = views.count > 1
     logits, key = (stacked, views.key) if several else (each[0], None)
-    save_logits(path, names, logits, None if teacher.smoothed else prior, key)
+    return logits, None if teacher.smoothed else prior, key
