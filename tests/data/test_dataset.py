@@ -20,7 +20,7 @@ from utils.data import photo_cache
 from utils.data import photos as reader
 from utils.data.attributes import Attributes
 from utils.data.dataset import load_pixels, load_training_data, read_all_tables, read_tables
-from utils.data.photos import SIZE, letterbox, letterboxed_box, read_rgb
+from utils.data.photos import SIZE, letterbox, letterboxed_box, photo_size, read_rgb
 from utils.data.twins import without_twins
 
 RANDOM = np.random.RandomState(0)
@@ -147,7 +147,7 @@ def test_exif_rotation(tmp_path, orientation):
     for name in ("plain.png", "odd.png", "a.tiff"):
         assert np.array_equal(read_rgb(tmp_path / name, exif=True), expected), name
         height, width = expected.shape[:2]
-        box = letterboxed_box(tmp_path / name, ["0", "0", str(width), str(height)], exif=True)
+        box = letterboxed_box([0, 0, width, height], *photo_size(tmp_path / name, exif=True))
         assert sorted([box[2] - box[0], box[3] - box[1]]) == [pytest.approx(SIZE * 2 // 3), SIZE], name
 
 

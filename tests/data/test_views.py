@@ -1,7 +1,6 @@
 """Views of the training photos: what makes them, boxes, what training sees, what the teacher says of them."""
 
 import csv
-import math
 import shutil
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from utils.base.errors import UserError
 from utils.data import views
 from utils.data.dataset import load_pixels, read_tables
 from utils.data.photo_cache import PHOTO, Pixels
-from utils.data.photos import SIZE, letterbox, letterboxed_box, read_rgb
+from utils.data.photos import SIZE, letterbox, letterboxed_box, photo_size, read_rgb
 from utils.data.pixels import Images
 from utils.data.views import NUMBERS, View, Views, view_options
 from utils.nets import checkpoint
@@ -240,14 +239,13 @@ def test_letterboxed_boxes(tmp_path):
         ("wide.png", "100.5 50 300 150", True, [56.28, 84, 168, 140]),
         ("turned.jpg", "50 100 150 300", True, [84, 56, 140, 168]),
     ):
-        box = letterboxed_box(str(tmp_path / name), cells.split(), is_turned)
+        box = letterboxed_box(list(map(float, cells.split())), *photo_size(tmp_path / name, is_turned))
         assert box == pytest.approx(expected)
         if "0 0" not in cells and "." not in cells:
             y, x = np.nonzero(letterbox(read_rgb(tmp_path / name, is_turned))[:, :, 0] > 127)
             assert [x.min(), y.min(), x.max() + 1, y.max() + 1] == pytest.approx(expected, abs=1)
     with pytest.raises(ValueError, match=r"box 50, 100, 150, 300: empty, or outside of the photo, 400 x 200"):
-        letterboxed_box(str(tmp_path / "turned.jpg"), "50 100 150 300".split())
-    assert all(map(math.isnan, letterboxed_box(str(tmp_path / "absent.jpg"), "1 2 3 4".split())))
+        letterboxed_box([50, 100, 150, 300], *photo_size(tmp_path / "turned.jpg"))
 
 
 def with_rows(photos, change):
@@ -281,10 +279,14 @@ def with_rows(photos, change):
 )
 def test_bad_boxes(fails, place, photos, column, cell, said):
     name = ATTRIBUTES.layout.box[column]
-    with_rows(photos, lambda rows: rows[3].update({name: cell}))
+    row = with_rows(photos, lambda rows: rows[3].update({name: cell}))[3]
     message = fails("--version", "a", "--views", "2", "--crop-to-box", data_dir="data")
-    assert f"{ATTRIBUTES.layout.parts['train'].table}: 1 bad row," in message
-    assert "line 5: box " in message and said in message and len(message.splitlines()) == 2
+    one, other = (
+        f"{ATTRIBUTES.layout.parts['train'].table}: 1 bad row,",
+        "--crop-to-box: 1 box does not fit its photo",
+    )
+    first, where = (one, "line 5: box ") if "numbers" in said else (other, f"{row['image_name']}: box ")
+    assert first in message and where in message and said in message and len(message.splitlines()) == 2
     assert read_tables("data", ATTRIBUTES)["train"].boxes is None, "they are not looked at unasked"
 
 
@@ -302,14 +304,33 @@ def test_boxes_stay_with_their_photos(place, photos):
     bad = Path("data/train", rows[2]["image_name"])
     bad.write_bytes(b"no photo")
     tables = read_tables("data", ATTRIBUTES, boxes=True)
-    assert np.isnan(tables["train"].boxes).any(axis=1).tolist() == [row == 2 for row in range(len(rows))]
     train = load_pixels(tables, "cache", skip_unreadable=True)[0]["train"]
-    assert len(train.boxes) == len(train.names) == len(rows) - 1
+    assert len(train.boxes) == len(train.names) == len(rows) - 1 and train.boxes.dtype == np.float32
     for box, row in zip(train.boxes, [row for row in rows if row is not rows[2]]):
-        cells = [row[column] for column in ATTRIBUTES.layout.box]
-        assert box.tolist() == pytest.approx(
-            letterboxed_box(f"data/train/{row['image_name']}", cells), abs=1e-4
-        )
+        size = photo_size(f"data/train/{row['image_name']}")
+        own = [float(row[column]) for column in ATTRIBUTES.layout.box]
+        assert box.tolist() == pytest.approx(letterboxed_box(own, *size), abs=1e-4)
+
+
+def test_sizes_are_kept_beside_the_pixels(place, photos, monkeypatch):
+    """No photo is opened at the next start; an index of an earlier version has no sizes."""
+    opened, real = [], Image.open
+    monkeypatch.setattr(
+        Image, "open", lambda path, *args, **more: opened.append(path) or real(path, *args, **more)
+    )
+
+    def boxes():
+        opened.clear()
+        return load_pixels(read_tables(str(photos), ATTRIBUTES, boxes=True), "cache")[0]["train"].boxes
+
+    first = boxes()
+    assert opened and np.array_equal(boxes(), first) and not opened
+    for path in Path("cache").glob("photos-*.npz"):
+        with np.load(path) as file:
+            arrays = dict(file)
+        earlier = [name for name in arrays["photos"].dtype.names if name != "size"]
+        np.savez(path, **{**arrays, "photos": arrays["photos"][earlier]})
+    assert np.array_equal(boxes(), first) and opened
 
 
 # --- what training sees ------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from utils.base.log import logger
 from utils.data.attributes import PARTS, UNKNOWN
 from utils.data.folders import PhotoFolder, find_photos
 from utils.data.photo_cache import MISSING, joined, map_photos, stamp
+from utils.data.photos import letterboxed_box, photo_size
 from utils.data.tables import count_classes, read_table
 from utils.data.twins import without_twins
 
@@ -31,7 +32,8 @@ class Table(NamedTuple):
     stamps: List[Tuple[int, int, int, int]]  # of the photos' files, see `utils.data.photo_cache.stamp`
     exif: bool  # whether photos are turned as their EXIF says
     groups: Sequence[str]  # of each row, plain: those of one belong together; without a column its photo
-    boxes: Optional[np.ndarray] = None  # float32 (N, 4), in letterboxed pixels; NaN for none
+    # (N, 4), as the table has them; of photos that are loaded float32 in letterboxed pixels, NaN for none.
+    boxes: Optional[np.ndarray] = None
     unreadable: Sequence[str] = ()  # a line for each photo that was left out
 
     def paths(self):
@@ -128,8 +130,7 @@ def read_unlabelled(folders, tables, follow_links=False):
         others = len(files) - len(names)
         logger.info(f"{folder}: {len(names)} photos without labels; {others} in the tables are left out")
         labels = {key: np.full(len(names), UNKNOWN) for key in train.labels}
-        boxes = None if train.boxes is None else np.full((len(names), 4), np.nan, np.float32)
-        table = Table(names, labels, PhotoFolder(above), [MISSING] * len(names), train.exif, names, boxes)
+        table = Table(names, labels, PhotoFolder(above), [MISSING] * len(names), train.exif, names)
         _stamp(table)
         found[f"unlabelled {folder}"] = table
     return found
@@ -210,7 +211,26 @@ def load_pixels(tables, cache_dir, skip_unreadable=False):
         needed = name in ("val", "test") or set(tables) <= set(PARTS)
         if needed and all((labels == UNKNOWN).all() for labels in table.labels.values()):
             raise UserError(f"{table.photos.prefix}: none of the photos of {name} has a label that is known")
+        if table.boxes is not None:
+            tables[name] = table._replace(boxes=_letterboxed(table, pixels[name].photos["size"].tolist()))
     return tables, pixels
+
+
+def _letterboxed(table, sizes):
+    """A table's boxes in letterboxed pixels, float32 `(N, 4)`. Args: `sizes` of the photos as the cache has them.
+
+    Raises: UserError that lists the boxes that do not fit their photos.
+    """
+    boxes, problems = [], []
+    for path, box, size in zip(table.paths(), table.boxes.tolist(), sizes):
+        try:
+            boxes.append(letterboxed_box(box, *(size if all(size) else photo_size(path, table.exif))))
+        except ValueError as error:
+            problems.append(f"{path}: {error}")
+    if problems:
+        said = counted(len(problems), "box does not fit its photo", "boxes do not fit their photos")
+        raise UserError(f"--crop-to-box: {said}:\n{shortened(problems)}")
+    return np.array(boxes, np.float32)
 
 
 def load_training_data(tables, cache_dir, shares, skip_unreadable=False):
@@ -225,8 +245,10 @@ def load_training_data(tables, cache_dir, shares, skip_unreadable=False):
     parts = [tables[name] for name in learned]
     lists = {key: [one for part in parts for one in getattr(part, key)] for key in (*LISTS, "unreadable")}
     labels = {key: np.concatenate([part.labels[key] for part in parts]) for key in parts[0].labels}
-    boxes = None if parts[0].boxes is None else np.concatenate([part.boxes for part in parts])
-    train = parts[0]._replace(labels=labels, boxes=boxes, **lists)
+    train = parts[0]._replace(labels=labels, **lists)
+    if train.boxes is not None:
+        others = np.full((len(train.names) - len(train.boxes), 4), np.nan, np.float32)  # folders have none
+        train = train._replace(boxes=np.concatenate([train.boxes, others]))
     pixels = {"train": joined([pixels[name] for name in learned]), "val": pixels["val"]}
     return {"train": train, "val": tables["val"]}, pixels
 

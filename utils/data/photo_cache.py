@@ -25,8 +25,11 @@ ROWS = 16_384  # that are decoded before the index is written: so much is lost i
 SHAPE, PHOTO_BYTES = (SIZE, SIZE, 3), SIZE * SIZE * 3
 ANEW = "remove it, to have it made anew"
 MISSING = (-1, -1, -1, -1)  # stamp of a photo that is not there
-# Of a photo: its stamp; hashes of its file, under an old name, and of its pixels; number of its array, 0 if it cannot be read, and its row.
-PHOTO = np.dtype([("stamp", "i8", 4), ("part", "u8"), ("pixels", "u8"), ("array", "u4"), ("row", "u4")])
+# Of a photo: its stamp; hashes of its file, under an old name, and of its pixels; number of its array, 0 if it cannot be read, and its
+# row; height and width, 0 in what an earlier version has written.
+PHOTO = np.dtype(
+    [("stamp", "i8", 4), ("part", "u8"), ("pixels", "u8"), ("array", "u4"), ("row", "u4"), ("size", "u2", 2)]
+)
 
 
 def stamp(path):
@@ -145,7 +148,11 @@ class _Folder:
             return
         try:
             with np.load(path) as file:
-                photos = file["photos"][list(PHOTO.names)].astype(PHOTO)  # it may have more
+                stored = file["photos"]  # they may have more
+                photos = np.zeros(len(stored), PHOTO)
+                for field in PHOTO.names:
+                    if field != "size" or field in stored.dtype.names:
+                        photos[field] = stored[field]
                 names, problems = (json.loads(file[key].tobytes()) for key in ("names", "problems"))
             if len(names) != len(photos):
                 raise ValueError(f"{len(names)} names for {len(photos)} photos")
@@ -229,9 +236,9 @@ class _Folder:
             title = f"letterboxing {os.path.basename(self.folder[:-1])}"
             decoded = zip(stamps.items(), progress(photos, title, len(stamps), unit=" photos"))
             for row, ((name, now), (made, problem)) in enumerate(decoded, len(taken)):
-                part, pixels = made or (0, np.zeros(SHAPE, np.uint8))
+                part, size, pixels = made or (0, (0, 0), np.zeros(SHAPE, np.uint8))
                 file.write(pixels)
-                about = (0, 0, 0, 0) if problem else (part, _hash(pixels), number, row)
+                about = (0, 0, 0, 0, size) if problem else (part, _hash(pixels), number, row, size)
                 self.photos[name] = np.array([(now, *about)], PHOTO)[0]
                 self.problems[name] = problem and problem[len(self.folder + name) + 2 :]
         self._map(number)
@@ -249,7 +256,7 @@ class _Folder:
 
 
 def _prepared(image, path):
-    return _hash_of_file(path), letterbox(image)
+    return _hash_of_file(path), image.shape[:2], letterbox(image)
 
 
 def _hash(content):

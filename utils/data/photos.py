@@ -4,7 +4,6 @@ import contextlib
 import errno
 import functools
 import itertools
-import math
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ import numpy as np
 import scipy.sparse
 from PIL import Image, PngImagePlugin, features
 
-from utils.base.errors import UserError, excerpt, first_line
+from utils.base.errors import UserError, first_line
 
 SIZE = 224  # side of the letterboxed image, pixels
 LETTERBOX_VERSION = 3  # part of the cache's key: raise it when the pixels change, or which photos can be read
@@ -71,23 +70,15 @@ def fit(height, width):
     return new_height, new_width, SIZE // 2 - new_height // 2, SIZE // 2 - new_width // 2
 
 
-def letterboxed_box(path, cells, exif=False):
-    """A photo's box in its letterbox, [xmin, ymin, xmax, ymax] in pixels; of a photo that cannot be read, NaN.
+def letterboxed_box(box, height, width):
+    """A box of a photo of this size in its letterbox. Args: [xmin, ymin, xmax, ymax] in pixels, as is what is returned.
 
-    Args: `cells` of a table, the same in the photo's own pixels; `exif` as of `read_rgb`.
-    Raises: ValueError if they are none, or an empty box, or lead out of the photo.
+    Raises: ValueError if it is empty, or leads out of the photo.
     """
-    said = f"box {excerpt(', '.join(cells))}"
-    try:
-        xmin, ymin, xmax, ymax = map(float, cells)
-    except ValueError:
-        raise ValueError(f"{said}: not four numbers") from None
-    try:
-        height, width = photo_size(path, exif)
-    except Exception:  # as of `read_rgb`, whose caller reports the photo
-        return [math.nan] * 4
+    xmin, ymin, xmax, ymax = box
     if not (0 <= xmin < xmax <= width and 0 <= ymin < ymax <= height):
-        raise ValueError(f"{said}: empty, or outside of the photo, {width} x {height}")
+        said = ", ".join(f"{edge:g}" for edge in box)
+        raise ValueError(f"box {said}: empty, or outside of the photo, {width} x {height}")
     new_height, new_width, top, left = fit(height, width)
     x, y = new_width / width, new_height / height
     return [left + x * xmin, top + y * ymin, left + x * xmax, top + y * ymax]

@@ -13,7 +13,7 @@ import numpy as np
 from utils.base.errors import UserError, counted, excerpt, not_readable, shortened
 from utils.base.log import logger
 from utils.data.attributes import MAX_CLASSES, UNKNOWN, is_number, plain_name
-from utils.data.photos import SUFFIXES, letterboxed_box
+from utils.data.photos import SUFFIXES
 
 SEPARATORS = ",;\t"
 BLANK = SEPARATORS + " \r\n"  # what is in a line that says nothing
@@ -162,9 +162,9 @@ def read_table(path, photos, attributes, boxes=False, strict=True):
 
     Args: `photos`, the `PhotoFolder` of the names, which they must not leave; whether they are there is not looked at.
         With `boxes`, boxes are read, too; unless it is `strict`, a cell that is no class has no label.
-    Returns: (list of names, dict attribute -> int64 array `(N,)`, groups and boxes as in `utils.data.dataset.Table`, the latter or None).
-    Raises: UserError for a file, column or cell that is missing, for cells that are no class, names that lead out and
-        boxes that do.
+    Returns: (list of names, dict attribute -> int64 array `(N,)`, groups as in `utils.data.dataset.Table`, boxes in the photos' own
+        pixels, float64 `(N, 4)`, or None).
+    Raises: UserError for a file, column or cell that is missing, for cells that are no class or box, and names that lead out.
     """
     layout = attributes.layout
     unknown = {plain_name(value) for value in layout.unknown}
@@ -178,7 +178,7 @@ def read_table(path, photos, attributes, boxes=False, strict=True):
         numbers = [reader(row[attributes[key].column]) for key, reader in readers.items()]
         group = plain_name(row.get(layout.group, ""))
         group = plain_name(file) if group in {"", *unknown} else group
-        box = boxes and letterboxed_box(photos.prefix + file, [row[c] for c in layout.box], layout.exif)
+        box = boxes and _box([row[column] for column in layout.box])
         return name, numbers, group, box
 
     columns = [layout.image, *(attributes[key].column for key in readers)]
@@ -188,7 +188,14 @@ def read_table(path, photos, attributes, boxes=False, strict=True):
     if photos.found:
         warn_renamed(path, len(photos.found), *next(iter(photos.found.items())))
     labels = {key: np.array(column, dtype=np.int64) for key, column in zip(readers, zip(*numbers))}
-    return list(names), labels, list(groups), np.array(found, np.float32) if boxes else None
+    return list(names), labels, list(groups), np.array(found) if boxes else None
+
+
+def _box(cells):
+    try:
+        return list(map(float, cells))
+    except ValueError:
+        raise ValueError(f"box {excerpt(', '.join(cells))}: not four numbers") from None
 
 
 def warn_renamed(path, count, name, file):
