@@ -103,6 +103,26 @@ def test_a_student_of_two_processes(photos, place):
 
 
 @pytest.mark.thorough
+def test_each_process_asks_the_teacher_about_its_share(train, photos, place):
+    """16 photos, 5 at a time: of the last batch a process has three; the next run finds them all in the cache."""
+    options = [*SOFT, "--views", "2", "--val-batch-size", "5", "--save-teacher-logits"]
+    train("--version", "one", *options, "one.npz", "--cache-dir", "other")
+    code, output = run(photos, "--version", "two", *options, "two.npz")
+    assert code == 0, output
+    one, two = np.load("one.npz"), np.load("two.npz")
+    assert one.files == two.files
+    for name in one.files:
+        is_logits = name.startswith("logits.")
+        assert np.allclose(one[name], two[name], atol=1e-5) if is_logits else (one[name] == two[name]).all()
+    before = sorted(place.glob("cache/**/logits-*.npy"))
+    assert len(before) == 2
+    code, output = run(photos, "--version", "again", *options[:-1])
+    told = Path("logs/again/again_training.log").read_text()
+    assert code == 0 and "teacher's logits: computed" not in told, output
+    assert sorted(place.glob("cache/**/logits-*.npy")) == before
+
+
+@pytest.mark.thorough
 def test_two_processes_and_a_teacher_that_lacks_attributes(photos, place):
     """Only one of the three has a head that learns from it, and both processes wait for no other's gradient."""
     names = read_tables(str(photos), ATTRIBUTES, ["train"])["train"].names
