@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# bash test.sh [--all | --hub] [options of pytest]: the tests, in the active environment or in one that is made here.
-# --all: also those that take minutes (kills, several processes, a browser); --hub: the real weights, from the hub.
+# bash test.sh [--all | --hub | --cuda] [options of pytest]: the tests, in the active environment or in one that is made here.
+# --all: also those that take minutes (kills, several processes, a browser); --hub: the real weights, from the hub;
+# --cuda: what may differ on a GPU, on one.
 # A process a core, with one thread each: most tests are too small to use more. -n 0 runs them in one process.
 set -euo pipefail
 cd "$(dirname "$0")"

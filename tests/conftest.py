@@ -33,10 +33,16 @@ SHORT = (
 def pytest_addoption(parser):
     parser.addoption("--all", action="store_true", help="also the tests marked thorough")
     parser.addoption("--hub", action="store_true", help="only those marked hub, which fetch the real weights")
+    parser.addoption("--cuda", action="store_true", help="only those marked cuda, on a GPU")
 
 
 def pytest_collection_modifyitems(config, items):
+    if config.getoption("--cuda") and not torch.cuda.is_available():
+        raise pytest.UsageError("--cuda: PyTorch finds no CUDA device")
+
     def wanted(item):
+        if config.getoption("--cuda") and not item.get_closest_marker("cuda"):
+            return False
         if config.getoption("--hub") or item.get_closest_marker("hub"):
             return config.getoption("--hub") and item.get_closest_marker("hub")
         return config.getoption("--all") or not item.get_closest_marker("thorough")

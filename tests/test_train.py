@@ -36,6 +36,7 @@ def weights(path):
     return torch.load(path, map_location="cpu")["model"]
 
 
+@pytest.mark.cuda
 def test_teacher_then_students(train, photos, capsys):
     train("--version", "teacher", "--loss-weight")
     out = capsys.readouterr()
@@ -139,6 +140,7 @@ def test_a_version_is_not_overwritten_unasked(train, fails):
     assert len(rows("a")) == 1
 
 
+@pytest.mark.cuda
 def test_a_loss_that_is_not_finite_stops_the_run(fails, monkeypatch):
     real = FashionCLIP.forward
     calls = []
@@ -174,6 +176,7 @@ def test_weights_that_are_not_finite_are_not_kept(train, monkeypatch, capsys):
     assert all(torch.isfinite(v).all() for v in checkpoint.read_file("model/a/last.pt")["model"].values())
 
 
+@pytest.mark.cuda
 def test_clipping(train, monkeypatch):
     clip, step, seen = torch.nn.utils.clip_grad_norm_, torch.optim.Adam.step, []
 
@@ -212,6 +215,7 @@ def test_a_resumed_run_has_the_precision_that_it_began_with(train, monkeypatch):
     assert not same(*(one["model"] for one in last))
 
 
+@pytest.mark.cuda
 def test_reproducible_before_anything_is_computed(train, monkeypatch):
     """cuBLAS reads its setting once: the probe of the precision must not come before it."""
     seen = []

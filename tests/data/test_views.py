@@ -350,6 +350,7 @@ def fetched(monkeypatch):
     return seen
 
 
+@pytest.mark.cuda
 def test_each_epoch_has_its_view(train, monkeypatch, fetched):
     numbers, real = [], engine.train_one_epoch
 
@@ -366,6 +367,7 @@ def test_each_epoch_has_its_view(train, monkeypatch, fetched):
         assert sorted(rows) == list(range(16)) != rows
 
 
+@pytest.mark.cuda
 def test_the_teacher_says_of_a_view_what_it_would_now(train, place, fetched):
     train("--version", "t", "--epochs", "1")
     options = ["--teacher", "t/model_1.pt", "--views", "2", "--crop-to-box", "--cache-dir", "cache/c"]
@@ -388,6 +390,7 @@ def test_the_teacher_says_of_a_view_what_it_would_now(train, place, fetched):
     assert [len(rows) for _, rows, _ in fetched[before:]] == [8, 8], "the teacher is asked again"
 
 
+@pytest.mark.cuda
 def test_logits_of_views_from_a_file(train, place, photos, fetched):
     """That of --save-teacher-logits, and one of another program, from the arrays of `python -m utils.tools.write_views`."""
     asks = [*SOFT, "--device", "cpu", "--views", "2", "--color-jitter", "0.2", "--crop-ratio", "1.2"]

@@ -11,6 +11,7 @@ from utils.base.hardware import choose_device
 from utils.evaluation.inference import load_classifier
 
 
+@pytest.mark.cuda
 @pytest.mark.parametrize("tf32", [True, False])
 def test_plain_float32_for_answers(tf32, monkeypatch):
     """TF32 rounds to 10 bits, in matrix products and, unless told otherwise, in convolutions."""
@@ -25,6 +26,7 @@ def test_plain_float32_for_answers(tf32, monkeypatch):
     assert said == ("high" if tf32 else "highest", tf32)
 
 
+@pytest.mark.cuda
 def test_the_network_goes_where_it_is_told(work, monkeypatch):
     asked, moved = [], torch.nn.Module.to
     monkeypatch.setattr(torch.nn.Module, "to", lambda net, *where: asked.extend(where) or moved(net, *where))

@@ -33,6 +33,7 @@ def steps(monkeypatch):
     return taken
 
 
+@pytest.mark.cuda
 @pytest.mark.parametrize("by", ["step", "epoch"])
 def test_rates(train, steps, by):
     """Two steps an epoch, a cycle of two epochs; the second cycle has half the peak."""
@@ -51,6 +52,7 @@ def test_rates(train, steps, by):
     assert [rate for rate, _ in steps] == pytest.approx(by_hand)
 
 
+@pytest.mark.cuda
 def test_the_average_is_validated_and_kept(train, steps, monkeypatch):
     """The first step's weights, then of each next one 1 - min(D, 1 - step^(-2/3)) is mixed in."""
     validated, real = [], engine.predict

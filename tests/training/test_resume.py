@@ -88,6 +88,7 @@ RUNS = {
 }
 
 
+@pytest.mark.cuda
 @pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("name", RUNS)
 def test_killed_before_any_file_takes_its_place(train, whole, name, every):
@@ -130,6 +131,7 @@ def forget_logits():
         path.unlink()
 
 
+@pytest.mark.cuda
 def test_the_teacher_is_needed_for_views_that_are_not_kept(train, whole, capsys):
     train(*TAUGHT_BY)
     folder = whole(*OFTEN, *VIEWS)["model_1.pt"][0]  # in epoch 1

@@ -43,6 +43,7 @@ def weights(version):
     return torch.load(f"model/{version}/model_1.pt", map_location="cpu")["model"]
 
 
+@pytest.mark.cuda
 def test_a_file_teaches_as_its_teacher_does(train, place):
     train("--version", "asked", *SOFT, "--teacher", "zero-shot", "--save-teacher-logits", "taught.npz")
     with np.load("taught.npz") as file:
@@ -60,6 +61,7 @@ def test_a_file_teaches_as_its_teacher_does(train, place):
     assert not all(torch.equal(asked[name], others[name]) for name in asked), "the file plays no part"
 
 
+@pytest.mark.cuda
 @pytest.mark.parametrize("views", [1, 2])
 def test_a_teacher_is_kept_for_further_views_only(train, place, monkeypatch, views):
     nets, kept = [], []
