@@ -37,6 +37,7 @@ class Job(NamedTuple):
     precision: Precision  # of the project
     role: str = ""  # of the network that is trained, "teacher" or "student"
     clip: dict = VIT_B_32  # of clip_model.clip_config
+    device: torch.device = CPU  # of the project's training
 
     def spread(self, count):
         """The same with that many of the photos, from their whole length; with all, if there are fewer."""
@@ -103,16 +104,18 @@ def project_letterbox(job):
 def project_training(job):
     """train.py's epoch, set up as its train() does, but for the images' order: the reference's, which is the table's."""
     keep_freed_memory()
-    args, images = job.args(), Images(job.pixels(), CPU)
+    args, images = job.args(), Images(job.pixels(), job.device)
     net = new_teacher(job) if job.role == "teacher" else new_student(job)
     make_reproducible(args.seed)
-    state = build_state(args, net.to(memory_format=torch.channels_last), len(images))
+    state = build_state(args, net.to(job.device, memory_format=torch.channels_last), len(images))
     state.order = torch.arange
-    setup, targets = engine.build_setup(args, World("cpu"), job.precision), None
+    setup, targets = engine.build_setup(args, World(job.device.type), job.precision), None
     if job.role == "student":
-        targets = engine.predict(new_teacher(job), images, job.precision, job.batches(), "photos")
+        teacher = new_teacher(job).to(job.device)
+        targets = engine.predict(teacher, images, job.precision, job.batches(), "photos")
+        targets = {key: values.to(job.device) for key, values in targets.items()}
     examples = engine.Examples(images, job.photos.labels, targets)
-    criterion = build_criterion(loss_options(args), job.photos.labels, job.attributes.sizes, CPU)
+    criterion = build_criterion(loss_options(args), job.photos.labels, job.attributes.sizes, job.device)
 
     def run():
         state.losses = state.losses[:0]  # no step is done of the epoch that begins

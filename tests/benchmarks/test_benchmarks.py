@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import works
+from benchmarks import gpu, works
 from benchmarks.timing import SETTLING, pair
 from clip_model import clip_config
 from utils.base.errors import UserError
@@ -67,3 +67,25 @@ def test_the_table(photos, monkeypatch, capsys):
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     name = "student and soft teacher, an epoch"
     assert cells == [name, "fp32", "2.000", "1.000", "2.00", "16.0", "1.00 / 1.00"], "without the warm-up"
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+def test_the_table_of_a_gpu(monkeypatch, capsys):
+    """On a CPU, where no kernels of a GPU run."""
+    real = works.new_teacher
+    monkeypatch.setattr(works, "new_teacher", lambda job: real(job._replace(clip=SMALL_CLIP)))
+    monkeypatch.setattr(
+        gpu, "choose_precision", lambda *_: benchmarks.FP32
+    )  # most CPUs take minutes for bf16
+    monkeypatch.setattr(gpu, "NETWORKS", {"teacher": 2, "student": 2})
+    monkeypatch.setattr(gpu.pixels, "RESIDENT_SHARE", 0.5)
+    gpu.main("--device cpu --steps 2 --epochs 1".split())
+    said = [
+        line.strip("| ").split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("|")
+    ]
+    rows = [[cell.strip() for cell in row] for row in said[2:]]
+    assert len(rows) == 8 and [row[:3] for row in rows[-2:]] == [
+        ["student", "bf16", "on the GPU"],
+        ["student", "bf16", "gathered"],
+    ]
+    assert all(float(row[3]) > 0 and row[4] == "0%" for row in rows)
