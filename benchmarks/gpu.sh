@@ -4,5 +4,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source utils/environment.sh
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
-bash test.sh --cuda --quiet
+bash test.sh --cuda --quiet && failed=0 || failed=$?
 "$PYTHON" -m benchmarks.gpu
+exit "$failed"

@@ -36,10 +36,12 @@ def pytest_addoption(parser):
     parser.addoption("--cuda", action="store_true", help="only those marked cuda, on a GPU")
 
 
-def pytest_collection_modifyitems(config, items):
+def pytest_configure(config):
     if config.getoption("--cuda") and not torch.cuda.is_available():
         raise pytest.UsageError("--cuda: PyTorch finds no CUDA device")
 
+
+def pytest_collection_modifyitems(config, items):
     def wanted(item):
         if config.getoption("--cuda") and not item.get_closest_marker("cuda"):
             return False

@@ -215,7 +215,6 @@ def test_a_resumed_run_has_the_precision_that_it_began_with(train, monkeypatch):
     assert not same(*(one["model"] for one in last))
 
 
-@pytest.mark.cuda
 def test_reproducible_before_anything_is_computed(train, monkeypatch):
     """cuBLAS reads its setting once: the probe of the precision must not come before it."""
     seen = []

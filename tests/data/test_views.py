@@ -331,6 +331,7 @@ def test_sizes_are_kept_beside_the_pixels(place, photos, monkeypatch):
         earlier = [name for name in arrays["photos"].dtype.names if name != "size"]
         np.savez(path, **{**arrays, "photos": arrays["photos"][earlier]})
     assert np.array_equal(boxes(), first) and opened
+    assert np.array_equal(boxes(), first) and not opened
 
 
 # --- what training sees ------------------------------------------------------------------------------
@@ -390,7 +391,6 @@ def test_the_teacher_says_of_a_view_what_it_would_now(train, place, fetched):
     assert [len(rows) for _, rows, _ in fetched[before:]] == [8, 8], "the teacher is asked again"
 
 
-@pytest.mark.cuda
 def test_logits_of_views_from_a_file(train, place, photos, fetched):
     """That of --save-teacher-logits, and one of another program, from the arrays of `python -m utils.tools.write_views`."""
     asks = [*SOFT, "--device", "cpu", "--views", "2", "--color-jitter", "0.2", "--crop-ratio", "1.2"]

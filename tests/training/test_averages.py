@@ -52,7 +52,6 @@ def test_rates(train, steps, by):
     assert [rate for rate, _ in steps] == pytest.approx(by_hand)
 
 
-@pytest.mark.cuda
 def test_the_average_is_validated_and_kept(train, steps, monkeypatch):
     """The first step's weights, then of each next one 1 - min(D, 1 - step^(-2/3)) is mixed in."""
     validated, real = [], engine.predict

@@ -109,6 +109,8 @@ def test_each_process_asks_the_teacher_about_its_share(train, photos, place):
     train("--version", "one", *options, "one.npz", "--cache-dir", "other")
     code, output = run(photos, "--version", "two", *options, "two.npz")
     assert code == 0, output
+    told = Path("logs/two/two_training.log").read_text()
+    assert told.count("teacher's logits: computed") == 2, "a view is asked twice"
     one, two = np.load("one.npz"), np.load("two.npz")
     assert one.files == two.files
     for name in one.files:

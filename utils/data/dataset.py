@@ -13,7 +13,7 @@ from utils.base.log import logger
 from utils.data.attributes import PARTS, UNKNOWN
 from utils.data.folders import PhotoFolder, find_photos
 from utils.data.photo_cache import MISSING, joined, map_photos, stamp
-from utils.data.photos import letterboxed_box, photo_size
+from utils.data.photos import letterboxed_box
 from utils.data.tables import count_classes, read_table
 from utils.data.twins import without_twins
 
@@ -32,8 +32,7 @@ class Table(NamedTuple):
     stamps: List[Tuple[int, int, int, int]]  # of the photos' files, see `utils.data.photo_cache.stamp`
     exif: bool  # whether photos are turned as their EXIF says
     groups: Sequence[str]  # of each row, plain: those of one belong together; without a column its photo
-    # (N, 4), as the table has them; of photos that are loaded float32 in letterboxed pixels, NaN for none.
-    boxes: Optional[np.ndarray] = None
+    boxes: Optional[np.ndarray] = None  # (N, 4): the table's; once loaded float32, letterboxed, NaN for none
     unreadable: Sequence[str] = ()  # a line for each photo that was left out
 
     def paths(self):
@@ -224,7 +223,7 @@ def _letterboxed(table, sizes):
     boxes, problems = [], []
     for path, box, size in zip(table.paths(), table.boxes.tolist(), sizes):
         try:
-            boxes.append(letterboxed_box(box, *(size if all(size) else photo_size(path, table.exif))))
+            boxes.append(letterboxed_box(box, *size))
         except ValueError as error:
             problems.append(f"{path}: {error}")
     if problems:

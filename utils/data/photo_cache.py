@@ -19,7 +19,7 @@ import numpy as np
 from utils.base.errors import DiskFull, UserError
 from utils.base.files import atomic, remove_leftovers
 from utils.base.log import logger, progress
-from utils.data.photos import LETTERBOX_VERSION, SIZE, letterbox, read_photos
+from utils.data.photos import LETTERBOX_VERSION, SIZE, letterbox, photo_size, read_photos
 
 ROWS = 16_384  # that are decoded before the index is written: so much is lost if the run is killed
 SHAPE, PHOTO_BYTES = (SIZE, SIZE, 3), SIZE * SIZE * 3
@@ -197,7 +197,12 @@ class _Folder:
         for start in range(0, len(absent), ROWS):
             self._decode({name: stamps[name] for name in absent[start : start + ROWS]})
             self._save(stamps)
-        if any(same.values()):
+        unsized = [
+            name for name in stamps if self.photos[name]["array"] and not self.photos[name]["size"].any()
+        ]
+        for name in unsized:  # an earlier version wrote the index
+            self.photos[name]["size"] = photo_size(self.folder + name, self.exif)
+        if unsized or any(same.values()):
             self._save(stamps)
         needed = {int(photo["array"]) for photo in self.photos.values()} - {0}
         self.arrays = {number: self.arrays[number] for number in needed}

@@ -193,13 +193,14 @@ class AskedTeacher(Teacher):
         """
         view = images.key[1]
         path, kept = self.answers.path(view), self.answers.read(view)
-        if not self.setup.world.all_reduce_max(kept is None):  # every machine has a cache
+        if not self.setup.world.all_reduce_max(int(kept is None)):  # every machine has a cache
             logger.debug(f"teacher's logits: read from {path}")
             return {key: torch.from_numpy(values) for key, values in kept.items()}
         logits = self._ask(images, between_steps)
-        if self.setup.world.local_rank == 0:
-            self.answers.save(view, {key: values.numpy() for key, values in logits.items()})
-            logger.debug(f"teacher's logits: written to {path}")
+        with self.setup.world.first_alone():  # the others may read it next
+            if self.setup.world.local_rank == 0:
+                self.answers.save(view, {key: values.numpy() for key, values in logits.items()})
+                logger.debug(f"teacher's logits: written to {path}")
         return logits
 
     def _order(self, key):
