@@ -97,7 +97,7 @@ def main(argv=None):
     meta = export_meta(checkpoint, args.precision)
     with tempfile.TemporaryDirectory() as scratch:
         exported = os.path.join(scratch, "student.pt" if args.format == "pt" else "student.onnx")
-        net = without_prior(copy.deepcopy(checkpoint.net).cpu(), checkpoint)
+        net = copy.deepcopy(checkpoint.net).cpu().without_prior(checkpoint.taken_off)
         write_again = write(net, exported, meta, calibration)
         say_seconds(checkpoint, exported)
         if photos is None:
@@ -133,13 +133,6 @@ def photos_of(checkpoint, split, count, skip_unreadable=False, **how):
     return table.rows(good), np.stack([pixels[i] for i in good])
 
 
-def without_prior(net, checkpoint):
-    """The network, with what is taken off the checkpoint's answers taken off for good."""
-    if checkpoint.taken_off:
-        net.subtract_prior(checkpoint.taken_off)
-    return net
-
-
 def export_meta(checkpoint, precision):
     """The checkpoint's meta without what concerns its machine, and what the file's reader wants to know besides."""
     from utils.nets.checkpoint import public_options
@@ -157,7 +150,7 @@ def share_folder(output, checkpoint, exported, meta, reports, license):
     from networks import load_network
 
     # As it was trained: not folded, so that it can be trained further, or teach.
-    net = without_prior(load_network(find_checkpoint(checkpoint.path))[0], checkpoint)
+    net = load_network(find_checkpoint(checkpoint.path))[0].without_prior(checkpoint.taken_off)
     meta = {**meta, **net.describe(), KEY: reports[0][KEY], "folded": bool(checkpoint.meta.get("folded"))}
     card = share.model_card(net, meta, license, reports[0], reports[1]["mean_top1"])
     share.write_folder(output, exported, net, meta, card)
@@ -240,7 +233,12 @@ def compare_answers(checkpoint, path, table, pixels, split):
     if old is None:
         print(f"no label of the {name} is known, so that their accuracy is not")
         return reports
-    say_attributes(*reports)
+    columns = {"checkpoint": metrics.by_attribute(reports[0], "top1")}
+    columns["file"] = metrics.by_attribute(reports[1], "top1")
+    columns["majority"] = metrics.by_attribute(reports[1], "majority")
+    print("\n".join(metrics.score_table("Top-1", columns)))
+    if reports[1]["warning"]:
+        print(reports[1]["warning"])
     print(f"mean Top-1 on {name}: {new:.4f}, the checkpoint {old:.4f} ({new - old:+.4f})")
     known = [one["images"] for one in reports[0]["attributes"].values() if one["images"]]
     one_answer = 1 / (min(known) * len(known))  # more than the limit where photos are few
@@ -249,15 +247,6 @@ def compare_answers(checkpoint, path, table, pixels, split):
         fall = f"mean Top-1 falls by {old - new:.4f}, over {MAX_DROP}"
         raise UserError(f"{fall}; nothing was written; {way_out}")
     return reports
-
-
-def say_attributes(old, new):
-    """Print the Top-1 of each attribute beside the majority, and which are below it. Args: figures of `compare_answers`."""
-    columns = {"checkpoint": metrics.by_attribute(old, "top1"), "file": metrics.by_attribute(new, "top1")}
-    columns["majority"] = metrics.by_attribute(new, "majority")
-    print("\n".join(metrics.score_table("Top-1", columns)))
-    if new["warning"]:
-        print(new["warning"])
 
 
 if __name__ == "__main__":

@@ -167,11 +167,12 @@ class Student(nn.Module):
                 own += its[list(kept.values())].mean(dim=0)
                 own[list(kept)] = its[list(kept.values())]
 
-    def subtract_prior(self, prior):
-        """Take a log-prior, attribute -> list by class, off the logits for good: off the heads' biases."""
-        with torch.no_grad():
-            for key, head in self.all_heads():
-                head.bias -= head.bias.new_tensor(prior[key])
+    @torch.no_grad()
+    def without_prior(self, prior):
+        """Itself, with a log-prior, attribute -> list by class, taken off the logits for good: off the heads' biases."""
+        for key, head in self.all_heads():
+            head.bias -= head.bias.new_tensor(prior.get(key, 0))
+        return self
 
     def own_names(self, state):
         """A state dict of the first versions or of a published student, under this class's names."""

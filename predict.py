@@ -147,9 +147,7 @@ def say_doubts(doubts, answers, sheet, picture, title):
     except (UserError, OSError) as error:
         log.logger.warning(f"warning: {picture} is not drawn: {error}")
     # A photo that cannot be read has no answer.
-    told = {
-        key: np.where(np.isnan(values[:, 0]), UNKNOWN, sheet.labels[key]) for key, values in answers.items()
-    }
+    told = {key: np.where(values[:, 0] >= 0, sheet.labels[key], UNKNOWN) for key, values in answers.items()}
     found = scores(confusion_matrices(answers, told))
     shares = {key: [log.score(found[name][key], ".2f") for name in ("top1", "majority")] for key in told}
     agree = ", ".join(f"{key} {top1} (majority {most})" for key, (top1, most) in shares.items())

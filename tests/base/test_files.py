@@ -27,12 +27,13 @@ from utils.base.files import (
     check_folder,
     check_new,
     is_device,
+    link,
     put_in_place,
     record,
     remove_leftovers,
 )
 from utils.data.dataset import load_pixels, read_tables
-from utils.nets.checkpoint import link, read_file, save_checkpoint
+from utils.nets.checkpoint import read_file, save_checkpoint
 from utils.tools import curves
 from utils.training.run import Run
 from utils.training.teacher import save_logits

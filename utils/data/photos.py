@@ -164,10 +164,9 @@ def _opened(path):
 
 def _from_array(array):
     """Raises: ValueError for what is no uint8 `(h, w, 3)`, of which Pillow would make something: of floats black, of two channels grey."""
-    if not (
-        isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.shape[2:] == (3,) and array.size
-    ):
-        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "no photo"
+    is_array = isinstance(array, np.ndarray)
+    if not (is_array and array.dtype == np.uint8 and array.shape[2:] == (3,) and array.size):
+        found = f"{array.dtype} {array.shape}" if is_array else "no photo"
         raise ValueError(f"{found}; a path, an image of Pillow, or an RGB array, uint8 (H, W, 3), is needed")
     return Image.fromarray(array)
 

@@ -128,15 +128,13 @@ class Sure:
     """
 
     def __init__(self, measured, share, products=False):
-        measured = {key: one.get("products", one) if products else one for key, one in measured.items()}
-        self.temperatures = {key: float(one["temperature"]) for key, one in measured.items()}
-        self.thresholds = {
-            key: next((least for reached, least in one["steps"] if reached >= share), None)
-            for key, one in measured.items()
-        }
-
-        reached = {key: [share for share, _ in one["steps"]] for key, one in measured.items()}
-        self.most = {key: math.floor(100 * max(shares, default=0)) / 100 for key, shares in reached.items()}
+        self.temperatures, self.thresholds, self.most = {}, {}, {}
+        for key, one in measured.items():
+            one = one.get("products", one) if products else one
+            self.temperatures[key] = float(one["temperature"])
+            self.thresholds[key] = next((least for reached, least in one["steps"] if reached >= share), None)
+            most = max((reached for reached, _ in one["steps"]), default=0)
+            self.most[key] = math.floor(100 * most) / 100
 
     def softened(self, results):
         """The same answers with the temperature. Args: dict attribute -> probabilities `(N, classes)`."""

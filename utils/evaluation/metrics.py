@@ -191,8 +191,7 @@ def report(probabilities, labels, groups=None):
         for key, values in product_answers(probabilities, groups).items():
             known = labels[key] != UNKNOWN
             right = np.bincount(numbers, known & (values.argmax(axis=1) == labels[key]))
-            top1[key] = np.ma.divide(right, np.bincount(numbers, known)).mean()
-            top1[key] = None if top1[key] is np.ma.masked else float(top1[key])
+            top1[key] = mean(np.ma.divide(right, np.bincount(numbers, known)).tolist())
         result["products"] = {"count": result["groups"], "top1": top1, "mean_top1": mean(top1.values())}
     return {**result, "attributes": attributes}
 

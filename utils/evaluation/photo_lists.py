@@ -39,6 +39,7 @@ def photos_of(path, images, attributes, follow_links=False, by=None):
     there = list_folder(path, images, follow_links)
     rows = partial(_rows, path, there, attributes.layout, by)
     check_photos(path, there, rows())
+    warn_renamed(path, there.found)
     return lambda: ((shown, file) for _, file, shown in rows())
 
 
@@ -64,19 +65,14 @@ def _rows(path, there, layout, by):
 
 
 def check_photos(path, there, rows):
-    """UserError if none of a list's photos is there; warnings about those whose names are others', or nearly. With a photo that is not
-    there, the `PhotoFolder` holds the names of all that are. Args: `rows`, that begin with a photo's name and the path of its file."""
-    first = other = None
-    is_any, renamed, near = False, 0, []
+    """UserError if none of a list's photos is there; a warning about those that have nearly its name. With a photo that is not there, the
+    `PhotoFolder` holds the names of all that are. Args: `rows`, that begin with a photo's name and the path of its file."""
+    first, is_any, near = None, False, []
     for name, file, *_ in rows:
         first, is_there = first or (name, file), os.path.exists(file)
         is_any = is_any or is_there
-        if file != there.prefix + name:
-            renamed, other = renamed + 1, other or (name, file[len(there.prefix) :])
         if not is_there and len(near) < MOST and there.near(name):
             near.append(f"{file}{there.near(name)}")
-    if renamed:
-        warn_renamed(path, renamed, *other)
     if not is_any:
         fits = fitting_folder(there.prefix, first[0])
         example = near[0] if near and not fits else first[1]

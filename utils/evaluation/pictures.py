@@ -158,10 +158,8 @@ def draw_doubts(doubts, answers, sheet, path, title):
         block.suptitle(heading, x=0.01, ha="left", fontsize=11)
         shown = [(f"{names[instead]} {values[row, instead]:.0%}", RED, row)]
         for number in (label, instead):
-            carry = [
-                one for one in np.flatnonzero(labels == number) if one != row and values[one, number] > 0
-            ]
-            surest = sorted(carry, key=lambda one: -values[one, number])
+            carry = np.flatnonzero((labels == number) & (values[:, number] > 0))
+            surest = sorted(carry[carry != row], key=lambda one: -values[one, number])
             shown += [(f"typical: {names[number]}", DARK, one) for one in surest[:1]]
         for place, (text, color, one) in enumerate(shown, 1):
             photo = _without_bars(letterbox(read_rgb(sheet.paths[one], exif)), sheet.paths[one], exif)
