@@ -13,7 +13,7 @@ from utils.base.errors import UserError
 from utils.base.log import logger
 from utils.data.attributes import attributes_of, named, places, read_attributes, unknown_classes
 from utils.layers import Normalize
-from utils.nets.backbones import build_backbone, fitting, full_name, timm_name
+from utils.nets.backbones import build_backbone, fitting, timm_name
 from utils.nets.checkpoint import is_finite, load_state, read_checkpoint
 from utils.nets.hub import CLIP_MODEL, STUDENT, find_checkpoint
 
@@ -36,7 +36,7 @@ class Student(nn.Module):
         super().__init__()
         self.attributes = attributes
         self.backbone, self.width, config = build_backbone(backbone, weights)
-        self.backbone_name = full_name(config)
+        self.backbone_name = ".".join(filter(None, (config["architecture"], config.get("tag"))))  # timm's
         self.title = f"{self.backbone_name}, {self.width} features"
         self.normalize = Normalize(config["mean"], config["std"])
         self.class_heads = self._heads()  # by number: a ModuleDict does not take every name

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from glob import escape, glob
 
 import numpy as np
+from numpy.lib.recfunctions import require_fields
 
 from utils.base.errors import DiskFull, UserError
 from utils.base.files import atomic, remove_leftovers
@@ -148,11 +149,7 @@ class _Folder:
             return
         try:
             with np.load(path) as file:
-                stored = file["photos"]  # they may have more
-                photos = np.zeros(len(stored), PHOTO)
-                for field in PHOTO.names:
-                    if field != "size" or field in stored.dtype.names:
-                        photos[field] = stored[field]
+                photos = require_fields(file["photos"], PHOTO)  # a field that it lacks is 0
                 names, problems = (json.loads(file[key].tobytes()) for key in ("names", "problems"))
             if len(names) != len(photos):
                 raise ValueError(f"{len(names)} names for {len(photos)} photos")

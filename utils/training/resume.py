@@ -134,8 +134,8 @@ def facts(tables):
 def _is_state(meta, progress):
     """Whether a checkpoint's content is of the form that `Run.save` writes, as far as it is used before it is loaded."""
     try:
-        rows, losses, options = progress["rows"], progress["losses"], meta["options"]
-        plain = [rows, progress["data"], progress["epoch"], options["epochs"], options["batch_size"]]
+        rows, losses, options = progress.get("rows"), progress.get("losses"), meta.get("options")
+        plain = [rows, progress["data"], progress["epoch"], options.get("epochs"), options.get("batch_size")]
         numbers = [value for row in rows for value in row.values() if value is not None]
         numbers += [row[name] for row in rows for name in ("val_top1", "val_acsa")]  # these are never None
         logits, teacher = progress.get("teacher_logits") or {}, progress.get("teacher") or TEACHER
