@@ -38,11 +38,9 @@ def clip_config(text, vision, projection, vocabulary):
     """
     begin, end = vocabulary - 2, vocabulary - 1
     tokens = dict(bos_token_id=begin, eos_token_id=end, pad_token_id=end, vocab_size=vocabulary)
-    return {
-        "text_config": dict(zip(_SHAPE_FIELDS, text), max_position_embeddings=77, **tokens),
-        "vision_config": dict(zip(_SHAPE_FIELDS, vision), image_size=224, patch_size=32),
-        "projection_dim": projection,
-    }
+    text = dict(zip(_SHAPE_FIELDS, text), max_position_embeddings=77, **tokens)
+    vision = dict(zip(_SHAPE_FIELDS, vision), image_size=224, patch_size=32)
+    return {"text_config": text, "vision_config": vision, "projection_dim": projection}
 
 
 # With random weights, for trying the procedure; FashionCLIP's shape is in the benchmarks.

@@ -88,8 +88,7 @@ def main(argv=None):
     if args.format == "hub":  # its card tells the scores of all photos
         attributes = read_attributes(args.attributes) if args.attributes else checkpoint.attributes
         split, count = "test" if "test" in attributes.content else "val", sys.maxsize
-    how = {"skip_unreadable": args.skip_unreadable, "follow_links": args.follow_links}
-    how = {"data_dir": args.data_dir, "attributes": args.attributes, **how}
+    how = {key: getattr(args, key) for key in ("data_dir", "attributes", "skip_unreadable", "follow_links")}
     if args.precision == "int8":
         _, calibration = photos_of(checkpoint, "train", args.calibration, **how)
     if args.data_dir:
@@ -110,7 +109,16 @@ def main(argv=None):
         if megabytes > args.max_mb:
             raise UserError(f"over --max-mb {args.max_mb:g}, nothing was written; fp16 and int8 are smaller")
         if args.format == "hub":
-            share_folder(args.output, checkpoint, exported, meta, reports, args.license)
+            from networks import load_network
+
+            # As it was trained: not folded, so that it can be trained further, or teach.
+            net = load_network(find_checkpoint(checkpoint.path))[0].without_prior(checkpoint.taken_off)
+            folded = bool(checkpoint.meta.get("folded"))
+            meta = {**meta, **net.describe(), KEY: reports[0][KEY], "folded": folded}
+            card = share.model_card(net, meta, args.license, reports[0], reports[1]["mean_top1"])
+            share.write_folder(args.output, exported, net, meta, card)
+            print(f"{args.output}: written. To share it, under a name of yours:")
+            print(f"hf upload OWNER/NAME {shlex.quote(args.output)}")
         else:
             copy_file(exported, args.output)
 
@@ -145,19 +153,6 @@ def export_meta(checkpoint, precision):
     return {**checkpoint.meta, **checkpoint.net.describe(), **about}
 
 
-def share_folder(output, checkpoint, exported, meta, reports, license):
-    """Write the folder of --format hub, and say how it is uploaded. Args: `reports` of `compare_answers`."""
-    from networks import load_network
-
-    # As it was trained: not folded, so that it can be trained further, or teach.
-    net = load_network(find_checkpoint(checkpoint.path))[0].without_prior(checkpoint.taken_off)
-    meta = {**meta, **net.describe(), KEY: reports[0][KEY], "folded": bool(checkpoint.meta.get("folded"))}
-    card = share.model_card(net, meta, license, reports[0], reports[1]["mean_top1"])
-    share.write_folder(output, exported, net, meta, card)
-    print(f"{output}: written. To share it, under a name of yours:")
-    print(f"hf upload OWNER/NAME {shlex.quote(output)}")
-
-
 def write(net, path, meta, calibration=None):
     """Write a folded student, in the form that its `meta` and the path's end name.
 
@@ -189,8 +184,7 @@ def write(net, path, meta, calibration=None):
         if isinstance(error, (UserError, OSError)) or is_full_memory(error):
             raise
         problem = f"{net.title}: cannot be written as ONNX in {precision} ({cause_of(error)})"
-        way_out = "--format pt writes it for PyTorch; or train another --student"
-        raise LibraryError(f"{problem}; {way_out}") from error
+        raise LibraryError(f"{problem}; --format pt writes it, or train another --student") from error
 
 
 # --- the comparison ----------------------------------------------------------------------------------
@@ -244,8 +238,7 @@ def compare_answers(checkpoint, path, table, pixels, split):
     one_answer = 1 / (min(known) * len(known))  # more than the limit where photos are few
     if old - new > max(MAX_DROP, one_answer) + 1e-9:
         way_out = "calibrate on more photos (--calibration), or use --precision fp16"
-        fall = f"mean Top-1 falls by {old - new:.4f}, over {MAX_DROP}"
-        raise UserError(f"{fall}; nothing was written; {way_out}")
+        raise UserError(f"mean Top-1 falls by {old - new:.4f}, over {MAX_DROP}: no file; {way_out}")
     return reports
 
 

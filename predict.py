@@ -59,8 +59,7 @@ def get_args_parser():
 
 def main(argv=None):
     args = get_args_parser().parse_args(argv)
-    others = args.by or args.names or args.probabilities
-    if bool(args.fill) == bool(args.paths) or (args.fill and others):
+    if bool(args.fill) == bool(args.paths) or (args.fill and (args.by or args.names or args.probabilities)):
         raise UserError("give PATH or --fill; --by, --names and --probabilities are for PATH")
     if (args.doubts and not args.fill) or (args.folds and not args.doubts):
         raise UserError("--doubts is for --fill, and --folds for --doubts")
@@ -98,8 +97,7 @@ def fill(args, model):
     picture = f"{os.path.splitext(args.doubts or left)[0]}.png"
     outputs = list(filter(None, (args.output, left, args.doubts)))
     if len(set(outputs)) < len(outputs):
-        problem = f"is --output, or the list beside it, {left}; name another file"
-        raise UserError(f"--doubts {args.doubts}: {problem}")
+        raise UserError(f"--doubts {args.doubts}: is --output, or the list beside it, {left}; name another")
     for path in outputs:
         check_output(path, [args.fill])
     check_new(picture, plots.is_figure)
@@ -124,8 +122,7 @@ def fill(args, model):
     for path in outputs:
         note(path)
     print("\n".join(log.table(sheet.counts(done, doubts), ["", *COUNTS])))
-    rows = counted(len(sheet.rows), "row", "rows")
-    print(f"{args.output}: {rows}; {left}: what is left, the least sure first")
+    print(f"{args.output}: {counted(len(sheet.rows), 'row', 'rows')}; {left}: what is left, least sure first")
     for key in [key for key, least in sure.thresholds.items() if least is None]:
         most = f"--sure {sure.most[key]:.2f} is the most" if sure.most[key] else "nor at less"
         most += " that the validation photos show; more of them show more"

@@ -93,8 +93,7 @@ def check_learnable(options, labels, taught=None):
     """UserError for an attribute of which a student learns nothing, neither from labels nor from a teacher. Args: as above."""
     for key, values in labels.items():
         if (values == UNKNOWN).all() and not _is_taught(options, key, taught):
-            problem = "no training image has a label, and no teacher tells it"
-            raise UserError(f"{key}: {problem}; take it out of --attributes")
+            raise UserError(f"{key}: no training label, and no teacher tells it; take it out of --attributes")
 
 
 def learned(options, labels, sizes, teacher=None, targets=None):

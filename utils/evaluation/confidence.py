@@ -173,8 +173,7 @@ def find_measured(classifier, prior="trained"):
         if its and its["weights"] == digest_of(weights_file(path)) and written["split"] == "val":
             found = its
         if not found:
-            problem = f"was never evaluated, or {source} is of other weights"
-            raise UserError(f"--sure: {path} {problem}; {way_out}")
+            raise UserError(f"--sure: {path} was never evaluated, or {source} is of other weights; {way_out}")
         measured = {key: found["attributes"][key] for key in classifier.attributes}
         Sure(measured, 1)  # looks at all that it takes
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -103,8 +103,7 @@ class EpochLines:
         self.level = logging.DEBUG
 
     def _say(self, level, cells, mark=""):
-        line = "  ".join([*right(cells, self.widths), mark])
-        logger.log(level, line.rstrip(), extra={"mark": mark})
+        logger.log(level, "  ".join([*right(cells, self.widths), mark]).rstrip(), extra={"mark": mark})
 
 
 def summary(run, counts):
@@ -143,8 +142,7 @@ class Curves:
                 path.unlink(missing_ok=True)
         if self.draws:
             try:
-                runs = {self.folder.name: read_run(str(self.folder))}
-                save(draw_curves(runs), str(picture))
+                save(draw_curves({self.folder.name: read_run(str(self.folder))}), str(picture))
             except UserError as error:  # not worth stopping a run for
                 self.draws = False
                 logger.warning(f"warning: curves.png is not drawn: {error}")

@@ -70,13 +70,12 @@ class Saved(NamedTuple):
         before, differ = self.progress.get("facts"), ""
         if isinstance(before, dict):  # otherwise it is a run of an earlier version
             differ = ", ".join(name for name, now in facts(tables).items() if before.get(name) != now)
-        way_out = f"Name that one, or {BEGIN_ANEW}"
+        ways = f"Name that one, or {BEGIN_ANEW}"
         if self.meta["role"] == "student":
             network = os.path.join(os.path.dirname(self.path), BEST)
-            way_out += f", or train on from the network: another --version, --student-weights {network}"
+            ways += f", or train on from the network: another --version, --student-weights {network}"
         other = f"other {differ or ' or '.join(FACTS.values())} of the photos which can be read"
-        problem = "--data-dir is not the data set that the run began with"
-        raise UserError(f"--resume: {problem}: {other}. {way_out}")
+        raise UserError(f"--resume: --data-dir is not the data set that the run began with: {other}. {ways}")
 
     def load(self, state, targets):
         """Once, since the tensors are large. Args: the run's `TrainState` and `Targets`. Raises: UserError for others' values."""

@@ -33,8 +33,7 @@ def version_folder(version, world):
             os.makedirs(folder, exist_ok=True)
             descriptor = os.open(folder, os.O_RDONLY)
             at_end.callback(os.close, descriptor)
-            way_out = "wait for its end, or take another --version"
-            lock(descriptor, f"{folder}: another process is training this version; {way_out}")
+            lock(descriptor, f"{folder}: another process is training this version; wait, or take another")
         except OSError as error:
             raise failure(folder, error) from error
         try:
