@@ -174,7 +174,7 @@ def write(net, path, meta, calibration=None):
     try:
         model = onnx_graph.trace(net)
         if precision == "fp16":
-            onnx_graph.to_fp16(model)
+            onnx_graph.narrow(model)
         elif precision == "int8":
             model = onnx_graph.to_int8(model, calibration)
         save = functools.partial(onnx_graph.save, model, path)

@@ -215,7 +215,13 @@ def _new_student(args, attributes):
     """A student as training begins. Args: as of `build_network`."""
     weights, old = args.student_weights, None
     if weights not in (None, "none") and os.path.exists(weights):
-        old = _earlier_student(weights)
+        path = find_checkpoint(weights)
+        state, meta = read_checkpoint(path)
+        if meta.get("role") == FashionCLIP.role or any("text_model." in name for name in state):
+            problem = "a teacher's; a student learns from it with --teacher"
+            raise UserError(f"--student-weights {weights}: {problem}")
+        if meta.get("role") == Student.role and not meta.get("folded"):
+            old = load_network(path)[0]  # of ours, and no backbone's own weights
     if old is None:
         weights = None if weights == "none" else weights or True
         return Student(attributes, args.distils, weights, args.student)
@@ -234,16 +240,6 @@ def _new_student(args, attributes):
         problem = "it may have learned photos that are held out now: its scores are then too good"
         logger.warning(f"warning: {weights} does not say that it was trained on this split: {problem}")
     return net
-
-
-def _earlier_student(weights):
-    """The student of ours that a file or folder holds; None for a backbone's own weights, and others' students."""
-    path = find_checkpoint(weights)
-    state, meta = read_checkpoint(path)
-    if meta.get("role") == FashionCLIP.role or any("text_model." in name for name in state):
-        raise UserError(f"--student-weights {weights}: a teacher's; a student learns from it with --teacher")
-    is_ours = meta.get("role") == Student.role and not meta.get("folded")
-    return load_network(path)[0] if is_ours else None
 
 
 def load_network(path, clip_model=None, prompts=None):

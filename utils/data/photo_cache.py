@@ -208,13 +208,10 @@ class _Folder:
 
     def _is_same(self, name, now):
         """Whether a photo with another inode is what it was: in size, time and content."""
-        old = self.photos.get(name)
-        if old is None or not old["array"] or self._stamp(name)[:2] != now[:2]:
+        if name not in self.photos or self._stamp(name)[:2] != now[:2]:
             return False
-        try:
-            return _hash_of_file(self.folder + name) == old["part"]
-        except OSError:  # it is told of when it is decoded
-            return False
+        with contextlib.suppress(OSError):  # of one that cannot be read: it is told of when it is decoded
+            return _hash_of_file(self.folder + name) == self.photos[name]["part"]
 
     def _decode(self, stamps):
         """Decode photos, name -> stamp, into a new array. It takes in the rows of smaller ones, so that these do not get many."""

@@ -197,7 +197,8 @@ def _box(cells):
 
 def warn_renamed(path, found):
     """Say how many photos of a table have another name on the disk. Args: `found` of the `PhotoFolder`."""
-    for name, file in list(found.items())[:1]:
+    if found:
+        name, file = next(iter(found.items()))
         said = counted(len(found), "photo is called", "photos are called") + " otherwise on the disk"
         logger.warning(f"warning: {path}: {said}, such as {excerpt(name)}: {excerpt(file)}")
 

@@ -20,7 +20,6 @@ from utils.training.options import parse_args
 NAMES = "best.pt", "best_val", "page", "steps.json"  # in the folder of the version
 # Options of train.py that others have, too; what else they need is in the checkpoint.
 PASSED_ON = "--data-dir", "--skip-unreadable", "--follow-links", "--device"
-LIMIT = "--max-mb", "1000"  # export.py's own is the competition's
 END = """
 the network           {best}
 scores and pictures   {scores}
@@ -42,7 +41,8 @@ def main(argv=None):
     told, trained = args.told(), [*argv, *([] if args.overwrite else ["--resume", "True"])]
     data = [word for option in PASSED_ON if option in told for word in (option, str(told[option]))]
     evaluated = ["--checkpoint", best, "--cache-dir", args.cache_dir, *data]
-    exported = ["--checkpoint", best, "--output", onnx, *LIMIT, *data]
+    # Another limit than export.py's own, which is the competition's.
+    exported = ["--checkpoint", best, "--output", onnx, "--max-mb", "1000", *data]
     samples = [] if args.skip_unreadable or args.follow_links else ["--samples", photos]
     read = [digest_of(one) for one in (table, args.attributes) if one]
     # Each with its options, the files that it reads, and what it writes, where that tells whether it is done.

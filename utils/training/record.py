@@ -13,7 +13,6 @@ from utils.evaluation.plots import COLUMNS, draw_curves, read_run, save
 from utils.evaluation.predictions import write_classes
 
 BEST_SO_FAR = "best"  # at the end of an epoch's line
-SHOWN = {"top1": "Top-1", "acsa": "ACSA", "majority": "majority"}  # of `utils.evaluation.metrics.scores`
 
 
 def header(net, counts, tables, options, notes):
@@ -68,7 +67,7 @@ def epoch(scores, attributes):
     for key, attribute in attributes.items():
         rows = [[f"  {i} {name}", *scores["matrix"][key][i]] for i, name in enumerate(attribute.classes)]
         lines += [f"{key}: rows are labels, columns predictions", *table(rows, ["", *range(len(rows))])]
-    columns = {title: scores[name] for name, title in SHOWN.items()}
+    columns = {"Top-1": scores["top1"], "ACSA": scores["acsa"], "majority": scores["majority"]}
     for line in lines + score_table("validation", columns):
         logger.debug(line)
 
