@@ -116,9 +116,8 @@ def say_evaluation(result, attributes):
         ends.append("-")
     size = f"{result['size_mb']:.1f} MB on disk"
     if not read_attributes().differences(attributes):
-        excess = "" if result["size_mb"] <= MAX_MB else ": too large to hand in"
-        best = f"competition's score (mean Top-1): {score(result['score'])}"
-        size = f"{best}; {size}, of {MAX_MB} allowed{excess}"
+        size += f", of {MAX_MB} allowed" + ("" if result["size_mb"] <= MAX_MB else ": too large to hand in")
+        size = f"competition's score (mean Top-1): {score(result['score'])}; {size}"
     images = f"{counted(result['images'], 'image', 'images')} of {result['split']}{shown_groups(result)}"
     prior = "" if result["prior"] == "trained" else f", --prior {result['prior']}"
     logger.info(f"{result['checkpoint']}: {result['network']}, {images}{prior}")

@@ -218,8 +218,7 @@ def _new_student(args, attributes):
         path = find_checkpoint(weights)
         state, meta = read_checkpoint(path)
         if meta.get("role") == FashionCLIP.role or any("text_model." in name for name in state):
-            problem = "a teacher's; a student learns from it with --teacher"
-            raise UserError(f"--student-weights {weights}: {problem}")
+            raise UserError(f"--student-weights {weights}: a teacher's; one learns from it with --teacher")
         if meta.get("role") == Student.role and not meta.get("folded"):
             old = load_network(path)[0]  # of ours, and no backbone's own weights
     if old is None:

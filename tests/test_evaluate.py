@@ -675,7 +675,7 @@ def test_other_classes_are_refused(place, capsys, no_pictures):
         save_checkpoint(name, net, {"attributes": attributes.to_meta(), **net.describe()})
     assert run("--checkpoint", "teacher.pt", "other.pt", "--output", "refused") == 2
     error = capsys.readouterr().err
-    assert "teacher.pt and other.pt have different attributes or classes" in error
+    assert "teacher.pt and other.pt differ in classes" in error
     assert "embellishment: classes of the first only: point, heavy; of the second only: much" in error
     assert not os.path.exists("refused")
     assert run("--checkpoint", "teacher.pt", "turned.pt", "--output", "turned") == 0

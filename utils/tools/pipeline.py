@@ -64,9 +64,8 @@ def main(argv=None):
         print(f"warning: there will be no page: {error}")
     done = read_json(steps, "steps") if os.path.exists(steps) and not args.overwrite else {}
     if done.get("read", read) != read:
-        problem = f"{best} has learned from {table} as it was before"
-        way_out = f"another --version does beside it, --student-weights {best} goes on from it"
-        raise UserError(f"{problem}; --overwrite True trains anew, {way_out}")
+        problem = f"{best} has learned from {table} as it was before; --overwrite True trains anew"
+        raise UserError(f"{problem}, another --version beside it, --student-weights {best} goes on from it")
     for number, (name, (words, sources, output)) in enumerate(commands.items(), 1):
         is_done = os.path.exists(output) and done.get(name) == [words, *map(digest_of, sources)]
         print(f"\n=== {number} of {len(commands)}: {name}{', done before' if is_done else ''}", flush=True)

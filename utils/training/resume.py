@@ -46,8 +46,7 @@ class Saved(NamedTuple):
         if names:
             each = (f"--{name.replace('_', '-')} is {now[name]}, was {before[name]}" for name in names)
             said = "; ".join(each).replace("--processes", "processes")
-            folder = os.path.dirname(self.path)
-            raise UserError(f"--resume: {folder} began with other options: {said}; {BEGIN_ANEW}")
+            raise UserError(f"--resume: {self.path} began with other options: {said}; {BEGIN_ANEW}")
 
     def check_attributes(self, attributes):
         """UserError unless attributes are those that the run began with."""
@@ -100,8 +99,7 @@ def read_last(path, world):
     progress = saved.progress
     at = progress and (progress["epoch"], len(progress["losses"]), progress["data"])
     if world.broadcast(at) != at:
-        problem = "is not that of the first process; every machine needs its model/, to --resume"
-        raise UserError(f"process {world.rank}: {path} {problem}")
+        raise UserError(f"process {world.rank}: {path} is not that of the first process; all need its model/")
     return saved
 
 
