@@ -107,8 +107,7 @@ def fill(args, model):
     networks, doubts = fold_networks(model.classify, args.folds, **how) if args.doubts else [], []
     sure = Sure(model.measured, args.sure, products=True)
     alike = [key for key, one in model.measured.items() if "products" in one]
-    answers = ask([model.classify], np.zeros(len(sheet.rows)), sheet, args.batch_size, alike)
-    answers = sure.softened(answers)
+    answers = sure.softened(ask([model.classify], np.zeros(len(sheet.rows)), sheet, args.batch_size, alike))
     unread = np.isnan(next(iter(answers.values()))[:, 0])
     if networks:
         folds = np.where(unread, -1, fold_of(sheet.groups, len(networks)) - 1)

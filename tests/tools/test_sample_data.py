@@ -148,3 +148,16 @@ def test_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
 def test_impossible_numbers(tmp_path, option, capsys):
     assert command(tmp_path / "data", option) == 2
     assert "error: " in capsys.readouterr().err
+
+
+def test_another_program_draws_the_same_meanwhile(tmp_path, monkeypatch):
+    draws, note = sample_data.progress, tmp_path / "sample" / sample_data.NOTE
+
+    def meanwhile(*args, **kwargs):
+        note.parent.mkdir(exist_ok=True)
+        note.write_text("of the other")
+        return draws(*args, **kwargs)
+
+    monkeypatch.setattr(sample_data, "progress", meanwhile)
+    assert sample_data.make_sample(tmp_path / "sample", 1, 1)
+    assert note.read_text() == "of the other" and list(tmp_path.iterdir()) == [tmp_path / "sample"]

@@ -190,15 +190,6 @@ def link(target, path):
         copy_file(target, path)
 
 
-def put_in_place(made, folder):
-    """Rename a finished folder to `folder`; if another program has just put the same one there, that one stays."""
-    try:
-        os.replace(made, folder)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-
-
 def is_device(path):
     """Whether something is there that no file must take the place of: /dev/null, a pipe, /dev/stdout, which is a link."""
     is_stream = os.path.islink(path) and os.path.dirname(os.path.abspath(path)) == "/dev"

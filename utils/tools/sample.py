@@ -18,7 +18,6 @@ from PIL import Image, ImageColor, ImageDraw, ImageFilter
 
 from utils.base.cli import Parser, exit_code, number
 from utils.base.errors import UserError
-from utils.base.files import put_in_place
 from utils.base.log import progress
 
 NOTE = "sample.json"  # tells how the sample was drawn
@@ -218,7 +217,8 @@ def make_sample(directory, train=480, val=120, seed=0):
             rows = [write_photo(drawn / part, one[-1], np.random.default_rng(one)) for one in bar]
             pandas.DataFrame(rows).to_csv(drawn / f"Fashion-How24_sub1_{part}.csv", index=False)
         (drawn / NOTE).write_text(note, encoding="utf-8")
-        put_in_place(drawn, directory)
+        if not (directory / NOTE).exists():  # of another program, which has drawn it meanwhile
+            drawn.replace(directory)
     return True
 
 

@@ -79,22 +79,21 @@ class EpochLines:
     """
 
     def __init__(self, attributes, epochs):
+        self.epochs, self.level, self.first = epochs, logging.INFO, max(5, len(f"{epochs}/{epochs}"))
+        # Between the first and the last column: title, column of metrics.csv, width.
+        self.columns = [("loss", "train_loss", 6), ("Top-1", "val_top1", 6), ("ACSA", "val_acsa", 6)]
         room = shutil.get_terminal_size((1000, 24)).columns  # of a pipe, whose lines have no end
-        self.epochs, self.level = epochs, logging.INFO
-        self.figures = ["train_loss", "val_top1", "val_acsa"]  # columns of metrics.csv
-        self.names, self.widths = ["epoch", "loss", "Top-1", "ACSA", "seconds"], [5, 6, 6, 6, 7]
-        self.widths[0] = max(5, len(f"{epochs}/{epochs}"))
+        room -= self.first + len(f"    seconds    {BEST_SO_FAR}")
         for key in attributes:
-            columns = max(6, len(key) + wide(key))
-            if sum(self.widths) + columns + 2 * len(self.widths) + len(f"    {BEST_SO_FAR}") <= room:
-                self.names.insert(-1, key)
-                self.widths.insert(-1, columns)
-                self.figures.append(f"val_top1_{key}")
+            width = max(6, len(key) + wide(key))
+            if sum(one + 2 for *_, one in self.columns) + width <= room:
+                self.columns.append((key, f"val_top1_{key}", width))
 
     def add(self, row, is_best):
         """Tell of an epoch. Args: `row` of metrics.csv; `is_best`, whether none was better so far."""
-        self._say(self.level, self.names)
-        cells = [f"{row['epoch']}/{self.epochs}", *(score(row[name], ".3f") for name in self.figures)]
+        titles, names, _ = zip(*self.columns)
+        self._say(self.level, ["epoch", *titles, "seconds"])
+        cells = [f"{row['epoch']}/{self.epochs}", *(score(row[name], ".3f") for name in names)]
         self._say(logging.INFO, [*cells, f"{row['seconds']:.1f}"], BEST_SO_FAR if is_best else "")
         minutes = round((self.epochs - row["epoch"]) * row["seconds"] / 60)
         if minutes and self.level == logging.INFO:
@@ -102,7 +101,8 @@ class EpochLines:
         self.level = logging.DEBUG
 
     def _say(self, level, cells, mark=""):
-        logger.log(level, "  ".join([*right(cells, self.widths), mark]).rstrip(), extra={"mark": mark})
+        widths = [self.first, *(width for *_, width in self.columns), len("seconds")]
+        logger.log(level, "  ".join([*right(cells, widths), mark]).rstrip(), extra={"mark": mark})
 
 
 def summary(run, counts):

@@ -119,13 +119,12 @@ def fingerprint(tables):
 
 def facts(tables):
     """A hash of each of these by itself, to tell which differs: dict such as "names in train" -> hash."""
-    hashes = {}
+    found = {}
     for part, table in tables.items():
         empty = table._replace(names=[], labels={}, stamps=[], boxes=None)
         for field, name in FACTS.items():
-            alone = empty._replace(**{field: getattr(table, field)})
-            hashes[f"{name} in {part}"] = fingerprint({part: alone})
-    return hashes
+            found[f"{name} in {part}"] = fingerprint({part: empty._replace(**{field: getattr(table, field)})})
+    return found
 
 
 def _is_state(meta, progress):

@@ -28,19 +28,18 @@ def version_folder(version, world):
         yield
         return
     folder = os.path.join(MODEL_ROOT, version)
-    with contextlib.ExitStack() as at_end:
-        try:
-            os.makedirs(folder, exist_ok=True)
-            descriptor = os.open(folder, os.O_RDONLY)
-            at_end.callback(os.close, descriptor)
-            lock(descriptor, f"{folder}: another process is training this version; wait, or take another")
-        except OSError as error:
-            raise failure(folder, error) from error
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):  # it is not empty
-                os.removedirs(folder)
+    try:
+        os.makedirs(folder, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+        lock(descriptor, f"{folder}: another process is training this version; wait, or take another one")
+    except OSError as error:
+        raise failure(folder, error) from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+        with contextlib.suppress(OSError):  # it is not empty
+            os.removedirs(folder)
 
 
 class Run:
