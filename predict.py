@@ -101,8 +101,7 @@ def fill(args, model):
     for path in outputs:
         check_output(path, [args.fill])
     check_new(picture, plots.is_figure)
-    photos = list_folder(args.fill, args.images, args.follow_links)
-    sheet = Sheet(args.fill, photos, model.attributes)
+    sheet = Sheet(args.fill, list_folder(args.fill, args.images, args.follow_links), model.attributes)
     how = {"prior": args.prior, "device": args.device}
     networks, doubts = fold_networks(model.classify, args.folds, **how) if args.doubts else [], []
     sure = Sure(model.measured, args.sure, products=True)
