@@ -13,6 +13,7 @@ from utils.base.errors import UserError
 from utils.tools import sample as sample_data
 
 COUNTS = {"train": 8, "val": 4}
+BOX_COLUMNS = ("BBox_xmin", "BBox_ymin", "BBox_xmax", "BBox_ymax")
 
 
 def files(directory):
@@ -59,7 +60,7 @@ def test_photos(sample):
     for part in COUNTS:
         for row in rows(sample, part):
             photo = Image.open(sample / part / row["image_name"])
-            left, top, right, bottom = (int(row[column]) for column in sample_data.BOX_COLUMNS)
+            left, top, right, bottom = (int(row[column]) for column in BOX_COLUMNS)
             assert min(photo.size) >= 300 and max(photo.size) <= 900
             assert 0 <= left < right <= photo.width and 0 <= top < bottom <= photo.height
             assert (right - left) * (bottom - top) > 0.05 * photo.width * photo.height

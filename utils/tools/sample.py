@@ -21,7 +21,6 @@ from utils.base.errors import UserError
 from utils.base.log import progress
 
 NOTE = "sample.json"  # tells how the sample was drawn
-BOX_COLUMNS = ("BBox_xmin", "BBox_ymin", "BBox_xmax", "BBox_ymax")
 SUPERSAMPLING = 2  # outlines are drawn at twice the size and averaged, for smooth edges
 PNG_EVERY = 20  # one photo in so many is a cut-out with an alpha channel
 # Brightness added by the weave, from x and y in garment heights and noise: three arrays that broadcast.
@@ -190,7 +189,7 @@ def write_photo(folder, index, rng):
         cutout.save(folder / name, compress_level=3)
     else:
         photograph(rng, cutout).save(folder / name, quality=90)
-    box = zip(BOX_COLUMNS, cutout.getchannel("A").getbbox())
+    box = zip(("BBox_xmin", "BBox_ymin", "BBox_xmax", "BBox_ymax"), cutout.getchannel("A").getbbox())
     return {"image_name": name, **dict(box), **{key.capitalize(): label for key, label in labels.items()}}
 
 

@@ -14,8 +14,6 @@ from utils.nets.checkpoint import MODEL_ROOT, epoch_files
 from utils.nets.hub import BEST
 from utils.training.record import columns
 
-LOG_ROOT = "logs"
-
 
 @contextlib.contextmanager
 def version_folder(version, world):
@@ -54,7 +52,7 @@ class Run:
 
     def __init__(self, version, writes=True, best="top1", keep=None):
         self.writes, self.score, self.keep = writes, f"val_{best}", keep
-        self.model_dir, self.log_dir = os.path.join(MODEL_ROOT, version), os.path.join(LOG_ROOT, version)
+        self.model_dir, self.log_dir = os.path.join(MODEL_ROOT, version), os.path.join("logs", version)
         self.log_file = os.path.join(self.log_dir, f"{version}_training.log")
         self.args_file = os.path.join(self.log_dir, "args.json")
         self.best_file = os.path.join(self.model_dir, BEST)
