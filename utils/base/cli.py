@@ -13,7 +13,7 @@ import sys
 import tempfile
 import traceback
 
-from utils.base.errors import DiskFull, Interrupted, LibraryError, UserError, cause_of, is_utf8, reason_of
+from utils.base.errors import DiskFull, LibraryError, UserError, cause_of, is_utf8, reason_of
 from utils.base.files import NO_ROOM, is_device
 from utils.base.log import RunFile, logger
 
@@ -176,10 +176,9 @@ def _end(error):
     if isinstance(error, BrokenPipeError):
         _close(1)  # or Python complains when it flushes
         return logging.WARNING, "stopped: what read the output, such as head, has ended", 128 + signal.SIGPIPE
-    if isinstance(error, Interrupted):
-        return logging.WARNING, str(error), error.exit_code
-    if isinstance(error, KeyboardInterrupt):
-        return logging.WARNING, "SIGINT: stopped; no file is half written", 128 + signal.SIGINT
+    if isinstance(error, KeyboardInterrupt):  # an Interrupted tells more
+        code = getattr(error, "exit_code", 128 + signal.SIGINT)
+        return logging.WARNING, str(error) or "SIGINT: stopped; no file is half written", code
     message, code = str(error), UserError.exit_code
     if isinstance(error, UserError):
         code = error.exit_code
