@@ -33,9 +33,10 @@ def _float_kind(kind):
 
     class InFloat32(kind):
         def forward(self, x):
+            if x.device.type != "cpu":
+                return super().forward(x)
             with torch.autocast("cpu", enabled=False):
-                # An exported graph would hold the casts of what is in float32.
-                if x.device.type != "cpu" or x.dtype == torch.float32:
+                if x.dtype == torch.float32:  # an exported graph would hold the casts
                     return super().forward(x)
                 return super().forward(x.float()).to(x.dtype)
 
@@ -53,20 +54,24 @@ def attend(queries, keys, values, bias=None, causal=False):
         causal: each row looks at none after it.
     Returns: `(B, heads, N, d)`.
     """
-    if queries.device.type == "cpu":
-        queries, keys, values = queries.float(), keys.float(), values.float()
+    if queries.device.type != "cpu":
+        return _attend(queries, keys, values, bias, causal)
     with torch.autocast("cpu", enabled=False):
-        # PyTorch 1.12 does not have the fused one, and the fused one does not train a bias.
-        if bias is None and hasattr(F, "scaled_dot_product_attention"):
-            return F.scaled_dot_product_attention(queries, keys, values, is_causal=causal)
-        scores = queries @ keys.transpose(-2, -1) * queries.shape[-1] ** -0.5
-        if causal:
-            rows, columns = scores.shape[-2:]
-            future = torch.ones(rows, columns, dtype=torch.bool, device=scores.device).triu(1)
-            scores = scores.masked_fill(future, float("-inf"))
-        if bias is not None:
-            scores = scores + bias
-        return scores.softmax(dim=-1) @ values
+        return _attend(queries.float(), keys.float(), values.float(), bias, causal)
+
+
+def _attend(queries, keys, values, bias, causal):
+    # PyTorch 1.12 does not have the fused one, and the fused one does not train a bias.
+    if bias is None and hasattr(F, "scaled_dot_product_attention"):
+        return F.scaled_dot_product_attention(queries, keys, values, is_causal=causal)
+    scores = queries @ keys.transpose(-2, -1) * queries.shape[-1] ** -0.5
+    if causal:
+        rows, columns = scores.shape[-2:]
+        future = torch.ones(rows, columns, dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(future, float("-inf"))
+    if bias is not None:
+        scores = scores + bias
+    return scores.softmax(dim=-1) @ values
 
 
 class Pointwise(nn.Conv2d):
