@@ -112,9 +112,10 @@ def fill(args, model):
         folds = np.where(unread, -1, fold_of(sheet.groups, len(networks)) - 1)
         crossed = sure.softened(ask(networks, folds, sheet, args.batch_size, alike))
         doubts = find_doubts(sheet.labels, crossed)
-        write_csv(args.doubts, LIST, sheet.listed(doubts, crossed), args.encoding)
     done = sheet.fill(answers, sure(answers))
     sheet.write(args.output)
+    if networks:
+        write_csv(args.doubts, LIST, sheet.listed(doubts, crossed), args.encoding)
     write_csv(left, LIST, sheet.listed(sheet.left(answers, done), answers), args.encoding)
     for path in outputs:
         note(path)

@@ -193,6 +193,8 @@ def _from_folder(args):
 
 def _from_table(args):
     """The same of a table."""
+    if not os.path.exists(args.table):
+        raise UserError(f"{args.table}: no such file or folder")
     if not (args.image and args.photos):
         raise UserError("a table needs --image, its column of the photos' names, and --photos, their folder")
     folder = os.path.dirname(args.table) or "."
