@@ -185,10 +185,8 @@ def fold_networks(classifier, folders=None, **how):
     told = "attributes", "group", "image", "unknown"
     labels = [[one.attributes.content.get(key) for key in told] for one in (classifier, *networks)]
     if not found or found != wanted or any(one != labels[0] for one in labels):
-        problem = (
-            f"all networks of a --folds, of the same attributes and options; found: {listed(paths) or 'none'}"
-        )
-        raise UserError(f"--doubts needs {problem}; bash train.sh own --folds 5 … makes them")
+        problem = f"all networks of a --folds, of the same attributes; found: {listed(paths) or 'none'}"
+        raise UserError(f"--doubts needs {problem}; bash train.sh own --folds 5, with this one's options")
     for one in networks:
         options = options_of(one.meta)
         began = str(options.get("student_weights"))
