@@ -836,7 +836,10 @@ def test_zero_shot_beside_an_exported_file_of_the_competition(zero_shot, no_pict
 def test_zero_shot_bad_input(place, capsys):
     Path("prompts.json").write_text(json.dumps({"kind": ["a"]}))
     for options, message in (
-        (["zero-shot", "teacher.pt", "--attributes", "own.json"], "own.json and teacher.pt have different"),
+        (
+            ["zero-shot", "teacher.pt", "--attributes", "own.json"],
+            "own.json and teacher.pt differ in classes",
+        ),
         (["zero-shot", "--attributes", "absent.json"], "absent.json: no such file"),
         (
             ["zero-shot", "--clip-model", "random", "--prompts", "prompts.json"],
