@@ -15,9 +15,6 @@ from utils.layers import Normalize, attend, keep_norms_float
 from utils.nets.checkpoint import read_file
 from utils.nets.hub import CONFIG, WEIGHTS, out_of_reach, silence
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-
 MAX_SIZE = 1_000_000  # of a checkpoint's CLIP, of whatever: tokens, pixels, features
 
 FILES = CONFIG, WEIGHTS, "vocab.json", "merges.txt"
@@ -38,11 +35,9 @@ def clip_config(text, vision, projection, vocabulary):
     """
     begin, end = vocabulary - 2, vocabulary - 1
     tokens = dict(bos_token_id=begin, eos_token_id=end, pad_token_id=end, vocab_size=vocabulary)
-    return {
-        "text_config": dict(zip(_SHAPE_FIELDS, text), max_position_embeddings=77, **tokens),
-        "vision_config": dict(zip(_SHAPE_FIELDS, vision), image_size=224, patch_size=32),
-        "projection_dim": projection,
-    }
+    text = dict(zip(_SHAPE_FIELDS, text), max_position_embeddings=77, **tokens)
+    vision = dict(zip(_SHAPE_FIELDS, vision), image_size=224, patch_size=32)
+    return {"text_config": text, "vision_config": vision, "projection_dim": projection}
 
 
 # With random weights, for trying the procedure; FashionCLIP's shape is in the benchmarks.
@@ -83,7 +78,14 @@ class FashionCLIP(nn.Module):
         Raises: UserError that names `source` if the meta describe no CLIP, or an enormous one.
         """
         try:
-            clip = _build(_checked_config(meta["clip_config"]))
+            config, known = meta["clip_config"], {"projection_dim": meta["clip_config"]["projection_dim"]}
+            for name in ("text_config", "vision_config"):
+                known[name] = {field: config[name][field] for field in _TOWER_FIELDS if field in config[name]}
+                sizes = [known["projection_dim"], *(known[name][field] for field in _SHAPE_FIELDS)]
+                # That the network is none too large, `fitting` sees to.
+                if not all(type(size) is int and 0 < size <= MAX_SIZE for size in sizes):
+                    raise ValueError(f"sizes that are no whole numbers from 1 to {MAX_SIZE:,}")
+            clip = _build(known)
         except Exception as error:  # whatever transformers raises at values that make no sense
             reason = f"{type(error).__name__}: {first_line(error)}"
             raise UserError(f"{source}: its meta describe no CLIP that can be built ({reason})") from error
@@ -101,7 +103,8 @@ class FashionCLIP(nn.Module):
         self.clip = clip
         self.attributes = attributes
         self.token_ids = token_ids  # attribute -> the tokens of each prompt, class by class
-        self.normalize = Normalize(CLIP_MEAN, CLIP_STD)
+        # CLIP's own mean and standard deviation.
+        self.normalize = Normalize((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
         rows = [row for rows in token_ids.values() for row in rows]
         longest = max(map(len, rows))
         limit = clip.config.text_config.max_position_embeddings
@@ -157,17 +160,6 @@ class FashionCLIP(nn.Module):
 
 
 # --- the meta of a checkpoint ------------------------------------------------------------------------
-
-
-def _checked_config(config):
-    """A checkpoint's configuration, its known fields only. That its network is none too large, `fitting` sees to."""
-    known = {"projection_dim": config["projection_dim"]}
-    for name in ("text_config", "vision_config"):
-        known[name] = {field: config[name][field] for field in _TOWER_FIELDS if field in config[name]}
-        sizes = [known["projection_dim"], *(known[name][field] for field in _SHAPE_FIELDS)]
-        if not all(type(size) is int and 0 < size <= MAX_SIZE for size in sizes):
-            raise ValueError(f"sizes that are no whole numbers from 1 to {MAX_SIZE:,}")
-    return known
 
 
 def _checked_tokens(token_ids, attributes, clip, source):

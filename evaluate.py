@@ -39,15 +39,6 @@ def get_args_parser():
 # fmt: on
 
 
-def parse_args(argv=None):
-    parser = get_args_parser()
-    args = parser.parse_args(argv)
-    if len(args.checkpoint) > 2:
-        parser.error(f"--checkpoint takes one file, or two to compare, not {len(args.checkpoint)}")
-    args.output = args.output or confidence.evaluation_folder(args.checkpoint[0], args.split, args.prior)
-    return args
-
-
 def load_classifiers(args):
     """The networks of the checkpoints. Raises: UserError, also for options that no checkpoint needs."""
     clip = {"clip_model": args.clip_model, "prompts": args.prompts}
@@ -82,10 +73,6 @@ def figures_of(classifier, table, probabilities, **about):
 # --- files -------------------------------------------------------------------------------------------
 
 
-def write_figures(folder, result):
-    write_json(os.path.join(folder, FILES[0]), result)
-
-
 def draw_pictures(folder, result, attributes, table, pixels, probabilities):
     """Three PNG files, where matplotlib is installed."""
     title = f"{plots.shortened_name(result['checkpoint'])}, {result['split']}, {result['images']} images"
@@ -96,12 +83,6 @@ def draw_pictures(folder, result, attributes, table, pixels, probabilities):
         pictures.draw_mistakes(probabilities, attributes, table, pixels, mistakes, title)
     except (UserError, OSError) as error:
         logger.warning(f"warning: the pictures are not drawn: {error}")
-
-
-def write_predictions(path, attributes, table, probabilities, encoding):
-    """CSV, one row an image: name, predictions, labels (empty where not known), probabilities."""
-    written = PredictionTable(attributes, labels=True, probabilities=True)
-    write_csv(path, written.header, written.rows(table.names, probabilities, table.labels), encoding)
 
 
 def class_rows(figures, form, none):
@@ -135,9 +116,8 @@ def say_evaluation(result, attributes):
         ends.append("-")
     size = f"{result['size_mb']:.1f} MB on disk"
     if not read_attributes().differences(attributes):
-        excess = "" if result["size_mb"] <= MAX_MB else ": too large to hand in"
-        best = f"competition's score (mean Top-1): {score(result['score'])}"
-        size = f"{best}; {size}, of {MAX_MB} allowed{excess}"
+        size += f", of {MAX_MB} allowed" + ("" if result["size_mb"] <= MAX_MB else ": too large to hand in")
+        size = f"competition's score (mean Top-1): {score(result['score'])}; {size}"
     images = f"{counted(result['images'], 'image', 'images')} of {result['split']}{shown_groups(result)}"
     prior = "" if result["prior"] == "trained" else f", --prior {result['prior']}"
     logger.info(f"{result['checkpoint']}: {result['network']}, {images}{prior}")
@@ -158,10 +138,10 @@ def say_sure(measured, unit):
     """
     products = {f"{key} by product": one["products"] for key, one in measured.items() if "products" in one}
     header = ["answered at --sure", *next(iter(measured.values()))["answered"]]
-    rows = [
-        [excerpt(key, 40), *map(score, [*one["answered"].values(), one["temperature"], *one["ece"]])]
-        for key, one in {**measured, **products}.items()
-    ]
+    rows = []
+    for key, one in {**measured, **products}.items():
+        figures = *one["answered"].values(), one["temperature"], *one["ece"]
+        rows.append([excerpt(key, 40), *map(score, figures)])
     logger.info("\n".join(log.table(rows, [*header, "temperature", "calibration error", "with it"])))
     if not all(all(one["answered"].values()) for one in measured.values()):
         needed = (f"{confidence.answers_needed(share)} for {share:.2f}" for share in confidence.SHARES)
@@ -203,15 +183,16 @@ def shown_p(value):
 
 
 def main(argv=None):
-    args = parse_args(argv)
-
+    parser = get_args_parser()
+    args = parser.parse_args(argv)
+    if len(args.checkpoint) > 2:
+        parser.error(f"--checkpoint takes one file, or two to compare, not {len(args.checkpoint)}")
+    args.output = args.output or confidence.evaluation_folder(args.checkpoint[0], args.split, args.prior)
     log.start()
     classifiers = load_classifiers(args)
     how = {"skip_unreadable": args.skip_unreadable, "follow_links": args.follow_links}
-    parts = [
-        load_pixels({args.split: table}, args.cache_dir, args.skip_unreadable)
-        for table in read_as_trained(classifiers, args.split, args.data_dir, args.attributes, **how)
-    ]
+    read = read_as_trained(classifiers, args.split, args.data_dir, args.attributes, **how)
+    parts = [load_pixels({args.split: table}, args.cache_dir, args.skip_unreadable) for table in read]
     tables, pixels = ([part[args.split] for part in each] for each in zip(*parts))
     # The second's files go into a folder of their own.
     folders = [args.output, os.path.join(args.output, "second")][: len(classifiers)]
@@ -229,8 +210,10 @@ def main(argv=None):
         if len(classifiers) == 1:
             say_classes(results[-1])
         say_evaluation(results[-1], attributes)
-        write_figures(folder, results[-1])
-        write_predictions(os.path.join(folder, FILES[1]), attributes, table, said, args.encoding)
+        write_json(os.path.join(folder, FILES[0]), results[-1])
+        written = PredictionTable(attributes, labels=True, probabilities=True)
+        rows = written.rows(table.names, said, table.labels)
+        write_csv(os.path.join(folder, FILES[1]), written.header, rows, args.encoding)
         each = {key: class_rows(its, ".4f", "") for key, its in results[-1]["attributes"].items()}
         columns = ["photos", "precision", "recall", "f1"]
         write_classes(os.path.join(folder, FILES[2]), columns, each, args.encoding)
@@ -239,7 +222,7 @@ def main(argv=None):
         tests = metrics.paired_tests(tables[0].labels, *hits, tables[0].groups)
         results[0]["comparison"] = {"checkpoint": classifiers[1].path, **tests}
         say_comparison(*results)
-        write_figures(args.output, results[0])
+        write_json(os.path.join(args.output, FILES[0]), results[0])
     logger.info(f"written: {os.path.join(args.output, '')}")
 
 

@@ -88,8 +88,7 @@ def main(argv=None):
     if args.format == "hub":  # its card tells the scores of all photos
         attributes = read_attributes(args.attributes) if args.attributes else checkpoint.attributes
         split, count = "test" if "test" in attributes.content else "val", sys.maxsize
-    how = {"skip_unreadable": args.skip_unreadable, "follow_links": args.follow_links}
-    how = {"data_dir": args.data_dir, "attributes": args.attributes, **how}
+    how = {key: getattr(args, key) for key in ("data_dir", "attributes", "skip_unreadable", "follow_links")}
     if args.precision == "int8":
         _, calibration = photos_of(checkpoint, "train", args.calibration, **how)
     if args.data_dir:
@@ -97,7 +96,7 @@ def main(argv=None):
     meta = export_meta(checkpoint, args.precision)
     with tempfile.TemporaryDirectory() as scratch:
         exported = os.path.join(scratch, "student.pt" if args.format == "pt" else "student.onnx")
-        net = without_prior(copy.deepcopy(checkpoint.net).cpu(), checkpoint)
+        net = copy.deepcopy(checkpoint.net).cpu().without_prior(checkpoint.taken_off)
         write_again = write(net, exported, meta, calibration)
         say_seconds(checkpoint, exported)
         if photos is None:
@@ -110,7 +109,16 @@ def main(argv=None):
         if megabytes > args.max_mb:
             raise UserError(f"over --max-mb {args.max_mb:g}, nothing was written; fp16 and int8 are smaller")
         if args.format == "hub":
-            share_folder(args.output, checkpoint, exported, meta, reports, args.license)
+            from networks import load_network
+
+            # As it was trained: not folded, so that it can be trained further, or teach.
+            net = load_network(find_checkpoint(checkpoint.path))[0].without_prior(checkpoint.taken_off)
+            folded = bool(checkpoint.meta.get("folded"))
+            meta = {**meta, **net.describe(), KEY: reports[0][KEY], "folded": folded}
+            card = share.model_card(net, meta, args.license, reports[0], reports[1]["mean_top1"])
+            share.write_folder(args.output, exported, net, meta, card)
+            print(f"{args.output}: written. To share it, under a name of yours:")
+            print(f"hf upload OWNER/NAME {shlex.quote(args.output)}")
         else:
             copy_file(exported, args.output)
 
@@ -133,13 +141,6 @@ def photos_of(checkpoint, split, count, skip_unreadable=False, **how):
     return table.rows(good), np.stack([pixels[i] for i in good])
 
 
-def without_prior(net, checkpoint):
-    """The network, with what is taken off the checkpoint's answers taken off for good."""
-    if checkpoint.taken_off:
-        net.subtract_prior(checkpoint.taken_off)
-    return net
-
-
 def export_meta(checkpoint, precision):
     """The checkpoint's meta without what concerns its machine, and what the file's reader wants to know besides."""
     from utils.nets.checkpoint import public_options
@@ -150,19 +151,6 @@ def export_meta(checkpoint, precision):
     name = os.path.basename(os.path.normpath(checkpoint.path))
     about["export"] = {"precision": precision, "checkpoint": name, "format": 2}
     return {**checkpoint.meta, **checkpoint.net.describe(), **about}
-
-
-def share_folder(output, checkpoint, exported, meta, reports, license):
-    """Write the folder of --format hub, and say how it is uploaded. Args: `reports` of `compare_answers`."""
-    from networks import load_network
-
-    # As it was trained: not folded, so that it can be trained further, or teach.
-    net = without_prior(load_network(find_checkpoint(checkpoint.path))[0], checkpoint)
-    meta = {**meta, **net.describe(), KEY: reports[0][KEY], "folded": bool(checkpoint.meta.get("folded"))}
-    card = share.model_card(net, meta, license, reports[0], reports[1]["mean_top1"])
-    share.write_folder(output, exported, net, meta, card)
-    print(f"{output}: written. To share it, under a name of yours:")
-    print(f"hf upload OWNER/NAME {shlex.quote(output)}")
 
 
 def write(net, path, meta, calibration=None):
@@ -186,7 +174,7 @@ def write(net, path, meta, calibration=None):
     try:
         model = onnx_graph.trace(net)
         if precision == "fp16":
-            onnx_graph.to_fp16(model)
+            onnx_graph.narrow(model)
         elif precision == "int8":
             model = onnx_graph.to_int8(model, calibration)
         save = functools.partial(onnx_graph.save, model, path)
@@ -196,8 +184,7 @@ def write(net, path, meta, calibration=None):
         if isinstance(error, (UserError, OSError)) or is_full_memory(error):
             raise
         problem = f"{net.title}: cannot be written as ONNX in {precision} ({cause_of(error)})"
-        way_out = "--format pt writes it for PyTorch; or train another --student"
-        raise LibraryError(f"{problem}; {way_out}") from error
+        raise LibraryError(f"{problem}; --format pt writes it, or train another --student") from error
 
 
 # --- the comparison ----------------------------------------------------------------------------------
@@ -240,24 +227,19 @@ def compare_answers(checkpoint, path, table, pixels, split):
     if old is None:
         print(f"no label of the {name} is known, so that their accuracy is not")
         return reports
-    say_attributes(*reports)
+    columns = {"checkpoint": metrics.by_attribute(reports[0], "top1")}
+    columns["file"] = metrics.by_attribute(reports[1], "top1")
+    columns["majority"] = metrics.by_attribute(reports[1], "majority")
+    print("\n".join(metrics.score_table("Top-1", columns)))
+    if reports[1]["warning"]:
+        print(reports[1]["warning"])
     print(f"mean Top-1 on {name}: {new:.4f}, the checkpoint {old:.4f} ({new - old:+.4f})")
     known = [one["images"] for one in reports[0]["attributes"].values() if one["images"]]
     one_answer = 1 / (min(known) * len(known))  # more than the limit where photos are few
     if old - new > max(MAX_DROP, one_answer) + 1e-9:
         way_out = "calibrate on more photos (--calibration), or use --precision fp16"
-        fall = f"mean Top-1 falls by {old - new:.4f}, over {MAX_DROP}"
-        raise UserError(f"{fall}; nothing was written; {way_out}")
+        raise UserError(f"mean Top-1 falls by {old - new:.4f}, over {MAX_DROP}: no file; {way_out}")
     return reports
-
-
-def say_attributes(old, new):
-    """Print the Top-1 of each attribute beside the majority, and which are below it. Args: figures of `compare_answers`."""
-    columns = {"checkpoint": metrics.by_attribute(old, "top1"), "file": metrics.by_attribute(new, "top1")}
-    columns["majority"] = metrics.by_attribute(new, "majority")
-    print("\n".join(metrics.score_table("Top-1", columns)))
-    if new["warning"]:
-        print(new["warning"])
 
 
 if __name__ == "__main__":

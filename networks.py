@@ -13,7 +13,7 @@ from utils.base.errors import UserError
 from utils.base.log import logger
 from utils.data.attributes import attributes_of, named, places, read_attributes, unknown_classes
 from utils.layers import Normalize
-from utils.nets.backbones import build_backbone, fitting, full_name, timm_name
+from utils.nets.backbones import build_backbone, fitting, timm_name
 from utils.nets.checkpoint import is_finite, load_state, read_checkpoint
 from utils.nets.hub import CLIP_MODEL, STUDENT, find_checkpoint
 
@@ -36,7 +36,7 @@ class Student(nn.Module):
         super().__init__()
         self.attributes = attributes
         self.backbone, self.width, config = build_backbone(backbone, weights)
-        self.backbone_name = full_name(config)
+        self.backbone_name = ".".join(filter(None, (config["architecture"], config.get("tag"))))  # timm's
         self.title = f"{self.backbone_name}, {self.width} features"
         self.normalize = Normalize(config["mean"], config["std"])
         self.class_heads = self._heads()  # by number: a ModuleDict does not take every name
@@ -167,11 +167,12 @@ class Student(nn.Module):
                 own += its[list(kept.values())].mean(dim=0)
                 own[list(kept)] = its[list(kept.values())]
 
-    def subtract_prior(self, prior):
-        """Take a log-prior, attribute -> list by class, off the logits for good: off the heads' biases."""
-        with torch.no_grad():
-            for key, head in self.all_heads():
-                head.bias -= head.bias.new_tensor(prior[key])
+    @torch.no_grad()
+    def without_prior(self, prior):
+        """Itself, with a log-prior, attribute -> list by class, taken off the logits for good: off the heads' biases."""
+        for key, head in self.all_heads():
+            head.bias -= head.bias.new_tensor(prior.get(key, 0))
+        return self
 
     def own_names(self, state):
         """A state dict of the first versions or of a published student, under this class's names."""
@@ -214,7 +215,12 @@ def _new_student(args, attributes):
     """A student as training begins. Args: as of `build_network`."""
     weights, old = args.student_weights, None
     if weights not in (None, "none") and os.path.exists(weights):
-        old = _earlier_student(weights)
+        path = find_checkpoint(weights)
+        state, meta = read_checkpoint(path)
+        if meta.get("role") == FashionCLIP.role or any("text_model." in name for name in state):
+            raise UserError(f"--student-weights {weights}: a teacher's; one learns from it with --teacher")
+        if meta.get("role") == Student.role and not meta.get("folded"):
+            old = load_network(path)[0]  # of ours, and no backbone's own weights
     if old is None:
         weights = None if weights == "none" else weights or True
         return Student(attributes, args.distils, weights, args.student)
@@ -233,16 +239,6 @@ def _new_student(args, attributes):
         problem = "it may have learned photos that are held out now: its scores are then too good"
         logger.warning(f"warning: {weights} does not say that it was trained on this split: {problem}")
     return net
-
-
-def _earlier_student(weights):
-    """The student of ours that a file or folder holds; None for a backbone's own weights, and others' students."""
-    path = find_checkpoint(weights)
-    state, meta = read_checkpoint(path)
-    if meta.get("role") == FashionCLIP.role or any("text_model." in name for name in state):
-        raise UserError(f"--student-weights {weights}: a teacher's; a student learns from it with --teacher")
-    is_ours = meta.get("role") == Student.role and not meta.get("folded")
-    return load_network(path)[0] if is_ours else None
 
 
 def load_network(path, clip_model=None, prompts=None):

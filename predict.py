@@ -59,8 +59,7 @@ def get_args_parser():
 
 def main(argv=None):
     args = get_args_parser().parse_args(argv)
-    others = args.by or args.names or args.probabilities
-    if bool(args.fill) == bool(args.paths) or (args.fill and others):
+    if bool(args.fill) == bool(args.paths) or (args.fill and (args.by or args.names or args.probabilities)):
         raise UserError("give PATH or --fill; --by, --names and --probabilities are for PATH")
     if (args.doubts and not args.fill) or (args.folds and not args.doubts):
         raise UserError("--doubts is for --fill, and --folds for --doubts")
@@ -98,19 +97,16 @@ def fill(args, model):
     picture = f"{os.path.splitext(args.doubts or left)[0]}.png"
     outputs = list(filter(None, (args.output, left, args.doubts)))
     if len(set(outputs)) < len(outputs):
-        problem = f"is --output, or the list beside it, {left}; name another file"
-        raise UserError(f"--doubts {args.doubts}: {problem}")
+        raise UserError(f"--doubts {args.doubts}: is --output, or the list beside it, {left}; name another")
     for path in outputs:
         check_output(path, [args.fill])
     check_new(picture, plots.is_figure)
-    photos = list_folder(args.fill, args.images, args.follow_links)
-    sheet = Sheet(args.fill, photos, model.attributes)
+    sheet = Sheet(args.fill, list_folder(args.fill, args.images, args.follow_links), model.attributes)
     how = {"prior": args.prior, "device": args.device}
     networks, doubts = fold_networks(model.classify, args.folds, **how) if args.doubts else [], []
     sure = Sure(model.measured, args.sure, products=True)
     alike = [key for key, one in model.measured.items() if "products" in one]
-    answers = ask([model.classify], np.zeros(len(sheet.rows)), sheet, args.batch_size, alike)
-    answers = sure.softened(answers)
+    answers = sure.softened(ask([model.classify], np.zeros(len(sheet.rows)), sheet, args.batch_size, alike))
     unread = np.isnan(next(iter(answers.values()))[:, 0])
     if networks:
         folds = np.where(unread, -1, fold_of(sheet.groups, len(networks)) - 1)
@@ -124,8 +120,7 @@ def fill(args, model):
     for path in outputs:
         note(path)
     print("\n".join(log.table(sheet.counts(done, doubts), ["", *COUNTS])))
-    rows = counted(len(sheet.rows), "row", "rows")
-    print(f"{args.output}: {rows}; {left}: what is left, the least sure first")
+    print(f"{args.output}: {counted(len(sheet.rows), 'row', 'rows')}; {left}: what is left, least sure first")
     for key in [key for key, least in sure.thresholds.items() if least is None]:
         most = f"--sure {sure.most[key]:.2f} is the most" if sure.most[key] else "nor at less"
         most += " that the validation photos show; more of them show more"
@@ -147,9 +142,7 @@ def say_doubts(doubts, answers, sheet, picture, title):
     except (UserError, OSError) as error:
         log.logger.warning(f"warning: {picture} is not drawn: {error}")
     # A photo that cannot be read has no answer.
-    told = {
-        key: np.where(np.isnan(values[:, 0]), UNKNOWN, sheet.labels[key]) for key, values in answers.items()
-    }
+    told = {key: np.where(values[:, 0] >= 0, sheet.labels[key], UNKNOWN) for key, values in answers.items()}
     found = scores(confusion_matrices(answers, told))
     shares = {key: [log.score(found[name][key], ".2f") for name in ("top1", "majority")] for key in told}
     agree = ", ".join(f"{key} {top1} (majority {most})" for key, (top1, most) in shares.items())

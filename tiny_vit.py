@@ -44,5 +44,4 @@ def _timm_name(name):
     name = re.sub(r"^layers\.(\d+)\.blocks\.", r"stages.\1.blocks.", name)
     name = re.sub(r"^layers\.(\d+)\.downsample\.", lambda m: f"stages.{int(m[1]) + 1}.downsample.", name)
     name = re.sub(r"^norm_head\.", "head.norm.", name)
-    name = re.sub(r"^head\.(weight|bias)$", r"head.fc.\1", name)
-    return name.replace(".c.", ".conv.")
+    return re.sub(r"^head\.(weight|bias)$", r"head.fc.\1", name).replace(".c.", ".conv.")

@@ -675,7 +675,7 @@ def test_other_classes_are_refused(place, capsys, no_pictures):
         save_checkpoint(name, net, {"attributes": attributes.to_meta(), **net.describe()})
     assert run("--checkpoint", "teacher.pt", "other.pt", "--output", "refused") == 2
     error = capsys.readouterr().err
-    assert "teacher.pt and other.pt have different attributes or classes" in error
+    assert "teacher.pt and other.pt differ in classes" in error
     assert "embellishment: classes of the first only: point, heavy; of the second only: much" in error
     assert not os.path.exists("refused")
     assert run("--checkpoint", "teacher.pt", "turned.pt", "--output", "turned") == 0
@@ -836,7 +836,10 @@ def test_zero_shot_beside_an_exported_file_of_the_competition(zero_shot, no_pict
 def test_zero_shot_bad_input(place, capsys):
     Path("prompts.json").write_text(json.dumps({"kind": ["a"]}))
     for options, message in (
-        (["zero-shot", "teacher.pt", "--attributes", "own.json"], "own.json and teacher.pt have different"),
+        (
+            ["zero-shot", "teacher.pt", "--attributes", "own.json"],
+            "own.json and teacher.pt differ in classes",
+        ),
         (["zero-shot", "--attributes", "absent.json"], "absent.json: no such file"),
         (
             ["zero-shot", "--clip-model", "random", "--prompts", "prompts.json"],

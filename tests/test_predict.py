@@ -186,7 +186,7 @@ def test_a_list_whose_names_miss_by_a_little(photos, monkeypatch):
     with pytest.raises(SkippedPhotos, match="1 of 3"):
         run(folder / "list.csv")
     assert [row[0] for row in read()[1:]] == ["sub 2019\\C.jpg", "b.jpg"], "the table's own names"
-    found, near = said
+    near, found = said
     assert "1 photo is called otherwise" in found and "sub 2019\\C.jpg: SUB 2019/c.JPG" in found
     assert near.endswith("c.jpg; there is SUB 2019/c.JPG")
 

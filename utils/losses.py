@@ -93,8 +93,7 @@ def check_learnable(options, labels, taught=None):
     """UserError for an attribute of which a student learns nothing, neither from labels nor from a teacher. Args: as above."""
     for key, values in labels.items():
         if (values == UNKNOWN).all() and not _is_taught(options, key, taught):
-            problem = "no training image has a label, and no teacher tells it"
-            raise UserError(f"{key}: {problem}; take it out of --attributes")
+            raise UserError(f"{key}: no training label, and no teacher tells it; take it out of --attributes")
 
 
 def learned(options, labels, sizes, teacher=None, targets=None):
@@ -107,7 +106,10 @@ def learned(options, labels, sizes, teacher=None, targets=None):
         log-shares of a teacher's decisions, None where these are not learned}.
     """
     own, shares = log_prior(options, labels, sizes), class_shares(options, labels, targets)
-    gaining = smoothed_away(options, labels, sizes)
+    # Where label smoothing lets the rare classes win once the prior is taken off.
+    logs = log_shares(labels, sizes)
+    spread = {key: (options.adjustment * values).softmax(dim=0) for key, values in logs.items()}
+    gaining = [key for key in sizes if is_overturned(options.smoothing, spread[key], logs[key].exp())]
     decided, taught, unsure = None, own, []
     if options.kind == "hard":
         decisions = {key: logits.argmax(dim=1).cpu().numpy() for key, logits in targets.items()}
@@ -134,13 +136,6 @@ def learned_before(options, meta):
         problem = "an earlier version began this run, with a loss that favours rare classes too much"
         raise UserError(f"--resume: {problem}; begin anew with --overwrite True")
     return {key: meta.get(key) for key in ("loss_version", "prior", "smoothed", "decided")}
-
-
-def smoothed_away(options, labels, sizes):
-    """Attributes in which label smoothing lets the rare classes win once the prior is taken off, see `is_overturned`."""
-    shares = log_shares(labels, sizes)
-    spread = {key: (options.adjustment * values).softmax(dim=0) for key, values in shares.items()}
-    return [key for key in sizes if is_overturned(options.smoothing, spread[key], shares[key].exp())]
 
 
 def overweighted(options, labels, sizes):

@@ -27,12 +27,12 @@ from utils.base.files import (
     check_folder,
     check_new,
     is_device,
-    put_in_place,
+    link,
     record,
     remove_leftovers,
 )
 from utils.data.dataset import load_pixels, read_tables
-from utils.nets.checkpoint import link, read_file, save_checkpoint
+from utils.nets.checkpoint import read_file, save_checkpoint
 from utils.tools import curves
 from utils.training.run import Run
 from utils.training.teacher import save_logits
@@ -104,17 +104,6 @@ def test_only_a_file_is_replaced(tmp_path):
         "out.txt",
         "pipe",
     ]
-
-
-def test_a_folder_gets_its_name_once(tmp_path):
-    for name in ("first", "second", "whole"):
-        (tmp_path / name).mkdir()
-    for name in ("first", "second"):
-        (tmp_path / name / "file").write_text(name)
-        put_in_place(tmp_path / name, tmp_path / "whole")
-    assert (tmp_path / "whole" / "file").read_text() == "first"
-    with pytest.raises(FileNotFoundError):
-        put_in_place(tmp_path / "none", tmp_path / "whole")
 
 
 def test_a_file_is_not_seen_before_it_is_whole(tmp_path):

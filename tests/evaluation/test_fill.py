@@ -228,9 +228,7 @@ def test_letters_that_the_encoding_has_not(sheet):
     table = sheet("file,product,kind\na.png,1,옷\nb.png,2,\n".encode("cp949"), attributes)
     found = answers(table, kind=[0, 1])
     table.fill(found, sure_of(found))
-    with pytest.raises(
-        UserError, match="'è' of a class's name cannot be written in cp949; save the table in UTF-8"
-    ):
+    with pytest.raises(UserError, match="'è' of a class is not in cp949; save the table in UTF-8"):
         table.write("out.csv")
 
 

@@ -69,7 +69,8 @@ def test_each_step_has_the_options_that_it_knows(steps, own):
         best,
         "--output",
         "model/shop/shop.onnx",
-        *everything.LIMIT,
+        "--max-mb",
+        "1000",
         *data,
     ]
     assert said["page"] == ["model/shop/shop.onnx", "--output", "model/shop/page"]

@@ -13,6 +13,7 @@ from utils.base.errors import UserError
 from utils.tools import sample as sample_data
 
 COUNTS = {"train": 8, "val": 4}
+BOX_COLUMNS = ("BBox_xmin", "BBox_ymin", "BBox_xmax", "BBox_ymax")
 
 
 def files(directory):
@@ -59,7 +60,7 @@ def test_photos(sample):
     for part in COUNTS:
         for row in rows(sample, part):
             photo = Image.open(sample / part / row["image_name"])
-            left, top, right, bottom = (int(row[column]) for column in sample_data.BOX_COLUMNS)
+            left, top, right, bottom = (int(row[column]) for column in BOX_COLUMNS)
             assert min(photo.size) >= 300 and max(photo.size) <= 900
             assert 0 <= left < right <= photo.width and 0 <= top < bottom <= photo.height
             assert (right - left) * (bottom - top) > 0.05 * photo.width * photo.height
@@ -148,3 +149,16 @@ def test_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
 def test_impossible_numbers(tmp_path, option, capsys):
     assert command(tmp_path / "data", option) == 2
     assert "error: " in capsys.readouterr().err
+
+
+def test_another_program_draws_the_same_meanwhile(tmp_path, monkeypatch):
+    draws, note = sample_data.progress, tmp_path / "sample" / sample_data.NOTE
+
+    def meanwhile(*args, **kwargs):
+        note.parent.mkdir(exist_ok=True)
+        note.write_text("of the other")
+        return draws(*args, **kwargs)
+
+    monkeypatch.setattr(sample_data, "progress", meanwhile)
+    assert sample_data.make_sample(tmp_path / "sample", 1, 1)
+    assert note.read_text() == "of the other" and list(tmp_path.iterdir()) == [tmp_path / "sample"]

@@ -244,7 +244,7 @@ def test_an_attribute_that_nobody_tells(shop, fails, place):
         )
     )
     options = ["--attributes", str(place / "own" / "own.json"), *SOFT, "--teacher", "t/best.pt"]
-    assert "worn: no training image has a label" in fails("--version", "s", *options, data_dir=place / "own")
+    assert "worn: no training label" in fails("--version", "s", *options, data_dir=place / "own")
 
 
 def test_a_teacher_that_knows_more(shop, place):

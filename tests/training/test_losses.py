@@ -250,7 +250,7 @@ def test_shares_of_heads():
     assert class_shares(options(), known) == {"known": 1.0}
     assert class_shares(options(), labels) == {"known": 1.0, "unknown": 1.0}, "prompts"
     for lacking in (options(), options(distils=True, distillation_alpha=0.0)):
-        with pytest.raises(UserError, match=r"unknown: no training image has a label"):
+        with pytest.raises(UserError, match=r"unknown: no training label"):
             check_learnable(lacking, labels)
 
 

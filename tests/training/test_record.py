@@ -1,14 +1,18 @@
 """What a run says of itself."""
 
 import warnings
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import ATTRIBUTES
 
 from train import parse_args
 from utils.base import log
+from utils.data.attributes import Attributes
 from utils.evaluation.metrics import score_table
+from utils.losses import LossOptions
 from utils.training import advice, record
 from utils.training.state import TrainState, build_state
 
@@ -50,13 +54,13 @@ def test_a_line_an_epoch(monkeypatch, capsys, columns, shown):
 
 
 def test_classes_without_photos_are_named():
-    class Attribute:
-        def __init__(self, *classes):
-            self.classes = classes
-
-    attributes = {"a": Attribute("coat", "cape", "hat"), "b": Attribute("yes", "no"), "c": Attribute("x")}
-    counts = {"train": {**COUNTS, "c": [0]}, "val": {"a": [1, 1, 0], "b": [0, 0], "c": [4]}}
-    said = advice._classes_without_photos(attributes, counts)
+    names = {"a": ("coat", "cape", "hat"), "b": ("yes", "no"), "c": ("x", "y")}
+    content = {key: {"classes": {name: {} for name in its}} for key, its in names.items()}
+    attributes = Attributes({"attributes": content}, "here")
+    counts = {"train": {**COUNTS, "c": [0, 0]}, "val": {"a": [1, 1, 0], "b": [0, 0], "c": [4, 1]}}
+    tables = {"train": SimpleNamespace(labels=dict.fromkeys(names, np.array([0])))}
+    args = parse_args(["--version", "a", "--device", "cpu"])
+    said = advice.before(args, LossOptions(), tables, attributes, counts, torch.device("cpu"))
     assert [line.rpartition(": ")[0] for line in said] == [
         "a: no training photo of cape",
         "c: no label in training",

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import traceback
 
-from utils.base.errors import DiskFull, Interrupted, LibraryError, UserError, cause_of, is_utf8, reason_of
+from utils.base.errors import DiskFull, LibraryError, UserError, cause_of, is_utf8, reason_of
 from utils.base.files import NO_ROOM, is_device
 from utils.base.log import RunFile, logger
 
@@ -93,18 +93,15 @@ class Parser(argparse.ArgumentParser):
         for word in words:
             if not is_utf8(word):
                 self.error(f"{word!a} is not in UTF-8; rename that file or folder")
-        self._check_names(itertools.takewhile(lambda word: word != "--", words))
-        return super().parse_known_args(args, namespace)
-
-    def _check_names(self, words):
-        """An error for options that are none, before others are missed. A word with a space is a value."""
-        known = self._option_string_actions
+        # Options that are none, before others are missed. A word with a space is a value.
+        known, words = self._option_string_actions, itertools.takewhile(lambda word: word != "--", words)
         names = [word.partition("=")[0] for word in words if word.startswith("--")]
         unknown = [name for name in names if name not in known and " " not in name]
         if unknown:
             near = [one for name in unknown for one in difflib.get_close_matches(name, known, 1, 0.75)]
             hint = f"; did you mean {', '.join(near)}?" if near else ""
             self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message):
         raise UserError(f"{message} (see {self.prog} --help)")
@@ -179,10 +176,9 @@ def _end(error):
     if isinstance(error, BrokenPipeError):
         _close(1)  # or Python complains when it flushes
         return logging.WARNING, "stopped: what read the output, such as head, has ended", 128 + signal.SIGPIPE
-    if isinstance(error, Interrupted):
-        return logging.WARNING, str(error), error.exit_code
-    if isinstance(error, KeyboardInterrupt):
-        return logging.WARNING, "SIGINT: stopped; no file is half written", 128 + signal.SIGINT
+    if isinstance(error, KeyboardInterrupt):  # an Interrupted tells more
+        code = getattr(error, "exit_code", 128 + signal.SIGINT)
+        return logging.WARNING, str(error) or "SIGINT: stopped; no file is half written", code
     message, code = str(error), UserError.exit_code
     if isinstance(error, UserError):
         code = error.exit_code

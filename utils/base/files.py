@@ -180,13 +180,14 @@ def copy_file(source, path):
         shutil.copyfileobj(content, file)
 
 
-def put_in_place(made, folder):
-    """Rename a finished folder to `folder`; if another program has just put the same one there, that one stays."""
+def link(target, path):
+    """Make `path` a symbolic link to `target`, a file in the same folder, in place of what it was; without links, a copy."""
+    temporary = f"{path}.{secrets.token_hex(4)}.tmp"  # as of `atomic`
     try:
-        os.replace(made, folder)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
+        os.symlink(os.path.basename(target), temporary)
+        os.replace(temporary, path)
+    except OSError:  # exFAT has no links, nor have some network shares
+        copy_file(target, path)
 
 
 def is_device(path):

@@ -82,7 +82,14 @@ class Attributes(Dict[str, Attribute]):
             raise UserError(f"{source}: {error}") from error
         found = {name: _with_classes(value) for name, value in content["attributes"].items()}
         self.content = {**content, "attributes": found}  # plain values, as they are kept in checkpoints
-        self.layout = _layout(content)
+        said = {key: content[key] for key in Layout._fields if key in content}
+        said.update({key: tuple(said[key]) for key in ("unknown", "box") if key in said})
+        shares, parts = _shares(content), {}
+        for name in [name for name in PARTS if name in content or name != "test"]:
+            own = "train" if name in shares else name
+            about = content.get(own, {})
+            parts[name] = Part(about.get("table", f"{own}.csv"), about.get("photos", own))
+        self.layout = Layout(parts, shares, **said)
         super().__init__({name: _attribute(name, value) for name, value in found.items()})
 
     @property
@@ -151,17 +158,6 @@ def unknown_classes(attributes, others):
 def named(classes):
     """For the log: attribute -> names of its classes."""
     return ", ".join(f"{key} ({excerpt(', '.join(names))})" for key, names in classes.items()) or "none"
-
-
-def _layout(content):
-    said = {key: content[key] for key in Layout._fields if key in content}
-    said.update({key: tuple(said[key]) for key in ("unknown", "box") if key in said})
-    shares, parts = _shares(content), {}
-    for name in [name for name in PARTS if name in content or name != "test"]:
-        own = "train" if name in shares else name
-        about = content.get(own, {})
-        parts[name] = Part(about.get("table", f"{own}.csv"), about.get("photos", own))
-    return Layout(parts, shares, **said)
 
 
 def _shares(content):

@@ -64,7 +64,7 @@ class PhotoFolder:
     """A folder of photos, which may be a link itself: no name may lead out of where it really lies.
 
     Args: `follow_links`, whether links in it may.
-    Attributes: `prefix` of the names; `found`, of `read_table`: name in a table -> name on the disk, where the two differ.
+    Attributes: `prefix` of the names; `found`, by `find`: name in a table -> name on the disk, where the two differ.
     """
 
     def __init__(self, folder, follow_links=False):
@@ -98,6 +98,8 @@ class PhotoFolder:
         if not (self.follow_links or real.startswith(self.inside)):
             way_out = f"{self.inside} by a link; --follow-links allows it"
             raise ValueError(f"{column} {excerpt(name)} leads out of {way_out}")
+        if file != name:
+            self.found[name] = file
         return file
 
     def _real_path(self, path):

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from glob import escape, glob
 
 import numpy as np
+from numpy.lib.recfunctions import require_fields
 
 from utils.base.errors import DiskFull, UserError
 from utils.base.files import atomic, remove_leftovers
@@ -27,9 +28,8 @@ ANEW = "remove it, to have it made anew"
 MISSING = (-1, -1, -1, -1)  # stamp of a photo that is not there
 # Of a photo: its stamp; hashes of its file, under an old name, and of its pixels; number of its array, 0 if it cannot be read, and its
 # row; height and width, 0 in what an earlier version has written.
-PHOTO = np.dtype(
-    [("stamp", "i8", 4), ("part", "u8"), ("pixels", "u8"), ("array", "u4"), ("row", "u4"), ("size", "u2", 2)]
-)
+PLACE = [("array", "u4"), ("row", "u4")]
+PHOTO = np.dtype([("stamp", "i8", 4), ("part", "u8"), ("pixels", "u8"), *PLACE, ("size", "u2", 2)])
 
 
 def stamp(path):
@@ -148,11 +148,7 @@ class _Folder:
             return
         try:
             with np.load(path) as file:
-                stored = file["photos"]  # they may have more
-                photos = np.zeros(len(stored), PHOTO)
-                for field in PHOTO.names:
-                    if field != "size" or field in stored.dtype.names:
-                        photos[field] = stored[field]
+                photos = require_fields(file["photos"], PHOTO)  # a field that it lacks is 0
                 names, problems = (json.loads(file[key].tobytes()) for key in ("names", "problems"))
             if len(names) != len(photos):
                 raise ValueError(f"{len(names)} names for {len(photos)} photos")
@@ -217,13 +213,10 @@ class _Folder:
 
     def _is_same(self, name, now):
         """Whether a photo with another inode is what it was: in size, time and content."""
-        old = self.photos.get(name)
-        if old is None or not old["array"] or self._stamp(name)[:2] != now[:2]:
+        if name not in self.photos or self._stamp(name)[:2] != now[:2]:
             return False
-        try:
-            return _hash_of_file(self.folder + name) == old["part"]
-        except OSError:  # it is told of when it is decoded
-            return False
+        with contextlib.suppress(OSError):  # of one that cannot be read: it is told of when it is decoded
+            return _hash_of_file(self.folder + name) == self.photos[name]["part"]
 
     def _decode(self, stamps):
         """Decode photos, name -> stamp, into a new array. It takes in the rows of smaller ones, so that these do not get many."""

@@ -156,7 +156,14 @@ def _opened(path):
     # For the whole process: one text or colour profile of a PNG may unfold to what all of a photo's may, 64 MB.
     PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
     with Image.open(path, formats=FORMATS) as photo:
-        _check_size(photo, os.path.getsize(path))
+        width, height = photo.size
+        if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+            most = f"{MAX_PIXELS // 10**6} million pixels, or {MAX_SIDE} on a side"
+            raise ValueError(f"{width} x {height}: more than {most}; scale it down")
+        # A JPEG takes a bit at least for each 8 x 8; Pillow would fill up with grey what is not there.
+        size = os.path.getsize(path)
+        if photo.format in ("JPEG", "MPO") and width * height > 512 * size:
+            raise ValueError(f"{width} x {height} in {size} bytes")
         if photo.format == "TIFF":
             photo.load()
         yield photo
@@ -164,10 +171,9 @@ def _opened(path):
 
 def _from_array(array):
     """Raises: ValueError for what is no uint8 `(h, w, 3)`, of which Pillow would make something: of floats black, of two channels grey."""
-    if not (
-        isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.shape[2:] == (3,) and array.size
-    ):
-        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "no photo"
+    is_array = isinstance(array, np.ndarray)
+    if not (is_array and array.dtype == np.uint8 and array.shape[2:] == (3,) and array.size):
+        found = f"{array.dtype} {array.shape}" if is_array else "no photo"
         raise ValueError(f"{found}; a path, an image of Pillow, or an RGB array, uint8 (H, W, 3), is needed")
     return Image.fromarray(array)
 
@@ -178,17 +184,6 @@ def _orientation(photo):
         return photo.getexif().get(ORIENTATION)
     except Exception:  # whatever Pillow raises at tags that are none: browsers show such a photo, too
         return None
-
-
-def _check_size(photo, size):
-    """ValueError for an opened photo that is too large, or larger than a file of `size` bytes can hold."""
-    width, height = photo.size
-    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        most = f"{MAX_PIXELS // 10**6} million pixels, or {MAX_SIDE} on a side"
-        raise ValueError(f"{width} x {height}: more than {most}; scale it down")
-    # A JPEG takes a bit at least for each 8 x 8; Pillow would fill up with grey what is not there.
-    if photo.format in ("JPEG", "MPO") and width * height > 512 * size:
-        raise ValueError(f"{width} x {height} in {size} bytes")
 
 
 # --- many photos -------------------------------------------------------------------------------------

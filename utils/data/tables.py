@@ -173,8 +173,6 @@ def read_table(path, photos, attributes, boxes=False, strict=True):
     def read(row):
         name = row[layout.image]
         file = photos.find(name, layout.image)
-        if file != name:
-            photos.found[name] = file
         numbers = [reader(row[attributes[key].column]) for key, reader in readers.items()]
         group = plain_name(row.get(layout.group, ""))
         group = plain_name(file) if group in {"", *unknown} else group
@@ -185,8 +183,7 @@ def read_table(path, photos, attributes, boxes=False, strict=True):
     columns += [layout.group] if layout.group else []
     columns += layout.box if boxes else []
     names, numbers, groups, found = zip(*read_rows(path, columns, layout.encoding, read))
-    if photos.found:
-        warn_renamed(path, len(photos.found), *next(iter(photos.found.items())))
+    warn_renamed(path, photos.found)
     labels = {key: np.array(column, dtype=np.int64) for key, column in zip(readers, zip(*numbers))}
     return list(names), labels, list(groups), np.array(found) if boxes else None
 
@@ -198,10 +195,12 @@ def _box(cells):
         raise ValueError(f"box {excerpt(', '.join(cells))}: not four numbers") from None
 
 
-def warn_renamed(path, count, name, file):
-    """Say that so many photos of a table have another name on the disk, such as `file` for `name`."""
-    said = counted(count, "photo is called", "photos are called") + " otherwise on the disk"
-    logger.warning(f"warning: {path}: {said}, such as {excerpt(name)}: {excerpt(file)}")
+def warn_renamed(path, found):
+    """Say how many photos of a table have another name on the disk. Args: `found` of the `PhotoFolder`."""
+    if found:
+        name, file = next(iter(found.items()))
+        said = counted(len(found), "photo is called", "photos are called") + " otherwise on the disk"
+        logger.warning(f"warning: {path}: {said}, such as {excerpt(name)}: {excerpt(file)}")
 
 
 def _cell_reader(attribute, unknown, strict):

@@ -43,13 +43,8 @@ def without_twins(tables, pixels, shares):
         twins = np.isin(pixels[name].hashes, seen)
         if name not in PARTS and twins.any():
             leave_out(name, twins, "of the tables")
-    _warn_of_labels(tables["train"], pixels["train"].hashes.tolist())
-    return tables, pixels
-
-
-def _warn_of_labels(table, photos):
-    """Point out photos that have several rows, with different labels."""
-    first, differ = {}, {}
+    # Photos that have several rows, with different labels.
+    table, photos, first, differ = tables["train"], pixels["train"].hashes.tolist(), {}, {}
     for key, values in table.labels.items():
         for row in np.flatnonzero(values != UNKNOWN).tolist():
             one = first.setdefault((key, photos[row]), row)
@@ -59,3 +54,4 @@ def _warn_of_labels(table, photos):
         example = " and ".join(next(iter(differ.values())))
         count = counted(len(differ), "photo has several rows", "photos have several rows")
         logger.warning(f"warning: {count} in training, with different labels, such as {example}")
+    return tables, pixels

@@ -95,8 +95,7 @@ def _crops(numbers, options, boxes):
     centres = (2 * torch.stack([x, y], dim=1) - 1) * (1 - sizes)
     if boxes is not None:
         edges = torch.tensor([-1.0, -1.0, 1.0, 1.0])  # of the image, left, top, right, bottom
-        edges = torch.lerp(edges, 2 * boxes / SIZE - 1, numbers[:, 1:5])
-        low, high = edges.split(2, dim=1)
+        low, high = torch.lerp(edges, 2 * boxes / SIZE - 1, numbers[:, 1:5]).split(2, dim=1)
         has_box = ~torch.isnan(boxes[:, :1])
         sizes = torch.where(has_box, (high - low).amax(dim=1, keepdim=True) / 2, sizes)
         centres = torch.where(has_box, (low + high) / 2, centres)

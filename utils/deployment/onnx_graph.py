@@ -21,7 +21,6 @@ from utils.data.photos import SIZE
 from utils.evaluation.inference import INPUT, META
 
 OPSET = 16  # PyTorch 1.12 knows no newer one
-EXAMPLE = (2, SIZE, SIZE, 3)  # traced with this many photos
 
 
 class _Graph(nn.Module):
@@ -61,17 +60,18 @@ def trace(net):
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = os.path.join(folder, "student.onnx")
         torch.onnx.export(
-            _Graph(net), (torch.zeros(EXAMPLE, dtype=torch.uint8),), path, opset_version=OPSET, input_names=[INPUT],
+            _Graph(net), (torch.zeros(2, SIZE, SIZE, 3, dtype=torch.uint8),), path, opset_version=OPSET, input_names=[INPUT],
             output_names=outputs, dynamic_axes={name: {0: "N"} for name in (INPUT, *outputs)}, **tracing,
         )  # fmt: skip
         model = onnx.load(path)
-    _store(model, TensorProto.INT64)  # attention's indices
+    narrow(model, TensorProto.INT64)  # attention's indices
     return model
 
 
-def _store(model, kind, operators=None):
+def narrow(model, kind=TensorProto.FLOAT, operators=None):
     """Store weights of a type in a narrower one: float32 in float16, integers in the bytes that they need. They are widened at
-    load time, and what is computed stays as it is.
+    load time, and what is computed stays as it is: processors without half-precision arithmetic, and browsers, would only
+    convert back and forth.
 
     Args: `kind`, onnx's type; `operators`, names of those whose weights are meant; None for all.
     """
@@ -87,12 +87,6 @@ def _store(model, kind, operators=None):
     nodes = casts + list(graph.node)
     del graph.node[:]
     graph.node.extend(nodes)
-
-
-def to_fp16(model, operators=None):
-    """Half precision for the weights, not for the computing: processors without half-precision arithmetic, and browsers,
-    would only convert back and forth. Args: as of `_store`."""
-    _store(model, TensorProto.FLOAT, operators)
 
 
 def to_int8(model, pixels):
@@ -124,7 +118,7 @@ def to_int8(model, pixels):
             extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
         )  # fmt: skip
         quantized = onnx.load(target)
-    to_fp16(quantized, operators=("Conv",))
+    narrow(quantized, operators=("Conv",))
     return quantized
 
 

@@ -117,10 +117,9 @@ def _parts(attributes, figures, found):
         matrices.append(_table([f"{key}: label, prediction →", *names], rows))
     classes = [[key, " · ".join(attribute.classes)] for key, attribute in attributes.items()]
     scores = [[of, *(score(values[key]) for key in (*NAMES, "majority"))] for of, values in found]
-    sure = [
-        f"{key} {one['answered']['0.95']:.0%} (calibration error {score(one['ece'][1])})"
-        for key, one in figures["sure"]["attributes"].items()
-    ]
+    sure = []
+    for key, one in figures["sure"]["attributes"].items():
+        sure.append(f"{key} {one['answered']['0.95']:.0%} (calibration error {score(one['ece'][1])})")
     images, groups, split = figures["images"], figures["groups"], figures["split"]
     chosen = ", but its epoch may have been chosen by them, so that the scores are a little too good"
     return {

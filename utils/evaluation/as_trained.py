@@ -30,8 +30,7 @@ def read_as_trained(classifiers, split, data_dir, attributes=None, **how):
         own = classifier.attributes
         differences = given.differences(own)
         if differences:
-            problem = f"{source} and {classifier.path} have different attributes or classes"
-            raise UserError(f"{problem}:\n{shortened(differences)}")
+            raise UserError(f"{source} and {classifier.path} differ in classes:\n{shortened(differences)}")
         turned = Attributes(dict(given.content, exif=own.layout.exif), classifier.path)
         table = read_tables(data_dir, turned, (split,), **how)[split]
         labels = {}

@@ -128,15 +128,13 @@ class Sure:
     """
 
     def __init__(self, measured, share, products=False):
-        measured = {key: one.get("products", one) if products else one for key, one in measured.items()}
-        self.temperatures = {key: float(one["temperature"]) for key, one in measured.items()}
-        self.thresholds = {
-            key: next((least for reached, least in one["steps"] if reached >= share), None)
-            for key, one in measured.items()
-        }
-
-        reached = {key: [share for share, _ in one["steps"]] for key, one in measured.items()}
-        self.most = {key: math.floor(100 * max(shares, default=0)) / 100 for key, shares in reached.items()}
+        self.temperatures, self.thresholds, self.most = {}, {}, {}
+        for key, one in measured.items():
+            one = one.get("products", one) if products else one
+            self.temperatures[key] = float(one["temperature"])
+            self.thresholds[key] = next((least for reached, least in one["steps"] if reached >= share), None)
+            most = max((reached for reached, _ in one["steps"]), default=0)
+            self.most[key] = math.floor(100 * most) / 100
 
     def softened(self, results):
         """The same answers with the temperature. Args: dict attribute -> probabilities `(N, classes)`."""
@@ -175,8 +173,7 @@ def find_measured(classifier, prior="trained"):
         if its and its["weights"] == digest_of(weights_file(path)) and written["split"] == "val":
             found = its
         if not found:
-            problem = f"was never evaluated, or {source} is of other weights"
-            raise UserError(f"--sure: {path} {problem}; {way_out}")
+            raise UserError(f"--sure: {path} was never evaluated, or {source} is of other weights; {way_out}")
         measured = {key: found["attributes"][key] for key in classifier.attributes}
         Sure(measured, 1)  # looks at all that it takes
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -45,16 +45,15 @@ class Sheet:
         check_photos(path, photos, ((one[len(photos.prefix) :], one) for one in self.paths))
         header = self.form.header
         self.titles = {key: table_text(f"{one.short}_confidence") for key, one in attributes.items()}
-        there = {FILLED, *self.titles.values()}.intersection(header)
+        there = [title for title in (FILLED, *self.titles.values()) if title in header]
         header += [title for title in (FILLED, *self.titles.values()) if title not in there]
         for cells in self.rows:
             cells[:] = (cells + [""] * len(header))[: len(header)]
         self.filled = [set(filter(None, cell.split(BETWEEN))) for cell in self.cells(FILLED)]
-        told = [cell for title in there - {FILLED} for cell in self.cells(title) if cell]
+        told = [cell for title in there if title != FILLED for cell in self.cells(title) if cell]
         is_ours = FILLED in there and set().union(*self.filled) <= set(attributes)
         if there and not (is_ours and all(map(is_number, told))):
-            problem = "a column of this name is to be written; rename it"
-            raise UserError(f"{path}: {listed(sorted(there))}: {problem}")
+            raise UserError(f"{path}: {listed(there)}: a column of this name is to be written; rename it")
         unknown = {"", *map(plain_name, attributes.layout.unknown)}
         for key, one in attributes.items():
             self.labels[key][[key in keys for keys in self.filled]] = UNKNOWN
@@ -124,8 +123,7 @@ class Sheet:
                 writer = csv.writer(file, delimiter=self.form.separator, lineterminator=self.form.line_end)
                 writer.writerows([self.form.header, *(cells for _, cells in self.content)])
         except UnicodeEncodeError as error:
-            letters = error.object[error.start : error.end]
-            problem = f"{letters!r} of a class's name cannot be written in {self.form.encoding}"
+            problem = f"{error.object[error.start : error.end]!r} of a class is not in {self.form.encoding}"
             way_out = 'save the table in UTF-8, and take "encoding" out of the attributes'
             raise UserError(f"{path}: {problem}; {way_out}") from error
 
@@ -188,8 +186,7 @@ def fold_networks(classifier, folders=None, **how):
     labels = [[one.attributes.content.get(key) for key in told] for one in (classifier, *networks)]
     if not found or found != wanted or any(one != labels[0] for one in labels):
         problem = f"all networks of a --folds, of the same attributes; found: {listed(paths) or 'none'}"
-        way_out = "bash train.sh own --folds 5 …, with the options of this one's training, makes them"
-        raise UserError(f"--doubts needs {problem}; {way_out}")
+        raise UserError(f"--doubts needs {problem}; bash train.sh own --folds 5, with this one's options")
     for one in networks:
         options = options_of(one.meta)
         began = str(options.get("student_weights"))

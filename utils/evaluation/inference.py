@@ -63,8 +63,7 @@ class Classifier:
         if prior is None:
             raise UserError(f"{said} does not say which prior is in its logits; train it anew")
         if smoothed:
-            named = ", ".join(smoothed)
-            problem = f"was trained with label smoothing, by which rare classes of {named} would gain"
+            problem = f"learned with label smoothing, so rare classes of {', '.join(smoothed)} would gain"
             raise UserError(f"{said} {problem}; train it anew, with --ls 0 or with --logit-adjustment 1")
         meta = dict(self.meta, prior={key: [0.0] * size for key, size in sizes.items()})
         return Classifier(self.path, self.attributes, meta, self._function, self.net, prior)
@@ -84,8 +83,7 @@ class Classifier:
 
     def predict(self, pixels, batch_size):
         """The same of a whole data set, `batch_size` images at a time, with a progress bar."""
-        starts = range(0, len(pixels), batch_size)
-        bar = progress(starts, os.path.basename(self.path))
+        bar = progress(range(0, len(pixels), batch_size), os.path.basename(self.path))
         return joined([self(pixels[start : start + batch_size]) for start in bar])
 
     def features(self, pixels):

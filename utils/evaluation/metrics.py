@@ -23,16 +23,12 @@ LEAST = 1e-30  # probability, in logarithms
 FLIPS = 10000  # of the permutation test: p-values go down to 1 / 10001
 
 # Beside the scores of a checkpoint on the validation photos.
-CHOSEN = (
-    "best.pt scored best on the validation photos, so that its scores there are a little too good; "
-    'with a "test" in the attributes, evaluate.py --split test measures it on others'
-)
+CHOSEN = "best.pt scored best on the validation photos, so that its scores there are a little too good; "
+CHOSEN += 'with a "test" in the attributes, evaluate.py --split test measures it on others'
 
 # What it means that an attribute's Top-1 is below the majority, and the way out.
-BELOW = (
-    "usual where rare classes count as much as frequent ones (ACSA), which --logit-adjustment 0 --loss-weight False --best top1 "
-    "undo; else it takes longer training, or more photos of the other classes, and photos that show it"
-)
+BELOW = "usual where rare classes count as much as frequent ones (ACSA), which --logit-adjustment 0 --loss-weight False --best top1 "
+BELOW += "undo; else it takes longer training, or more photos of the other classes, and photos that show it"
 
 # Shares are computed as masked arrays: 0 / 0 is masked, has no part in a mean, and `tolist` makes it None.
 
@@ -191,8 +187,7 @@ def report(probabilities, labels, groups=None):
         for key, values in product_answers(probabilities, groups).items():
             known = labels[key] != UNKNOWN
             right = np.bincount(numbers, known & (values.argmax(axis=1) == labels[key]))
-            top1[key] = np.ma.divide(right, np.bincount(numbers, known)).mean()
-            top1[key] = None if top1[key] is np.ma.masked else float(top1[key])
+            top1[key] = mean(np.ma.divide(right, np.bincount(numbers, known)).tolist())
         result["products"] = {"count": result["groups"], "top1": top1, "mean_top1": mean(top1.values())}
     return {**result, "attributes": attributes}
 
@@ -317,11 +312,9 @@ def paired_tests(labels, first, second, groups=None, seed=0):
     for name, by_attribute in zip(("mean_top1", "mean_acsa"), zip(*gains)):
         by_image = np.ma.stack(by_attribute).mean(axis=0)
         by_group = np.bincount(numbers, by_image.filled(0))
-        result[name] = {
-            "difference": by_image.sum().tolist(),
-            "interval": interval(resampled[0][name] - resampled[1][name]),
-            "p": sign_flip_test(by_group, seed=seed) if by_image.count() else None,
-        }
+        p = sign_flip_test(by_group, seed=seed) if by_image.count() else None
+        between = interval(resampled[0][name] - resampled[1][name])
+        result[name] = {"difference": by_image.sum().tolist(), "interval": between, "p": p}
     return result
 
 

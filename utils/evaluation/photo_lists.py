@@ -22,7 +22,8 @@ def photos_of(path, images, attributes, follow_links=False, by=None):
     """A function that yields (name in the output, path of the file) of every photo that `path` stands for, each time anew, folders in
     order of names.
 
-    Args: `images`, folder that a list's names start from; `by`, column of a list that is the name in the output.
+    Args: `images`, folder that a list's names start from; `by`, column of a list that is the name in the output, but where a
+            cell says nothing.
     Raises: UserError for a path that does not exist, a folder without photos, a CSV without their column, or none of whose photos
         is there.
     """
@@ -37,8 +38,17 @@ def photos_of(path, images, attributes, follow_links=False, by=None):
     if not is_list:
         return [(table_text(os.path.basename(path)), path)].__iter__
     there = list_folder(path, images, follow_links)
-    rows = partial(_rows, path, there, attributes.layout, by)
+    layout, written = attributes.layout, {}  # a product's cell as it was first written
+    unknown = {"", *map(plain_name, layout.unknown)}
+
+    def read(row):
+        name, group = row[layout.image], plain_name(row.get(by, ""))
+        file = there.prefix + there.find(name, layout.image)
+        return name, file, name if group in unknown else written.setdefault(group, row[by])
+
+    rows = partial(read_rows, path, [layout.image, *filter(None, [by])], layout.encoding, read)
     check_photos(path, there, rows())
+    warn_renamed(path, there.found)
     return lambda: ((shown, file) for _, file, shown in rows())
 
 
@@ -50,33 +60,15 @@ def list_folder(path, images, follow_links=False):
     return PhotoFolder(folder, follow_links)
 
 
-def _rows(path, there, layout, by):
-    """Yields (photo's name, path of the file, name in the output) of each row of a list. Args: `there`, the `PhotoFolder`; `by`, as of
-    `photos_of`: a cell as it was first written; of one that says nothing, the photo's name. Raises: as `read_rows`."""
-    unknown, written = {"", *map(plain_name, layout.unknown)}, {}
-
-    def read(row):
-        name, group = row[layout.image], plain_name(row.get(by, ""))
-        file = there.prefix + there.find(name, layout.image)
-        return name, file, name if group in unknown else written.setdefault(group, row[by])
-
-    return read_rows(path, [layout.image, *filter(None, [by])], layout.encoding, read)
-
-
 def check_photos(path, there, rows):
-    """UserError if none of a list's photos is there; warnings about those whose names are others', or nearly. With a photo that is not
-    there, the `PhotoFolder` holds the names of all that are. Args: `rows`, that begin with a photo's name and the path of its file."""
-    first = other = None
-    is_any, renamed, near = False, 0, []
+    """UserError if none of a list's photos is there; a warning about those that have nearly its name. With a photo that is not there, the
+    `PhotoFolder` holds the names of all that are. Args: `rows`, that begin with a photo's name and the path of its file."""
+    first, is_any, near = None, False, []
     for name, file, *_ in rows:
         first, is_there = first or (name, file), os.path.exists(file)
         is_any = is_any or is_there
-        if file != there.prefix + name:
-            renamed, other = renamed + 1, other or (name, file[len(there.prefix) :])
         if not is_there and len(near) < MOST and there.near(name):
             near.append(f"{file}{there.near(name)}")
-    if renamed:
-        warn_renamed(path, renamed, *other)
     if not is_any:
         fits = fitting_folder(there.prefix, first[0])
         example = near[0] if near and not fits else first[1]

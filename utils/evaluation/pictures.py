@@ -95,8 +95,7 @@ def draw_reliability(result, probabilities, attributes, table, path, title):
 
 def _draw_curve(ax, name, measured, probabilities, labels, groups):
     """Share of right answers by how many are given. Args: `measured`, an attribute's part of `utils.evaluation.confidence.measure`."""
-    found = curve(softened(probabilities, measured["temperature"]), labels, groups)
-    least, answered, right, lower = found
+    least, answered, right, lower = curve(softened(probabilities, measured["temperature"]), labels, groups)
     ax.plot(answered, right, color=BLUE, label="share of right answers")
     ax.plot(answered, lower, color=DARK, linewidth=1, label="the least that it is, at 95 %")
     marked = {text: share for text, share in measured["answered"].items() if share}
@@ -154,14 +153,11 @@ def draw_doubts(doubts, answers, sheet, path, title):
         values, labels = answers[key], sheet.labels[key]
         label, instead = labels[row], int(values[row].argmax())
         heading = shortened_name(sheet.attributes[key].title, 30)
-        heading = f"row {sheet.lines[row]}, {heading}: {names[label]}?"
-        block.suptitle(heading, x=0.01, ha="left", fontsize=11)
+        block.suptitle(f"row {sheet.lines[row]}, {heading}: {names[label]}?", x=0.01, ha="left", fontsize=11)
         shown = [(f"{names[instead]} {values[row, instead]:.0%}", RED, row)]
         for number in (label, instead):
-            carry = [
-                one for one in np.flatnonzero(labels == number) if one != row and values[one, number] > 0
-            ]
-            surest = sorted(carry, key=lambda one: -values[one, number])
+            carry = np.flatnonzero((labels == number) & (values[:, number] > 0))
+            surest = sorted(carry[carry != row], key=lambda one: -values[one, number])
             shown += [(f"typical: {names[number]}", DARK, one) for one in surest[:1]]
         for place, (text, color, one) in enumerate(shown, 1):
             photo = _without_bars(letterbox(read_rgb(sheet.paths[one], exif)), sheet.paths[one], exif)

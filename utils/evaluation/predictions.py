@@ -26,10 +26,8 @@ def class_texts(attributes, language):
     known = dict.fromkeys(["en", *attributes.languages(), NUMBERS])
     if language not in known:
         raise UserError(f"--names {language}: there are no such names; there are {', '.join(known)}")
-    names = {
-        key: {**one.names, "en": one.classes}.get(language, one.classes) for key, one in attributes.items()
-    }
-    return {key: list(map(table_text, its)) for key, its in names.items()}
+    names = {key: {**one.names, "en": one.classes} for key, one in attributes.items()}
+    return {key: list(map(table_text, its.get(language, its["en"]))) for key, its in names.items()}
 
 
 def answers(results, sure=None):

@@ -103,11 +103,6 @@ def timm_name(name):
     return LITE0_BACKBONE if name == LITE0 else name
 
 
-def full_name(config):
-    """timm's name of a backbone with the tag, from its configuration."""
-    return ".".join(filter(None, (config["architecture"], config.get("tag"))))
-
-
 def _load_lite0(net):
     """Fill a tf_efficientnet_lite0 with the weights of the package. Raises: UserError without it, or for others than expected."""
     try:

@@ -6,7 +6,7 @@ import re
 import torch
 
 from utils.base.errors import UserError, first_line, shortened
-from utils.base.files import atomic, copy_file, read_json
+from utils.base.files import atomic, read_json
 from utils.base.log import logger
 from utils.nets import pickles
 from utils.nets.hub import BEST, CONFIG, WEIGHTS, is_hub_id
@@ -115,18 +115,6 @@ def save_checkpoint(path, net, meta, **more):
     state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
     with atomic(path, binary=True) as file:
         torch.save({**more, "model": state, "meta": meta}, file)
-
-
-def link(target, path):
-    """Make `path` a symbolic link to `target`, a file in the same folder, in place of what it was; without links, a copy."""
-    temporary = f"{path}.tmp"
-    try:
-        if os.path.lexists(temporary):
-            os.remove(temporary)
-        os.symlink(os.path.basename(target), temporary)
-        os.replace(temporary, path)
-    except OSError:  # exFAT has no links, nor have some network shares
-        copy_file(target, path)
 
 
 # --- their names, and what they tell of a run ---------------------------------------------------------

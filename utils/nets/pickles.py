@@ -10,6 +10,7 @@ import zipfile
 from collections import Counter, OrderedDict
 
 import torch
+from torch._utils import _rebuild_parameter, _rebuild_tensor_v2
 
 
 class Options:
@@ -17,15 +18,9 @@ class Options:
 
 
 # What the pickle of a checkpoint may call, besides the types of storage: what tensors are built with.
-BUILDERS = {
-    "argparse.Namespace": Options,
-    "collections.Counter": Counter,
-    "collections.OrderedDict": OrderedDict,
-    "torch.device": torch.device,
-    "torch.Size": torch.Size,
-    "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
-    "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter,
-}
+KNOWN = Counter, OrderedDict, torch.device, torch.Size, _rebuild_tensor_v2, _rebuild_parameter
+BUILDERS = {f"{one.__module__}.{one.__qualname__}": one for one in KNOWN}
+BUILDERS["argparse.Namespace"] = Options
 
 
 def load(path):

@@ -135,8 +135,7 @@ def _lists(known, plain):
         found["cell"] = found["photo"].map(plain).to_numpy()
         counts = found.groupby("value").nunique()
         again = counts["photo"][(counts["photo"] >= OFTEN) & (counts["cell"] > 1)].sum()
-        several = known.str.contains(separator, regex=False).mean()
-        if several >= SEVERAL and again >= len(found) / 2:
+        if known.str.contains(separator, regex=False).mean() >= SEVERAL and again >= len(found) / 2:
             return separator, values
     return None, known
 
@@ -269,8 +268,7 @@ def main(argv=None):
     lines += [f"{counted(missing, 'photo is', 'photos are')} missing and left out"] if missing else []
     lines += [f"{path}: {len(rows)} photos and the folders they are in" for path, rows in written.items()]
     said = counted(len(attributes), "attribute", "attributes")
-    look = "Look at it; its prompts are for FashionCLIP, in English. Then train with"
-    lines.append(f"{args.output}: {said}. {look}")
+    lines.append(f"{args.output}: {said}. Look at it; its prompts are for FashionCLIP, in English. To train:")
     lines.append(f"  --attributes {shlex.quote(args.output)} --data-dir {shlex.quote(folder)}")
     print("\n".join(map(visible, _described(attributes, frame, tables, args.min_photos) + lines)))
 

@@ -20,7 +20,6 @@ from utils.training.options import parse_args
 NAMES = "best.pt", "best_val", "page", "steps.json"  # in the folder of the version
 # Options of train.py that others have, too; what else they need is in the checkpoint.
 PASSED_ON = "--data-dir", "--skip-unreadable", "--follow-links", "--device"
-LIMIT = "--max-mb", "1000"  # export.py's own is the competition's
 END = """
 the network           {best}
 scores and pictures   {scores}
@@ -42,7 +41,8 @@ def main(argv=None):
     told, trained = args.told(), [*argv, *([] if args.overwrite else ["--resume", "True"])]
     data = [word for option in PASSED_ON if option in told for word in (option, str(told[option]))]
     evaluated = ["--checkpoint", best, "--cache-dir", args.cache_dir, *data]
-    exported = ["--checkpoint", best, "--output", onnx, *LIMIT, *data]
+    # Another limit than export.py's own, which is the competition's.
+    exported = ["--checkpoint", best, "--output", onnx, "--max-mb", "1000", *data]
     samples = [] if args.skip_unreadable or args.follow_links else ["--samples", photos]
     read = [digest_of(one) for one in (table, args.attributes) if one]
     # Each with its options, the files that it reads, and what it writes, where that tells whether it is done.
@@ -65,9 +65,7 @@ def main(argv=None):
     done = read_json(steps, "steps") if os.path.exists(steps) and not args.overwrite else {}
     if done.get("read", read) != read:
         problem = f"{best} has learned from {table} as it was before; --overwrite True trains anew"
-        raise UserError(
-            f"{problem}, another --version does beside it, --student-weights {best} goes on from it"
-        )
+        raise UserError(f"{problem}, another --version beside it, --student-weights {best} goes on from it")
     for number, (name, (words, sources, output)) in enumerate(commands.items(), 1):
         is_done = os.path.exists(output) and done.get(name) == [words, *map(digest_of, sources)]
         print(f"\n=== {number} of {len(commands)}: {name}{', done before' if is_done else ''}", flush=True)

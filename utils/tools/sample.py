@@ -18,11 +18,9 @@ from PIL import Image, ImageColor, ImageDraw, ImageFilter
 
 from utils.base.cli import Parser, exit_code, number
 from utils.base.errors import UserError
-from utils.base.files import put_in_place
 from utils.base.log import progress
 
 NOTE = "sample.json"  # tells how the sample was drawn
-BOX_COLUMNS = ("BBox_xmin", "BBox_ymin", "BBox_xmax", "BBox_ymax")
 SUPERSAMPLING = 2  # outlines are drawn at twice the size and averaged, for smooth edges
 PNG_EVERY = 20  # one photo in so many is a cut-out with an alpha channel
 # Brightness added by the weave, from x and y in garment heights and noise: three arrays that broadcast.
@@ -191,7 +189,7 @@ def write_photo(folder, index, rng):
         cutout.save(folder / name, compress_level=3)
     else:
         photograph(rng, cutout).save(folder / name, quality=90)
-    box = zip(BOX_COLUMNS, cutout.getchannel("A").getbbox())
+    box = zip(("BBox_xmin", "BBox_ymin", "BBox_xmax", "BBox_ymax"), cutout.getchannel("A").getbbox())
     return {"image_name": name, **dict(box), **{key.capitalize(): label for key, label in labels.items()}}
 
 
@@ -218,7 +216,8 @@ def make_sample(directory, train=480, val=120, seed=0):
             rows = [write_photo(drawn / part, one[-1], np.random.default_rng(one)) for one in bar]
             pandas.DataFrame(rows).to_csv(drawn / f"Fashion-How24_sub1_{part}.csv", index=False)
         (drawn / NOTE).write_text(note, encoding="utf-8")
-        put_in_place(drawn, directory)
+        if not (directory / NOTE).exists():  # of another program, which has drawn it meanwhile
+            drawn.replace(directory)
     return True
 
 

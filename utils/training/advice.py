@@ -29,11 +29,6 @@ def before(args, loss, tables, attributes, counts, device):
     for key in overweighted(loss, tables["train"].labels, attributes.sizes):
         problem = f"--ls {args.ls} and --loss-weight True together let its rare classes win on every photo"
         lines.append(f"{key}: {problem}; add --ls 0, or --logit-adjustment 1 --loss-weight False")
-    return lines + _classes_without_photos(attributes, counts)
-
-
-def _classes_without_photos(attributes, counts):
-    lines = []
     for part, title, none, some in WITHOUT:
         for key, attribute in attributes.items():
             absent = [name for name, count in zip(attribute.classes, counts[part][key]) if not count]

@@ -188,8 +188,7 @@ def parse_args(argv=None):
     if args.teacher and args.teacher_logits:
         parser.error("--teacher-logits stands in for --teacher: add --teacher none, or give one of the two")
     if (args.teacher or args.teacher_logits) and not args.kd_learning:
-        name = "--teacher" if args.teacher else "--teacher-logits"
-        parser.error(f"{name} is for training the student: add --kd-learning True")
+        parser.error("--teacher, --teacher-logits: for training a student: add --kd-learning True")
     if args.unlabelled and not args.distils:
         parser.error("--unlabelled needs a teacher, who says what they are: --kd-learning True --teacher")
     if args.save_teacher_logits and not (args.distils and args.teacher):

@@ -13,7 +13,6 @@ from utils.evaluation.plots import COLUMNS, draw_curves, read_run, save
 from utils.evaluation.predictions import write_classes
 
 BEST_SO_FAR = "best"  # at the end of an epoch's line
-SHOWN = {"top1": "Top-1", "acsa": "ACSA", "majority": "majority"}  # of `utils.evaluation.metrics.scores`
 
 
 def header(net, counts, tables, options, notes):
@@ -68,7 +67,7 @@ def epoch(scores, attributes):
     for key, attribute in attributes.items():
         rows = [[f"  {i} {name}", *scores["matrix"][key][i]] for i, name in enumerate(attribute.classes)]
         lines += [f"{key}: rows are labels, columns predictions", *table(rows, ["", *range(len(rows))])]
-    columns = {title: scores[name] for name, title in SHOWN.items()}
+    columns = {"Top-1": scores["top1"], "ACSA": scores["acsa"], "majority": scores["majority"]}
     for line in lines + score_table("validation", columns):
         logger.debug(line)
 
@@ -80,22 +79,21 @@ class EpochLines:
     """
 
     def __init__(self, attributes, epochs):
+        self.epochs, self.level, self.first = epochs, logging.INFO, max(5, len(f"{epochs}/{epochs}"))
+        # Between the first and the last column: title, column of metrics.csv, width.
+        self.columns = [("loss", "train_loss", 6), ("Top-1", "val_top1", 6), ("ACSA", "val_acsa", 6)]
         room = shutil.get_terminal_size((1000, 24)).columns  # of a pipe, whose lines have no end
-        self.epochs, self.level = epochs, logging.INFO
-        self.figures = ["train_loss", "val_top1", "val_acsa"]  # columns of metrics.csv
-        self.names, self.widths = ["epoch", "loss", "Top-1", "ACSA", "seconds"], [5, 6, 6, 6, 7]
-        self.widths[0] = max(5, len(f"{epochs}/{epochs}"))
+        room -= self.first + len(f"    seconds    {BEST_SO_FAR}")
         for key in attributes:
-            columns = max(6, len(key) + wide(key))
-            if sum(self.widths) + columns + 2 * len(self.widths) + len(f"    {BEST_SO_FAR}") <= room:
-                self.names.insert(-1, key)
-                self.widths.insert(-1, columns)
-                self.figures.append(f"val_top1_{key}")
+            width = max(6, len(key) + wide(key))
+            if sum(one + 2 for *_, one in self.columns) + width <= room:
+                self.columns.append((key, f"val_top1_{key}", width))
 
     def add(self, row, is_best):
         """Tell of an epoch. Args: `row` of metrics.csv; `is_best`, whether none was better so far."""
-        self._say(self.level, self.names)
-        cells = [f"{row['epoch']}/{self.epochs}", *(score(row[name], ".3f") for name in self.figures)]
+        titles, names, _ = zip(*self.columns)
+        self._say(self.level, ["epoch", *titles, "seconds"])
+        cells = [f"{row['epoch']}/{self.epochs}", *(score(row[name], ".3f") for name in names)]
         self._say(logging.INFO, [*cells, f"{row['seconds']:.1f}"], BEST_SO_FAR if is_best else "")
         minutes = round((self.epochs - row["epoch"]) * row["seconds"] / 60)
         if minutes and self.level == logging.INFO:
@@ -103,8 +101,8 @@ class EpochLines:
         self.level = logging.DEBUG
 
     def _say(self, level, cells, mark=""):
-        line = "  ".join([*right(cells, self.widths), mark])
-        logger.log(level, line.rstrip(), extra={"mark": mark})
+        widths = [self.first, *(width for *_, width in self.columns), len("seconds")]
+        logger.log(level, "  ".join([*right(cells, widths), mark]).rstrip(), extra={"mark": mark})
 
 
 def summary(run, counts):
@@ -143,8 +141,7 @@ class Curves:
                 path.unlink(missing_ok=True)
         if self.draws:
             try:
-                runs = {self.folder.name: read_run(str(self.folder))}
-                save(draw_curves(runs), str(picture))
+                save(draw_curves({self.folder.name: read_run(str(self.folder))}), str(picture))
             except UserError as error:  # not worth stopping a run for
                 self.draws = False
                 logger.warning(f"warning: curves.png is not drawn: {error}")

@@ -16,9 +16,7 @@ BEGIN_ANEW = "begin anew with --overwrite True"
 NO_STATE = f"holds no state of a run; {BEGIN_ANEW}"
 MAY_CHANGE = {*LOCAL, "epochs", "version"}  # options; a version's folders may be renamed
 FACTS = {"names": "names", "labels": "labels", "stamps": "sizes", "boxes": "boxes"}  # fields of a `Table`
-TEACHER = {"identity", "prior"}  # of `utils.training.teacher.Teacher.fingerprint`
-# What a last.pt must hold under "progress", as far as it is used before all of it is loaded.
-KEYS = {"rows": list, "data": str, "epoch": int, "losses": torch.Tensor}
+TEACHER = dict.fromkeys(("identity", "prior"))  # as of `utils.training.teacher.Teacher.fingerprint`
 
 
 class Saved(NamedTuple):
@@ -48,9 +46,7 @@ class Saved(NamedTuple):
         if names:
             each = (f"--{name.replace('_', '-')} is {now[name]}, was {before[name]}" for name in names)
             said = "; ".join(each).replace("--processes", "processes")
-            raise UserError(
-                f"--resume: {os.path.dirname(self.path)} began with other options: {said}; {BEGIN_ANEW}"
-            )
+            raise UserError(f"--resume: {self.path} began with other options: {said}; {BEGIN_ANEW}")
 
     def check_attributes(self, attributes):
         """UserError unless attributes are those that the run began with."""
@@ -67,21 +63,18 @@ class Saved(NamedTuple):
         """
         logits = self.progress.get("teacher_logits") or {}
         shapes = {key: (len(tables["train"].names), size) for key, size in sizes.items()}
-        taught = {key: tuple(values.shape) for key, values in logits.items()}
-        if not self.progress or (
-            self.progress["data"] == fingerprint(tables) and (taught or shapes) == shapes
-        ):
+        taught = {key: tuple(values.shape) for key, values in logits.items()} or shapes
+        if not self.progress or (self.progress["data"] == fingerprint(tables) and taught == shapes):
             return
         before, differ = self.progress.get("facts"), ""
         if isinstance(before, dict):  # otherwise it is a run of an earlier version
             differ = ", ".join(name for name, now in facts(tables).items() if before.get(name) != now)
-        way_out = f"Name that one, or {BEGIN_ANEW}"
+        ways = f"Name that one, or {BEGIN_ANEW}"
         if self.meta["role"] == "student":
             network = os.path.join(os.path.dirname(self.path), BEST)
-            way_out += f", or train on from the network: another --version, --student-weights {network}"
+            ways += f", or train on from the network: another --version, --student-weights {network}"
         other = f"other {differ or ' or '.join(FACTS.values())} of the photos which can be read"
-        problem = "--data-dir is not the data set that the run began with"
-        raise UserError(f"--resume: {problem}: {other}. {way_out}")
+        raise UserError(f"--resume: --data-dir is not the data set that the run began with: {other}. {ways}")
 
     def load(self, state, targets):
         """Once, since the tensors are large. Args: the run's `TrainState` and `Targets`. Raises: UserError for others' values."""
@@ -106,8 +99,7 @@ def read_last(path, world):
     progress = saved.progress
     at = progress and (progress["epoch"], len(progress["losses"]), progress["data"])
     if world.broadcast(at) != at:
-        problem = "is not that of the first process; every machine needs its model/, to --resume"
-        raise UserError(f"process {world.rank}: {path} {problem}")
+        raise UserError(f"process {world.rank}: {path} is not that of the first process; all need its model/")
     return saved
 
 
@@ -127,33 +119,31 @@ def fingerprint(tables):
 
 def facts(tables):
     """A hash of each of these by itself, to tell which differs: dict such as "names in train" -> hash."""
-    hashes = {}
+    found = {}
     for part, table in tables.items():
         empty = table._replace(names=[], labels={}, stamps=[], boxes=None)
         for field, name in FACTS.items():
-            alone = empty._replace(**{field: getattr(table, field)})
-            hashes[f"{name} in {part}"] = fingerprint({part: alone})
-    return hashes
+            found[f"{name} in {part}"] = fingerprint({part: empty._replace(**{field: getattr(table, field)})})
+    return found
 
 
 def _is_state(meta, progress):
     """Whether a checkpoint's content is of the form that `Run.save` writes, as far as it is used before it is loaded."""
-    is_dict = isinstance(progress, dict)
-    if not (is_dict and all(isinstance(progress.get(name), kinds) for name, kinds in KEYS.items())):
+    try:
+        rows, losses, options = progress.get("rows"), progress.get("losses"), meta.get("options")
+        plain = [rows, progress["data"], progress["epoch"], options.get("epochs"), options.get("batch_size")]
+        numbers = [value for row in rows for value in row.values() if value is not None]
+        numbers += [row[name] for row in rows for name in ("val_top1", "val_acsa")]  # these are never None
+        logits, teacher = progress.get("teacher_logits") or {}, progress.get("teacher") or TEACHER
+        return (
+            list(map(type, plain)) == [list, str, int, int, int]
+            and [row["epoch"] for row in rows] == list(range(1, len(rows) + 1))
+            and {int, float}.issuperset(map(type, numbers))
+            and losses.dim() == 2
+            and all(map(torch.is_tensor, logits.values()))
+            and teacher.keys() == TEACHER.keys()
+            and meta["precision"] in ("fp32", "bf16")
+            and meta["role"] in ("teacher", "student")
+        )
+    except Exception:  # what a crafted file raises depends on its content
         return False
-    rows, options = progress["rows"], meta.get("options")
-    logits, teacher = progress.get("teacher_logits"), progress.get("teacher")
-    return (
-        all(isinstance(row, dict) for row in rows)
-        and [row.get("epoch") for row in rows] == list(range(1, len(rows) + 1))
-        and {type(value) for row in rows for value in row.values()} <= {int, float, type(None)}
-        and all(isinstance(row.get(name), (int, float)) for row in rows for name in ("val_top1", "val_acsa"))
-        and progress["losses"].dim() == 2
-        and {type(logits), type(teacher)} <= {dict, type(None)}
-        and all(map(torch.is_tensor, (logits or {}).values()))
-        and set(teacher or TEACHER) == TEACHER
-        and isinstance(options, dict)
-        and all(type(options.get(name)) is int for name in ("epochs", "batch_size"))
-        and meta.get("precision") in ("fp32", "bf16")
-        and meta.get("role") in ("teacher", "student")
-    )

@@ -8,13 +8,11 @@ import time
 
 from utils.base import log
 from utils.base.errors import DiskFull, Interrupted, UserError
-from utils.base.files import failure, lock, remove_leftovers, write_csv, write_json
+from utils.base.files import failure, link, lock, remove_leftovers, write_csv, write_json
 from utils.nets import checkpoint
 from utils.nets.checkpoint import MODEL_ROOT, epoch_files
 from utils.nets.hub import BEST
 from utils.training.record import columns
-
-LOG_ROOT = "logs"
 
 
 @contextlib.contextmanager
@@ -28,20 +26,18 @@ def version_folder(version, world):
         yield
         return
     folder = os.path.join(MODEL_ROOT, version)
-    with contextlib.ExitStack() as at_end:
-        try:
-            os.makedirs(folder, exist_ok=True)
-            descriptor = os.open(folder, os.O_RDONLY)
-            at_end.callback(os.close, descriptor)
-            way_out = "wait for its end, or take another --version"
-            lock(descriptor, f"{folder}: another process is training this version; {way_out}")
-        except OSError as error:
-            raise failure(folder, error) from error
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):  # it is not empty
-                os.removedirs(folder)
+    try:
+        os.makedirs(folder, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+        lock(descriptor, f"{folder}: another process is training this version; wait, or take another one")
+    except OSError as error:
+        raise failure(folder, error) from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+        with contextlib.suppress(OSError):  # it is not empty
+            os.removedirs(folder)
 
 
 class Run:
@@ -56,7 +52,7 @@ class Run:
 
     def __init__(self, version, writes=True, best="top1", keep=None):
         self.writes, self.score, self.keep = writes, f"val_{best}", keep
-        self.model_dir, self.log_dir = os.path.join(MODEL_ROOT, version), os.path.join(LOG_ROOT, version)
+        self.model_dir, self.log_dir = os.path.join(MODEL_ROOT, version), os.path.join("logs", version)
         self.log_file = os.path.join(self.log_dir, f"{version}_training.log")
         self.args_file = os.path.join(self.log_dir, "args.json")
         self.best_file = os.path.join(self.model_dir, BEST)
@@ -115,7 +111,15 @@ class Run:
         if not self.writes:
             return
         try:
-            self._begin_files(options["resume"])
+            for folder in (self.model_dir, self.log_dir):
+                os.makedirs(folder, exist_ok=True)
+                remove_leftovers(os.path.join(folder, ""))
+            # last.pt goes first: half of an earlier run must not look like one that can be resumed.
+            earlier = [self.last_file, *epoch_files(self.model_dir).values(), self.args_file]
+            for path in [*([] if options["resume"] else earlier), self.best_file]:
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(path)
+            log.to_file(self.log_file, append=options["resume"])
         except OSError as error:
             raise failure(error.filename, error) from error
         if options["resume"] and not self.is_begun:
@@ -123,23 +127,12 @@ class Run:
         write_json(self.args_file, options)
         self._write_rows()
 
-    def _begin_files(self, resume):
-        for folder in (self.model_dir, self.log_dir):
-            os.makedirs(folder, exist_ok=True)
-            remove_leftovers(os.path.join(folder, ""))
-        # last.pt goes first: half of an earlier run must not look like one that can be resumed.
-        earlier = [self.last_file, *epoch_files(self.model_dir).values(), self.args_file]
-        for path in [*([] if resume else earlier), self.best_file]:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(path)
-        log.to_file(self.log_file, append=resume)
-
     def _write_rows(self):
         """metrics.csv, and best.pt, which follows it."""
         rows = ([row.get(name) for name in self.columns] for row in self.rows)
         write_csv(os.path.join(self.log_dir, "metrics.csv"), self.columns, rows)
         if self.rows:
-            checkpoint.link(self._epoch_file(self.best["epoch"]), self.best_file)
+            link(self._epoch_file(self.best["epoch"]), self.best_file)
 
     def _epoch_file(self, epoch):
         return os.path.join(self.model_dir, f"model_{epoch}.pt")
