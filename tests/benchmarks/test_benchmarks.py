@@ -69,6 +69,7 @@ def test_the_table(photos, monkeypatch, capsys):
     assert cells == [name, "fp32", "2.000", "1.000", "2.00", "16.0", "1.00 / 1.00"], "without the warm-up"
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:CUDA is not available")
 def test_the_table_of_a_gpu(monkeypatch, capsys):
     """On a CPU, where no kernels of a GPU run."""
