@@ -18,7 +18,7 @@ from utils.base.hardware import TORCH, choose_device
 from utils.data import pixels
 from utils.data.photo_cache import PHOTO, Pixels
 from utils.data.photos import SIZE
-from utils.data.pixels import Images
+from utils.data.pixels import Images, ahead
 from utils.data.views import Views, view_options
 from utils.training import engine
 from utils.training.options import parse_args
@@ -69,13 +69,23 @@ def devices():
     return torch.device("cpu"), choose_device("auto")
 
 
-def test_nothing_is_gathered_behind_a_step_that_fails():
-    """The thread ends with the loop that it works for."""
-    photos, _ = in_memory()
-    before = threading.active_count()
-    for _ in Images(photos, torch.device("cpu")).fetch(torch.arange(9).split(1)):
-        assert threading.active_count() > before
+def test_a_thread_works_ahead():
+    """In order, two items ahead; what fails comes out where it belongs, and the thread ends with the loop that it works for."""
+    begun, before = [], threading.active_count()
+
+    def half(number):
+        begun.append(number)
+        return 12 // number
+
+    assert list(ahead(half, [3, 4, 6])) == [4, 3, 2] and not list(ahead(half, []))
+    for value in ahead(half, [3, 4, 6, 12]):
+        assert value == 4 and threading.active_count() == before + 1
         break
+    assert threading.active_count() == before and begun[3:] == [3, 4, 6]
+    found = ahead(half, [12, 0, 3])
+    assert next(found) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(found)
     assert threading.active_count() == before
 
 

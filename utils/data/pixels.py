@@ -15,8 +15,8 @@ AHEAD = 2  # batches that are gathered while the network computes
 class Images:
     """Letterboxed images, by the batch on a device.
 
-    A GPU gets all of them once, if they take at most half of its free memory (FASCODE is 2 GB); otherwise, and on
-    CPUs, a thread gathers the next batches from the arrays.
+    A GPU gets all of them once, if they take at most half of its free memory (FASCODE is 2 GB); otherwise a thread gathers the
+    next batches from the arrays. A CPU, which would compute meanwhile itself, has each gathered when it is its turn.
 
     Args: `pixels`, `utils.data.photo_cache.Pixels`, or an array uint8 `(N, 224, 224, 3)`.
     """
@@ -45,17 +45,23 @@ class Images:
         if self.resident is not None:
             yield from (self.resident[rows].permute(0, 3, 1, 2) for rows in placed(batches, self.device))
             return
-        with ThreadPoolExecutor(1) as pool:
-            gathered = (pool.submit(self._gather, rows) for rows in batches)
-            ahead = deque(itertools.islice(gathered, AHEAD))
-            while ahead:
-                pixels = ahead.popleft().result()
-                ahead.extend(itertools.islice(gathered, 1))
-                yield to_device(pixels, self.device)
+        gathered = (ahead if self.device.type == "cuda" else map)(self._gather, batches)
+        yield from (to_device(pixels, self.device) for pixels in gathered)
 
     def _gather(self, rows):
         pixels = torch.from_numpy(self.pixels[rows.numpy()])
         return pixels.pin_memory() if self.device.type == "cuda" else pixels  # else the copy would wait
+
+
+def ahead(function, items):
+    """As `map`, but a thread works on the next `AHEAD` items meanwhile."""
+    with ThreadPoolExecutor(1) as pool:
+        futures = (pool.submit(function, item) for item in items)
+        waiting = deque(itertools.islice(futures, AHEAD))
+        while waiting:
+            value = waiting.popleft().result()
+            waiting.extend(itertools.islice(futures, 1))
+            yield value
 
 
 def to_device(pixels, device):
