@@ -412,13 +412,13 @@ def test_fill(command, capsys):
     assert [row[3] for row in command("--sure", "0.8")] == ["filled", "kind", "", "kind", "", ""]
 
 
-def test_doubts(command, place, without_matplotlib, capsys, caplog):
+def test_doubts(command, place, without_matplotlib, capsys):
     """Without matplotlib there is all but the picture; what was skipped is told."""
     (place / "b.png").write_bytes(b"no photo")
     with pytest.raises(SkippedPhotos, match="1 of 5 photos"):
         command("--doubts", "doubts.csv")
-    assert "warning: doubts.png is not drawn: matplotlib is needed" in caplog.text
-    out = capsys.readouterr().out
+    out, error = capsys.readouterr()
+    assert "warning: doubts.png is not drawn: matplotlib is needed" in error
     assert "0        1" in out and "the folds agree" in out and "doubts.png" not in out
     with open("doubts.csv", newline="") as file:
         assert list(csv.reader(file))[1:] == [["5", "c.png", "kind", "hat", "dress", "0.7843", "0.2157"]]
