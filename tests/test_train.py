@@ -242,10 +242,11 @@ def test_auto_takes_bf16_where_it_is_faster(monkeypatch):
 
 
 def test_the_header_names_the_packages_that_are_imported(train):
-    train("--version", "a", "--epochs", "1")
+    train("--version", "a", "--epochs", "1", "--device", "cpu")
     said = Path("logs/a/a_training.log").read_text()
     assert f"  timm {timm.__version__}  " in said and f"  torch {torch.__version__}  " in said
     assert f" python {platform.python_version()}  " in said and "  PIL " in said
+    assert f"I device: cpu, {platform.machine()}, " in said
 
 
 def test_class_weights_are_indexed_by_class():

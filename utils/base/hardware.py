@@ -101,7 +101,7 @@ def bf16_speedup(device):
 def machine(device, precision, size=1):
     """Log what computes: the installed packages that are imported by now, device, threads, precision; `size` is the number of processes."""
     processes = f"{size} processes, each with " if size > 1 else ""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {platform.machine()}"
+    computes = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {platform.machine()}"
     threads = counted(torch.get_num_threads(), "thread", "threads")
     packages = [f"python {platform.python_version()}"]
     for name, module in sorted(sys.modules.items()):
@@ -109,5 +109,5 @@ def machine(device, precision, size=1):
         if "." not in name and "-packages" in (about.get("__file__") or "") and "__version__" in about:
             packages.append(f"{name} {about['__version__']}")
     logger.debug("  ".join(packages))
-    logger.info(f"device: {processes}{name}, {threads}, {precision.name}")
+    logger.info(f"device: {processes}{computes}, {threads}, {precision.name}")
     logger.debug(f"precision: {precision.name} ({precision.reason})")

@@ -28,8 +28,9 @@ ANEW = "remove it, to have it made anew"
 MISSING = (-1, -1, -1, -1)  # stamp of a photo that is not there
 # Of a photo: its stamp; hashes of its file, under an old name, and of its pixels; number of its array, 0 if it cannot be read, and its
 # row; height and width, 0 in what an earlier version has written.
-PLACE = [("array", "u4"), ("row", "u4")]
-PHOTO = np.dtype([("stamp", "i8", 4), ("part", "u8"), ("pixels", "u8"), *PLACE, ("size", "u2", 2)])
+PHOTO = np.dtype(
+    [("stamp", "i8", 4), ("part", "u8"), ("pixels", "u8"), ("array", "u4"), ("row", "u4"), ("size", "u2", 2)]
+)
 
 
 def stamp(path):

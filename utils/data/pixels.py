@@ -40,13 +40,12 @@ class Images:
         return len(self.pixels)
 
     def fetch(self, batches):
-        """Yields of each batch uint8 `(B, 3, 224, 224)` on the device, channels last in memory. Args: a list of indices,
+        """An iterator: of each batch uint8 `(B, 3, 224, 224)` on the device, channels last in memory. Args: a list of indices,
         int64 `(B,)`, on the CPU."""
         if self.resident is not None:
-            yield from (self.resident[rows].permute(0, 3, 1, 2) for rows in placed(batches, self.device))
-            return
+            return (self.resident[rows].permute(0, 3, 1, 2) for rows in placed(batches, self.device))
         gathered = (ahead if self.device.type == "cuda" else map)(self._gather, batches)
-        yield from (to_device(pixels, self.device) for pixels in gathered)
+        return (to_device(pixels, self.device) for pixels in gathered)
 
     def _gather(self, rows):
         pixels = torch.from_numpy(self.pixels[rows.numpy()])

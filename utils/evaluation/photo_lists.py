@@ -23,7 +23,7 @@ def photos_of(path, images, attributes, follow_links=False, by=None):
     order of names.
 
     Args: `images`, folder that a list's names start from; `by`, column of a list that is the name in the output, but where a
-            cell says nothing.
+        cell says nothing.
     Raises: UserError for a path that does not exist, a folder without photos, a CSV without their column, or none of whose photos
         is there.
     """
