@@ -96,8 +96,8 @@ def fill(args, model):
     left = f"{os.path.splitext(args.output)[0]}_left.csv"
     picture = f"{os.path.splitext(args.doubts or left)[0]}.png"
     outputs = list(filter(None, (args.output, left, args.doubts)))
-    if len(set(outputs)) < len(outputs):
-        raise UserError(f"--doubts {args.doubts}: is --output, or the list beside it, {left}; name another")
+    if len(set(map(os.path.realpath, (*outputs, picture)))) <= len(outputs):
+        raise UserError(f"--doubts {args.doubts}: is --output, {left} or its own picture; name another")
     for path in outputs:
         check_output(path, [args.fill])
     check_new(picture, plots.is_figure)
@@ -112,7 +112,7 @@ def fill(args, model):
         folds = np.where(unread, -1, fold_of(sheet.groups, len(networks)) - 1)
         crossed = sure.softened(ask(networks, folds, sheet, args.batch_size, alike))
         doubts = find_doubts(sheet.labels, crossed)
-    done = sheet.fill(answers, sure(answers))
+    done = sheet.fill(answers, sure(answers), alike)
     sheet.write(args.output)
     if networks:
         write_csv(args.doubts, LIST, sheet.listed(doubts, crossed), args.encoding)
@@ -188,7 +188,7 @@ def write(args, model, table, photos):
 
     with continued(args.output, digest) as file:
         if args.by:  # begins anew: a product's row is of all its photos
-            file.truncate(0)
+            file.seek(file.truncate(0))
         else:
             keep(file, left, args.batch_size, counts, len(table.attributes))
         done, text = counts["rows"] + counts["skipped"], io.TextIOWrapper(file, args.encoding, newline="")

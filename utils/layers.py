@@ -66,8 +66,7 @@ def _attend(queries, keys, values, bias, causal):
         return F.scaled_dot_product_attention(queries, keys, values, is_causal=causal)
     scores = queries @ keys.transpose(-2, -1) * queries.shape[-1] ** -0.5
     if causal:
-        rows, columns = scores.shape[-2:]
-        future = torch.ones(rows, columns, dtype=torch.bool, device=scores.device).triu(1)
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(future, float("-inf"))
     if bias is not None:
         scores = scores + bias

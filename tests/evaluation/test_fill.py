@@ -170,8 +170,8 @@ def test_classes_are_written_as_the_table_writes_them(sheet, cells, wanted):
     assert table.cells("kind")[-1] == wanted
 
 
-def test_a_class_is_written_by_its_own_name(sheet):
-    """Without the apostrophe of a formula, so that the filled table can be trained on; the list has it."""
+def test_a_class_is_written_by_its_own_name(sheet, place):
+    """Without the apostrophe of a formula, so that the filled table can be read again; the list has it."""
     attributes = shop(attributes={"kind": {"classes": {"+size": {}, "-x": {}}}})
     table = sheet("file,product,kind\na.png,1,-x\nb.png,2,\nc.png,3,\n", attributes)
     found = answers(table, kind=[0, 0, 1])
@@ -179,6 +179,8 @@ def test_a_class_is_written_by_its_own_name(sheet):
     table.fill(found, sure_of(found))
     assert table.cells("kind") == ["-x", "+size", "-x"]
     table.write("out.csv")
+    text = (place / "out.csv").read_text().replace("filled", "mended")  # else no cell of it is a label
+    (place / "out.csv").write_text(text)
     assert read_table("out.csv", PhotoFolder(""), attributes)[1]["kind"].tolist() == [1, 0, 1]
 
 
@@ -193,6 +195,16 @@ def test_a_filled_table_is_filled_again(sheet):
     found = answers(again, kind=[2] * 4, zip=[0] * 4, hood=[0] * 4)
     again.fill(found, sure_of(found))
     assert written(again).decode() == text.replace("dress,zip|hood,,,0.9000,,", "dress,zip|hood,,,,,")
+
+
+def test_what_was_filled_is_no_label(place):
+    """Neither to learn nor to be measured by, also where it is no class of these attributes; a name that is no attribute is nothing."""
+    (place / "shop.csv").write_text(
+        'file,product,kind,tags,filled\na.png,1,hat,zip,\nb.png,2,tent,zip,kind\nc.png,3,hat,zip,"zip, hood"\na.png,4,hat,,down\n'
+    )
+    _, labels, *_ = read_table("shop.csv", PhotoFolder(""), shop())
+    assert labels["kind"].tolist() == [2, UNKNOWN, 2, 2]
+    assert labels["zip"].tolist() == [1, 1, UNKNOWN, UNKNOWN]
 
 
 @pytest.mark.parametrize("header", ["kind_confidence", "filled"])
@@ -297,6 +309,18 @@ def test_a_product_has_one_answer(sheet):
     assert np.allclose(found["kind"][2, 0], level[2], atol=1e-3) and np.isnan(found["kind"][3:]).all()
 
 
+def test_no_product_gets_a_second_class(sheet):
+    """Where its photos are alike, and a person has said another of one."""
+    rows = "a.png,x,dress,\nb.png,x,,\nc.png,y,skirt,\na.png,y,,\nb.png,,,\n"
+    for alike, filled in (
+        (["kind"], [False, False, False, True, True]),
+        ([], [False, True, False, True, True]),
+    ):
+        table = sheet("file,product,kind,tags\n" + rows)
+        found = answers(table, kind=[1] * 5)
+        assert table.fill(found, sure_of(found), alike)["kind"].tolist() == filled
+
+
 # --- doubts ------------------------------------------------------------------------------------------
 
 
@@ -356,13 +380,15 @@ def test_folds_that_may_know_the_labels(monkeypatch):
         ({"unknown": ["n/a"]}, "of the same attributes"),
         ({"options": {"teacher": "best.pt"}}, "f1 has learned from best.pt, which may know the labels"),
         ({"options": {"student_weights": "last.pt"}}, "f1 has learned from last.pt"),
+        ({"options": {"student_weights": "shop"}}, "f1 has learned from shop"),  # a folder
         ({"options": {"teacher_logits": "t.npz"}}, "f1 has learned from t.npz"),
     ):
         metas[1] = changes
         with pytest.raises(UserError, match=said):
             fold_networks(main, ["f0", "f1"])
-    metas[1] = {"options": {"teacher": None, "student_weights": "lite0.pth"}}
-    assert fold_networks(main, ["f0", "f1"])
+    for weights in ("lite0.pth", "timm/lite0", "none", None):
+        metas[1] = {"options": {"teacher": None, "student_weights": weights}}
+        assert fold_networks(main, ["f0", "f1"])
 
 
 @pytest.fixture
@@ -476,6 +502,12 @@ def test_photos_below_are_named(command, place):
         ("--fill shop.csv --sure 1", "--sure: '1' is not"),
         ("--fill shop.csv --output shop.csv", "the same file as shop.csv, which is read"),
         ("--fill shop.csv --doubts shop.csv", "the same file as shop.csv, which is read"),
+        ("--fill shop.csv --output o.csv --doubts ./o.csv", "--doubts ./o.csv: is --output, o_left.csv"),
+        ("--fill shop.csv --output o.csv --doubts ./o_left.csv", "--doubts ./o_left.csv: is --output"),
+        (
+            "--fill shop.csv --output o.csv --doubts d.png",
+            "--doubts d.png: is --output, o_left.csv or its own picture",
+        ),
         ("--fill none.csv", "none.csv: no such file"),
         ("--fill shop.csv --images photos", "--images photos: no such folder"),
     ],

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -250,15 +251,29 @@ def test_by_group(shop):
 
 def test_by_group_begins_anew(shop, monkeypatch):
     """Half of a product's rows would say another class: what was torn while it was written plays no part."""
-    shop("--by", "group")
+    options = "--by", "group", "--encoding", "utf-8-sig"
+    shop(*options)
     expected = Path("out.csv").read_bytes()
     os.remove("out.csv")
     with monkeypatch.context() as patch:
         patch.setattr(predict, "count", lambda *_: stopped())
-        shop("--by", "group", code=130)
+        shop(*options, code=130)
     assert len(parts()) == 1 and parts()[0].read_bytes()
-    shop("--by", "group")
+    shop(*options)
     assert Path("out.csv").read_bytes() == expected
+
+
+def test_two_lists_by_group(shop):
+    """Photos without a product are themselves, though two have one name; a product is one in both lists."""
+    for folder, number in (("a", 3), ("b", 9)):
+        os.mkdir(folder)
+        for name in ("1.png", "2.png"):
+            shutil.copy(f"photos/{number:02}, a.png", f"{folder}/{name}")
+        Path(folder, "list.csv").write_text("file,product\n1.png,\n2.png,P1\n")
+    shop("--by", "group", paths=("a/list.csv", "b/list.csv"), code=0)
+    with open("out.csv", newline="") as file:
+        rows = {row[0]: row[-1] for row in csv.reader(file)}
+    assert rows == {"product": "photos", "a/1.png": "1", "b/1.png": "1", "P1": "2"}
 
 
 def test_bad_input_by_group(shop, capsys):

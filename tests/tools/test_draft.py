@@ -47,6 +47,19 @@ def draft(folder, *more):
     return main([str(table), "--image", "file", "--photos", "photos", "--output", str(output), *more])
 
 
+def test_what_was_filled_is_none(shop):
+    """The column in which predict.py --fill tells what it has filled."""
+    write(
+        shop / "table.csv",
+        [
+            ["file", "kind", "filled"],
+            *([f"{i}.jpg", "ab"[i % 2], ["", "kind"][i % 3 % 2]] for i in range(ROWS)),
+        ],
+    )
+    draft(shop)
+    assert list(json.loads((shop / "draft.json").read_text())["attributes"]) == ["kind"]
+
+
 def test_what_becomes_an_attribute(shop, capsys):
     draft(shop)
     content = json.loads((shop / "draft.json").read_text(encoding="utf-8"))

@@ -96,6 +96,17 @@ def test_what_is_done_is_not_done_again(steps, own, capsys):
     assert "--resume" not in steps("--overwrite")["train"]
 
 
+def test_scores_are_of_the_table_that_is_held_out(steps, own):
+    """Where it is one of its own: when it has changed, scores and thresholds are measured again, of the same network."""
+    path, held_out = Path(own[3]), Path(own[5], "held.csv")
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "val": {"table": held_out.name, "photos": "shots"}}))
+    held_out.write_text(Path(own[5], "shop.csv").read_text())
+    assert len(steps()) == 4 and list(steps()) == ["train"]
+    held_out.write_text(held_out.read_text() + "\n")
+    assert list(steps()) == ["train", "evaluate", "export"]
+
+
 def test_a_step_that_fails_is_the_last(steps, own, monkeypatch, capsys):
     step = everything.run
 

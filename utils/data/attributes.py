@@ -207,8 +207,7 @@ def plain_name(text):
 
 def title_of(name):
     """A name as people read it: of baseColour and sub_category, Base colour and Sub category."""
-    words = HUMP.sub(lambda found: f" {found[0].lower()}", name.replace("_", " ")).split()
-    title = " ".join(words) or name
+    title = " ".join(HUMP.sub(lambda found: f" {found[0].lower()}", name.replace("_", " ")).split()) or name
     return title[0].upper() + title[1:]
 
 

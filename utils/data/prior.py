@@ -50,5 +50,4 @@ def is_overturned(smoothing, spread, divisors):
 
 def options_of(meta):
     """The options that a network was trained with, a dict, empty where its meta do not say."""
-    options = meta.get("options")
-    return options if isinstance(options, dict) else {}
+    return meta["options"] if isinstance(meta.get("options"), dict) else {}

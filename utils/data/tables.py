@@ -28,6 +28,7 @@ NO_TABLES = {
 }
 MAX_CELL = 2**20  # characters of a cell, and of a line
 MAX_PROBLEMS = 1000  # of a table, until the rest is not looked at
+FILLED, BETWEEN = "filled", ", "  # the column that tells what predict.py has filled, and what parts it
 OPENED = "; a quotation that begins there may not be closed: close it, or remove its mark"
 
 
@@ -161,27 +162,28 @@ def read_table(path, photos, attributes, boxes=False, strict=True):
     """Rows of a table.
 
     Args: `photos`, the `PhotoFolder` of the names, which they must not leave; whether they are there is not looked at.
-        With `boxes`, boxes are read, too; unless it is `strict`, a cell that is no class has no label.
+        With `boxes`, boxes are read, too; unless it is `strict`, a cell that is no class has no label. A cell that `predict.py --fill` has
+        filled has none either: a network would learn, and be measured by, what one has said.
     Returns: (list of names, dict attribute -> int64 array `(N,)`, groups as in `utils.data.dataset.Table`, boxes in the photos' own
         pixels, float64 `(N, 4)`, or None).
     Raises: UserError for a file, column or cell that is missing, for cells that are no class or box, and names that lead out.
     """
     layout = attributes.layout
     unknown = {plain_name(value) for value in layout.unknown}
-    readers = {key: _cell_reader(one, unknown, strict) for key, one in attributes.items()}
+    readers = {key: (one.column, _cell_reader(one, unknown, strict)) for key, one in attributes.items()}
 
     def read(row):
         name = row[layout.image]
         file = photos.find(name, layout.image)
-        numbers = [reader(row[attributes[key].column]) for key, reader in readers.items()]
+        done = row.get(FILLED, "").split(BETWEEN)
+        numbers = [UNKNOWN if key in done else one(row[column]) for key, (column, one) in readers.items()]
         group = plain_name(row.get(layout.group, ""))
         group = plain_name(file) if group in {"", *unknown} else group
         box = boxes and _box([row[column] for column in layout.box])
         return name, numbers, group, box
 
-    columns = [layout.image, *(attributes[key].column for key in readers)]
-    columns += [layout.group] if layout.group else []
-    columns += layout.box if boxes else []
+    columns = [layout.image, *(column for column, _ in readers.values())]
+    columns += [*filter(None, [layout.group]), *(layout.box if boxes else ())]
     names, numbers, groups, found = zip(*read_rows(path, columns, layout.encoding, read))
     warn_renamed(path, photos.found)
     labels = {key: np.array(column, dtype=np.int64) for key, column in zip(readers, zip(*numbers))}

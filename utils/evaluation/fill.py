@@ -13,15 +13,13 @@ from utils.base.errors import UserError, listed, visible
 from utils.base.files import atomic
 from utils.data.attributes import UNKNOWN, is_number, plain_name
 from utils.data.prior import options_of
-from utils.data.tables import raw_rows, read_table
+from utils.data.tables import BETWEEN, FILLED, raw_rows, read_table
 from utils.evaluation.inference import answered, load_classifier
 from utils.evaluation.metrics import product_answers
 from utils.evaluation.photo_lists import check_photos
 from utils.evaluation.predictions import table_text
 from utils.nets.hub import BEST, find_checkpoint
 
-# The column that names the attributes that were filled, and what stands between them.
-FILLED, BETWEEN = "filled", ", "
 LIST = "row photo attribute cell instead probability cell_probability".split()  # header of a list of cells
 COUNTS = "empty", "filled", "left", "no class", "doubted"
 
@@ -56,15 +54,13 @@ class Sheet:
             raise UserError(f"{path}: {listed(there)}: a column of this name is to be written; rename it")
         unknown = {"", *map(plain_name, attributes.layout.unknown)}
         for key, one in attributes.items():
-            self.labels[key][[key in keys for keys in self.filled]] = UNKNOWN
             silent = unknown.difference(map(plain_name, one.ignore))
             self.missing[key] = np.array([plain_name(cell) in silent for cell in self.cells(one.column)])
             for row in np.flatnonzero(self.missing[key]):  # somebody has emptied it again
                 self.filled[row].discard(key)
 
     def cells(self, column):
-        at = self.form.header.index(column)
-        return [cells[at] for cells in self.rows]
+        return [cells[self.form.header.index(column)] for cells in self.rows]
 
     def texts(self, key):
         """What stands for each class: what the table most often has; else its name, or its number in a table of numbers."""
@@ -75,13 +71,18 @@ class Sheet:
         texts = map(str, range(len(one.classes))) if by_number else one.classes
         return list({**dict(enumerate(texts)), **dict(known)}.values())  # the most frequent comes last
 
-    def fill(self, answers, sure):
-        """Fill missing cells, and the columns that tell of them. A list of tags takes all of its attributes to be sure.
+    def fill(self, answers, sure, alike=()):
+        """Fill missing cells, and the columns that tell of them. A list of tags takes all of its attributes to be sure. In attributes in which
+        a product's photos are `alike`, none gets another class than a person gave to one.
 
         Args: `answers`, attribute -> probabilities `(N, classes)`, NaN where there is no answer; `sure`, attribute -> bool `(N,)`.
         Returns: attribute -> bool `(N,)`, which cells were filled.
         """
         done, at = {}, self.form.header.index
+        for key in alike:
+            each = zip(self.groups, self.labels[key], answers[key].argmax(axis=1))
+            disputed = {group for group, label, said in each if label not in (UNKNOWN, said)}
+            sure = {**sure, key: sure[key] & [group not in disputed for group in self.groups]}
         for key, title in self.titles.items():
             for row, value in enumerate(answers[key].max(axis=1)):
                 if self.missing[key][row] or key not in self.filled[row]:
@@ -189,8 +190,10 @@ def fold_networks(classifier, folders=None, **how):
         raise UserError(f"--doubts needs {problem}; bash train.sh own --folds 5, with this one's options")
     for one in networks:
         options = options_of(one.meta)
-        began = str(options.get("student_weights"))
-        source = began if began.endswith(".pt") else options.get("teacher") or options.get("teacher_logits")
+        # Of a path only the last part is there: a folder of ours, or a file, which may be a backbone's own weights.
+        began = options.get("student_weights") or "none"
+        is_backbone = began == "none" or "/" in began or began.endswith((".pth", ".safetensors", ".bin"))
+        source = (not is_backbone and began) or options.get("teacher") or options.get("teacher_logits")
         if source:
             problem = "which may know the labels that this fold holds out; train the folds without it"
             raise UserError(f"--doubts: {one.path} has learned from {source}, {problem}")

@@ -92,7 +92,7 @@ def told_apart(sources, by=None):
         return sources[0]
     photos, paths = [photo for source in sources for photo in source()], defaultdict(set)
     for name, path in photos:
-        paths[name].add(by or path)
+        paths[name].add(by if by and not f"/{path}".endswith(f"/{name}") else path)
     return [(name if len(paths[name]) == 1 else table_text(path), path) for name, path in photos].__iter__
 
 

@@ -18,7 +18,7 @@ from utils.base.log import table
 from utils.data.attributes import MAX_NAME, Attributes, is_text, plain_name
 from utils.data.dataset import MISSING, read_tables
 from utils.data.folders import find_photos
-from utils.data.tables import count_classes, read_rows
+from utils.data.tables import FILLED, count_classes, read_rows
 from utils.evaluation.metrics import are_alike
 
 SHARE = 0.2  # held out for validation
@@ -59,7 +59,7 @@ def draft(source, frame, content, min_photos=10, group=None, is_named=False):
     Raises: UserError if the file would hold no attribute.
     """
     attributes, left_out, cells = {}, {}, {}
-    for column in frame.columns.drop([content["image"], group], errors="ignore"):
+    for column in frame.columns.drop([content["image"], group, FILLED], errors="ignore"):
         known = frame[column].str.split().str.join(" ")
         known = known[known != ""]
         cells[column] = known.map(plain_name)

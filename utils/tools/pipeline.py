@@ -34,8 +34,8 @@ FOLDS = "\nTo find wrong labels, too, give this command again with --folds 5, an
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
-    part = read_attributes(args.attributes).layout.part("train")
-    table, photos = (os.path.join(args.data_dir, name) for name in part)
+    train, val = map(read_attributes(args.attributes).layout.part, ("train", "val"))
+    table, photos, held_out = (os.path.join(args.data_dir, name) for name in (*train, val.table))
     folder = os.path.join("model", args.version)
     best, scores, page, steps, onnx = (os.path.join(folder, one) for one in (*NAMES, f"{args.version}.onnx"))
     told, trained = args.told(), [*argv, *([] if args.overwrite else ["--resume", "True"])]
@@ -48,8 +48,8 @@ def main(argv=None):
     # Each with its options, the files that it reads, and what it writes, where that tells whether it is done.
     commands = {
         "train": (["train", *trained, "--folds", "1"], [], ""),
-        "evaluate": (["evaluate", *evaluated], [best, table], scores),
-        "export": (["export", *exported], [best], onnx),
+        "evaluate": (["evaluate", *evaluated], [best, held_out], scores),
+        "export": (["export", *exported], [best, held_out], onnx),
         "page": ([demo.__name__, onnx, "--output", page, *samples], [onnx], page),
     }
     if args.folds > 1:
