@@ -123,8 +123,7 @@ def fill(args, model):
     print(f"{args.output}: {counted(len(sheet.rows), 'row', 'rows')}; {left}: what is left, least sure first")
     for key in [key for key, least in sure.thresholds.items() if least is None]:
         most = f"--sure {sure.most[key]:.2f} is the most" if sure.most[key] else "nor at less"
-        most += " that the validation photos show; more of them show more"
-        print(f"{key}: nothing is sure at {args.sure:g}; {most}")
+        print(f"{key}: nothing is sure at {args.sure:g}; {most} that the validation photos show; label more")
     if doubts:
         print(f"{args.doubts}: what may be wrong, the most surely so first")
         say_doubts(doubts, crossed, sheet, picture, os.path.basename(args.fill))

@@ -381,6 +381,7 @@ def test_folds_that_may_know_the_labels(monkeypatch):
         ({"options": {"teacher": "best.pt"}}, "f1 has learned from best.pt, which may know the labels"),
         ({"options": {"student_weights": "last.pt"}}, "f1 has learned from last.pt"),
         ({"options": {"student_weights": "shop"}}, "f1 has learned from shop"),  # a folder
+        ({"options": {"student_weights": 7}}, "f1 has learned from 7"),
         ({"options": {"teacher_logits": "t.npz"}}, "f1 has learned from t.npz"),
     ):
         metas[1] = changes

@@ -47,17 +47,15 @@ def draft(folder, *more):
     return main([str(table), "--image", "file", "--photos", "photos", "--output", str(output), *more])
 
 
-def test_what_was_filled_is_none(shop):
-    """The column in which predict.py --fill tells what it has filled."""
-    write(
-        shop / "table.csv",
-        [
-            ["file", "kind", "filled"],
-            *([f"{i}.jpg", "ab"[i % 2], ["", "kind"][i % 3 % 2]] for i in range(ROWS)),
-        ],
+@pytest.mark.parametrize("more, wanted", [(["kind_confidence"], ["kind"]), ([], ["kind", "filled"])])
+def test_what_was_filled_is_none(shop, more, wanted):
+    """The column in which predict.py --fill tells what it has filled; one of the user's own stays."""
+    cells = (
+        [f"{i}.jpg", "ab"[i % 2], ("yes", "no")[i % 3 % 2], *(f"0.{i}1" for _ in more)] for i in range(ROWS)
     )
+    write(shop / "table.csv", [["file", "kind", "filled", *more], *cells])
     draft(shop)
-    assert list(json.loads((shop / "draft.json").read_text())["attributes"]) == ["kind"]
+    assert list(json.loads((shop / "draft.json").read_text())["attributes"]) == wanted
 
 
 def test_what_becomes_an_attribute(shop, capsys):

@@ -191,7 +191,7 @@ def fold_networks(classifier, folders=None, **how):
     for one in networks:
         options = options_of(one.meta)
         # Of a path only the last part is there: a folder of ours, or a file, which may be a backbone's own weights.
-        began = options.get("student_weights") or "none"
+        began = str(options.get("student_weights") or "none")
         is_backbone = began == "none" or "/" in began or began.endswith((".pth", ".safetensors", ".bin"))
         source = (not is_backbone and began) or options.get("teacher") or options.get("teacher_logits")
         if source:

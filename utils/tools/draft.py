@@ -59,7 +59,8 @@ def draft(source, frame, content, min_photos=10, group=None, is_named=False):
     Raises: UserError if the file would hold no attribute.
     """
     attributes, left_out, cells = {}, {}, {}
-    for column in frame.columns.drop([content["image"], group, FILLED], errors="ignore"):
+    ours = [FILLED] if frame.columns.str.endswith("_confidence").any() else []  # of predict.py --fill
+    for column in frame.columns.drop([content["image"], group, *ours], errors="ignore"):
         known = frame[column].str.split().str.join(" ")
         known = known[known != ""]
         cells[column] = known.map(plain_name)
